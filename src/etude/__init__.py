@@ -1,0 +1,59 @@
+"""étude: training for PyTorch in one grammar, setting[where, when] = value."""
+
+from etude._version import __version__
+from etude.bind.left import learning_rate_multipliers, rules_of, set_rules
+from etude.bind.table import Table
+from etude.errors import (
+    DataError,
+    EtudeError,
+    NonFiniteError,
+    PartError,
+    PlanError,
+    RuleError,
+    ScheduleError,
+    SettingError,
+    StaleGradientError,
+    StateError,
+)
+from etude.front import train
+from etude.run.evaluate import Evaluate
+from etude.run.plan import Plan
+from etude.run.result import Result
+from etude.run.run import Run
+from etude.step.gan import GAN
+from etude.step.trainer import Trainer
+from etude.step.update import Update
+from etude.values.curves import (
+    cosine,
+    cyclic,
+    exponential,
+    inverse_sqrt,
+    linear,
+    multi_step,
+    one_cycle,
+    polynomial,
+    step_decay,
+    warm_restarts,
+    warmup,
+)
+from etude.values.marks import FROZEN, INHERIT
+from etude.values.part import Part, everything, part, where
+from etude.values.progress import Extent, Progress
+from etude.values.reactive import when
+from etude.values.rules import Rules, rules, times
+from etude.values.schedule import Schedule, constant, cycle, pieces, repeat, schedule
+from etude.values.spans import (
+    Span,
+    epochs,
+    every,
+    fraction,
+    hours,
+    minutes,
+    samples,
+    seconds,
+    steps,
+    tokens,
+)
+from etude.values.text import read, write
+
+

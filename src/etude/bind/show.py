@@ -1,0 +1,152 @@
+"""A table as text, and as numbers for a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf, nan
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from etude.errors import PartError, nearest
+from etude.values.progress import Extent, Progress
+
+if TYPE_CHECKING:
+    from etude.bind.table import Choice, Table
+
+RATE = "learning_rate"
+LOOKED_AT = 240
+"""Steps of a long run at which the table looks for peaks and for what moves."""
+
+
+def progress_at(extent: Extent, step: float) -> Progress:
+    """The clock before step number `step + 1` of a run of this extent, at its mean pace."""
+
+    def at(total: float | None) -> float:
+        return step * total / extent.steps if total is not None and extent.steps else 0.0
+
+    return Progress(step, at(extent.epochs), at(extent.samples), at(extent.tokens), extent)
+
+
+def score(table: Table, moments: Sequence[Progress]) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+    """The effective learning rate of every array at every moment, nan where it is held.
+
+    Returns:
+        names, and rates of shape (arrays, moments).
+    """
+    rates = np.full((len(table.names), len(moments)), nan)
+    for column, progress in enumerate(moments):
+        now = table.at(progress)
+        for group in now.moving.groups:
+            rates[list(group.indices), column] = now.columns[RATE][group.row]
+    return table.names, rates
+
+
+def why(table: Table, name: str) -> str:
+    """Which rule decided each setting of an array, in words; see `Table.why`."""
+    tree = table.tree
+    known = name if name in tree.arrays else next((n for n, all_ in tree.names.items() if name in all_), None)
+    if known is None or known not in table.choices:
+        there = [path for path in tree.nodes if path]
+        raise PartError(f"why({name!r}): no trainable array has that name.{nearest(name, table.names or there)}")
+    others = [path for path in tree.names[known] if path != known]
+    lines = [f"{known} {_shape(table, known)}" + (f", shared as {', '.join(others)}" if others else "")]
+    for setting, choice in table.choices[known].items():
+        lines.append(f"  {setting} = {_said(choice)}    ({choice.rule})")
+    lines.append(f"  moves: {_when(table, known)}")
+    return "\n".join(lines)
+
+
+def show(table: Table, extent: Extent | None = None) -> str:
+    """The table as text; see `Table.show`."""
+    extent = extent or Extent()
+    moments = _moments(extent)
+    settings = [s for s in table.settings if s == RATE or _worth_showing(table, s)]
+    head = ["array", "shape", *(f"{s} now/peak/end" for s in settings), "decided by", "moves"]
+    _, moving = score(table, moments)
+    rows = []
+    for index, name in enumerate(table.names):
+        choices = table.choices[name]
+        cells = [_now_peak_end(choices[s], moments) for s in settings]
+        rule = "; ".join(dict.fromkeys(choices[s].rule for s in settings if choices[s].rule != "no rule")) or "no rule"
+        rows.append([name, _shape(table, name), *cells, rule, _steps_text(~np.isnan(moving[index]), moments)])
+    notes = [f"frozen statistics: {', '.join(table.frozen_buffers)}"] if table.frozen_buffers else []
+    notes += [f"never decides (covered by earlier rules): {text}" for text in table.covered]
+    return "\n".join([*_aligned([head, *rows]), *notes])
+
+
+def _worth_showing(table: Table, setting: str) -> bool:
+    """A setting is shown where a rule decides it, or where it changes."""
+    choices = [table.choices[name][setting] for name in table.names]
+    return any(c.rule != "no rule" or (c.base is not None and not c.base.constant) for c in choices)
+
+
+def _moments(extent: Extent) -> list[Progress]:
+    if extent.steps is None:
+        return [Progress(step, extent=extent) for step in range(60)] if not list(extent.known()) else [Progress()]
+    steps = int(extent.steps)
+    if steps <= LOOKED_AT:
+        return [progress_at(extent, step) for step in range(steps)]
+    early = range(LOOKED_AT // 2)
+    late = np.linspace(LOOKED_AT // 2, steps - 1, LOOKED_AT // 2, dtype=int).tolist()
+    return [progress_at(extent, step) for step in dict.fromkeys([*early, *late])]
+
+
+def _now_peak_end(choice: Choice, moments: Sequence[Progress]) -> str:
+    if choice.base is None:
+        return "frozen"
+    if choice.base.constant and (choice.factor is None or choice.factor.constant):
+        return _number(choice.at(moments[0]))
+    values = [choice.at(progress) for progress in moments]
+    peak = max((v for v in values if isinstance(v, int | float)), key=abs, default=None)
+    return f"{_number(values[0])}/{_number(peak)}/{_number(values[-1])}"
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "held"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return "off" if value == inf else f"{value:.3g}"
+
+
+def _said(choice: Choice) -> str:
+    if choice.base is None:
+        return "FROZEN"
+    base = _number(choice.base.at(Progress())) if choice.base.constant else repr(choice.base)
+    if choice.factor is None:
+        return base
+    return f"{base} * {_number(choice.factor.at(Progress())) if choice.factor.constant else repr(choice.factor)}"
+
+
+def _when(table: Table, name: str) -> str:
+    if table.choices[name][RATE].frozen:
+        return "never (frozen)"
+    return "every step" if table.update_schedule is None else f"as the update schedule says: {table.update_schedule!r}"
+
+
+def _steps_text(moves: NDArray[np.bool_], moments: Sequence[Progress]) -> str:
+    """The steps at which an array moves, counted from 1: "every step", "never", "1-5, 7-11, ... (5 of 6)"."""
+    if not len(moves) or moves.all():
+        return "every step" if len(moves) else "never"
+    if not moves.any():
+        return "never"
+    runs: list[list[int]] = []
+    for progress, moving in zip(moments, moves, strict=True):
+        number = int(progress.step) + 1
+        if moving and runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        elif moving:
+            runs.append([number, number])
+    shown = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs[:3])
+    return f"{shown}{', ...' if len(runs) > 3 else ''} ({int(moves.sum())} of {len(moves)} looked at)"
+
+
+def _shape(table: Table, name: str) -> str:
+    return "x".join(map(str, table.shapes[name])) or "scalar" if name in table.shapes else "not yet known"
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

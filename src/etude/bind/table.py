@@ -1,0 +1,438 @@
+"""Rules meet one net: a table of what every array's settings are at any moment of the run.
+
+`resolve` decides, once, which rule gives each setting of each array. Arrays whose settings are decided alike share a
+*row*. `Table.at(progress)` then gives the numbers of a step: the value of every setting in every row, and which arrays
+move.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from etude.bind import show
+from etude.bind.left import left_for
+from etude.errors import PartError, RuleError
+from etude.values.marks import FROZEN, INHERIT
+from etude.values.part import Part
+from etude.values.progress import Extent, Progress
+from etude.values.rules import Rules, Times
+from etude.values.schedule import Constant, Schedule, schedule
+from etude.values.spans import Span
+from etude.values.tree import Tree
+
+RATE = "learning_rate"
+Memory: TypeAlias = Mapping[Schedule, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How one setting of one array is decided.
+
+    Attributes:
+        base: the schedule of the value, or None where the array is frozen.
+        factor: a schedule that multiplies it, or None.
+        rule: the rule that decided, in words.
+    """
+
+    base: Schedule | None
+    factor: Schedule | None
+    rule: str
+
+    @property
+    def value(self) -> tuple[Schedule | None, Schedule | None]:
+        """What decides the number, without the words."""
+        return (self.base, self.factor)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the array never moves."""
+        return self.base is None
+
+    def at(self, progress: Progress) -> Any:
+        """The value at a moment, with nothing heard of metrics; None where the array is frozen then."""
+        if self.base is None:
+            return None
+        factor = 1.0 if self.factor is None else self.factor.at(progress)
+        value = self.base.at(progress)
+        if factor is FROZEN or value is FROZEN:
+            return None
+        return value if self.factor is None else value * factor
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Arrays that share the way every setting is decided."""
+
+    names: tuple[str, ...]
+    indices: tuple[int, ...]
+    choices: Mapping[str, Choice]
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the arrays of this row never move."""
+        return self.choices[RATE].frozen
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """The arrays of one row that move at a step, by their index in `Table.names`."""
+
+    row: int
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moving:
+    """What moves at a step. The same object comes back whenever the same arrays move, so it can be a key."""
+
+    groups: tuple[Group, ...]
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """The numbers of one step: `columns[setting][row]`, and what moves."""
+
+    columns: Mapping[str, Sequence[Any]]
+    moving: Moving
+
+
+class Table:
+    """The settings of every trainable array of one net. Made by `resolve`.
+
+    Attributes:
+        tree: the net that was walked.
+        names: the trainable arrays in the order of the net.
+        shapes: their shapes.
+        rows: arrays under equal rules; each trainable array is in exactly one.
+        update_schedule: the schedule of parts that move, or None.
+        base_rate: the learning rate without rules.
+        frozen_buffers: names of buffers that a rule freezes.
+        covered: rules that can never decide because earlier ones cover them, in words.
+    """
+
+    def __init__(
+        self,
+        tree: Tree,
+        choices: Mapping[str, Mapping[str, Choice]],
+        update_schedule: Schedule | None,
+        base_rate: Schedule,
+        frozen_buffers: tuple[str, ...] = (),
+        covered: tuple[str, ...] = (),
+    ) -> None:
+        self.tree = tree
+        self.names = tuple(choices)
+        self.shapes = {name: tuple(tree.arrays[name].shape) for name in self.names if _has_shape(tree.arrays[name])}
+        self.update_schedule = update_schedule
+        self.base_rate = base_rate
+        self.frozen_buffers = frozen_buffers
+        self.covered = covered
+        self.rows = _rows(choices)
+        self.choices = dict(choices)
+        self.settings: tuple[str, ...] = tuple(next(iter(choices.values()))) if choices else ()
+        self._columns = {setting: _Column([row.choices[setting] for row in self.rows]) for setting in self.settings}
+        self._moving: dict[tuple[Part | None, tuple[bool, ...]], Moving] = {}
+        self._less: dict[tuple[Moving, frozenset[int]], Moving] = {}
+        self._constant: Now | None = None
+
+    @property
+    def constant(self) -> bool:
+        """Whether every step has the same numbers and the same arrays move."""
+        still = self.update_schedule is None or self.update_schedule.constant
+        return still and all(column.constant for column in self._columns.values())
+
+    def at(self, progress: Progress, memory: Memory = MappingProxyType({})) -> Now:
+        """The numbers of the step that is made at `progress` (the clock before the step).
+
+        Args:
+            progress: the clock.
+            memory: what the schedules that listen to metrics remember, by schedule; `start` and `see` make it.
+        """
+        if self._constant is not None:
+            return self._constant
+        columns = {setting: column.at(progress, memory) for setting, column in self._columns.items()}
+        moves = self.update_schedule
+        part = None if moves is None else moves.at(progress, memory.get(moves))
+        rates = columns[RATE] if columns else ()
+        live = tuple([bool(rate) for rate in rates])
+        now = Now(columns, self._moving_for(part, live))
+        if self.constant:
+            self._constant = now
+        return now
+
+    def start(self) -> dict[Schedule, Any]:
+        """What the schedules that listen to metrics remember before they have seen any."""
+        return {of: of.start() for of in self.schedules() if of.reactive}
+
+    def see(self, memory: Memory, metrics: Mapping[str, float]) -> dict[Schedule, Any]:
+        """What they remember after these metrics."""
+        return {of: of.see(kept, metrics) for of, kept in memory.items()}
+
+    def moving(self, progress: Progress, memory: Memory = MappingProxyType({})) -> tuple[str, ...]:
+        """Names of the arrays that move at the step made at `progress`."""
+        return tuple(self.names[index] for index in self.at(progress, memory).moving.indices)
+
+    def _moving_for(self, part: Part | None, live: tuple[bool, ...]) -> Moving:
+        key = (part, live)
+        found = self._moving.get(key)
+        if found is None:
+            found = self._moving[key] = self._find_moving(part, live)
+        return found
+
+    def _find_moving(self, part: Part | None, live: tuple[bool, ...]) -> Moving:
+        scheduled = None if part is None else set(part.names(self.tree))
+        groups = []
+        for number, row in enumerate(self.rows):
+            if live[number]:
+                inside = zip(row.names, row.indices, strict=True)
+                indices = tuple(i for name, i in inside if scheduled is None or name in scheduled)
+                if indices:
+                    groups.append(Group(number, indices))
+        return Moving(tuple(groups), tuple(sorted(i for group in groups for i in group.indices)))
+
+    def why(self, name: str) -> str:
+        """Which rule decided each setting of an array (under any of its names), in words.
+
+        Raises:
+            PartError: the net has no trainable array of that name.
+        """
+        return show.why(self, name)
+
+    def show(self, extent: Extent | None = None) -> str:
+        """The table as text: array, shape, each setting now/peak/end, the rule that decided, the steps of moving."""
+        return show.show(self, extent)
+
+    def score(self, moments: Sequence[Progress]) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+        """The effective learning rate of every array at every moment: names, and shape (arrays, moments); nan: held."""
+        return show.score(self, moments)
+
+    def ever_moving(self) -> tuple[str, ...]:
+        """Names of the arrays that some step may move: not frozen, and in some part of the update schedule."""
+        parts = None if self.update_schedule is None else parts_of(self.update_schedule)
+        # A schedule computed by a function names its parts only when it is asked.
+        scheduled = {name for place in parts for name in place.names(self.tree)} if parts else None
+        live = {name for row in self.rows if not row.frozen for name in row.names}
+        return tuple(name for name in self.names if name in live and (scheduled is None or name in scheduled))
+
+    def less(self, moving: Moving, left_out: frozenset[int]) -> Moving:
+        """What moves, without some arrays (given by index)."""
+        key = (moving, left_out)
+        if key not in self._less:
+            groups = (Group(g.row, tuple(i for i in g.indices if i not in left_out)) for g in moving.groups)
+            kept = tuple(i for i in moving.indices if i not in left_out)
+            self._less[key] = Moving(tuple(group for group in groups if group.indices), kept)
+        return self._less[key]
+
+    def schedules(self) -> tuple[Schedule, ...]:
+        """Every distinct schedule that the table asks, the update schedule last."""
+        asked = {of: None for row in self.rows for c in row.choices.values() for of in (c.base, c.factor) if of}
+        if self.update_schedule is not None:
+            asked[self.update_schedule] = None
+        return tuple(asked)
+
+    def replaced(self, setting: str, old: Schedule, new: Schedule) -> Table:
+        """The same table where `setting` has the schedule `new` as its base wherever it had `old`."""
+        choices = {
+            name: {
+                key: Choice(new, c.factor, c.rule) if key == setting and c.base == old else c for key, c in of.items()
+            }
+            for name, of in self.choices.items()
+        }
+        return Table(self.tree, choices, self.update_schedule, new if setting == RATE else self.base_rate,
+                     self.frozen_buffers, self.covered)
+
+    def multipliers(self) -> dict[str, Any]:
+        """The learning-rate multiplier of each array: a number, 0 where frozen, the schedule where it changes."""
+        return {name: _multiplier(self.choices[name][RATE], self.base_rate) for name in self.names}
+
+
+class _Column:
+    """One setting over all rows; every distinct schedule in it is asked once a step."""
+
+    def __init__(self, choices: Sequence[Choice]) -> None:
+        sources: dict[Schedule, int] = {}
+
+        def source(of: Schedule | None) -> int:
+            return -1 if of is None else sources.setdefault(of, len(sources))
+
+        self._plan = [(source(choice.base), source(choice.factor)) for choice in choices]
+        self._sources = tuple(sources)
+        self.constant = all(of.constant for of in self._sources)
+        self._fixed = self._make(Progress(), {}) if self.constant else None
+
+    def at(self, progress: Progress, memory: Memory) -> Sequence[Any]:
+        return self._fixed if self._fixed is not None else self._make(progress, memory)
+
+    def _make(self, progress: Progress, memory: Memory) -> list[Any]:
+        values = [of.at(progress, memory.get(of) if memory else None) for of in self._sources]
+        made: list[Any] = []
+        for base, factor in self._plan:
+            value = values[base] if base >= 0 else FROZEN
+            scale = values[factor] if factor >= 0 else 1.0
+            if value is FROZEN or scale is FROZEN:
+                made.append(None)
+            else:
+                made.append(value if factor < 0 else value * scale)
+        return made
+
+
+def resolve(
+    tree: Tree,
+    base: Mapping[str, Schedule],
+    rules: Mapping[str, Rules],
+    update_schedule: Schedule | None = None,
+    only: Part | None = None,
+    strict: bool = False,
+) -> Table:
+    """Decide which rule gives each setting of each trainable array.
+
+    Args:
+        tree: the net.
+        base: the value of each setting without rules.
+        rules: the call's rules for each setting; the first that has the array decides.
+        update_schedule: a schedule of parts; what is in none of them never moves.
+        only: limit the table to the arrays of this part.
+        strict: a rule that is wholly covered by earlier ones is an error instead of a warning.
+
+    Raises:
+        PartError: a rule, or a part of the update schedule, matches nothing in the net.
+        RuleError: a rule is wholly covered by earlier ones and `strict`; a rule for an unknown setting.
+    """
+    names = tree.trainable if only is None else tree.in_order(set(only.names(tree)) & set(tree.trainable))
+    matched = {setting: _matched(tree, setting, made) for setting, made in rules.items()}
+    covered = tuple(text for setting, made in rules.items() for text in _covered(made, matched[setting], setting))
+    if covered and strict:
+        raise RuleError("Rules that can never decide, because earlier ones cover them: " + "; ".join(covered))
+    for text in covered:
+        warnings.warn(f"This rule never decides, because earlier ones cover it: {text}", stacklevel=4)
+    choose = _Chooser(tree, base, rules, matched)
+    choices = {name: {setting: choose(name, setting) for setting in base} for name in names}
+    buffers = [name for name, array in tree.arrays.items() if not isinstance(array, nn.Parameter)]
+    inside = set(tree.arrays) if only is None else set(only.names(tree))
+    frozen = tuple(name for name in buffers if name in inside and choose(name, RATE).frozen)
+    _check_schedule(tree, update_schedule)
+    return Table(tree, choices, update_schedule, base[RATE], frozen, covered)
+
+
+class _Chooser:
+    """Decides for one array and one setting: the call's rules, the rules left on modules, the base."""
+
+    def __init__(
+        self,
+        tree: Tree,
+        base: Mapping[str, Schedule],
+        rules: Mapping[str, Rules],
+        matched: Mapping[str, list[frozenset[str]]],
+    ) -> None:
+        self.tree, self.base, self.rules, self.matched = tree, base, rules, matched
+        self._made: dict[tuple[str, str], Schedule] = {}
+
+    def __call__(self, name: str, setting: str) -> Choice:
+        base = self.base[setting]
+        for (place, value), names in zip(self.rules.get(setting, ()), self.matched.get(setting, ()), strict=True):
+            if name in names:
+                if value is INHERIT:
+                    break
+                return self._choice(base, value, f"{place!r}: {value!r}")
+        left = left_for(self.tree, name, setting)
+        if left is not None:
+            return self._choice(base, *left)
+        return Choice(base, None, "no rule")
+
+    def _choice(self, base: Schedule, value: Any, rule: str) -> Choice:
+        if value is FROZEN:
+            return Choice(None, None, rule)
+        if isinstance(value, Times):
+            factor = schedule(value.factor)
+            return Choice(base, None if value.factor == 1 else factor, rule)
+        return Choice(schedule(value), None, rule)
+
+
+def _matched(tree: Tree, setting: str, rules: Rules) -> list[frozenset[str]]:
+    found = []
+    for place, value in rules:
+        try:
+            names = frozenset(place.names(tree))
+        except PartError as error:
+            raise PartError(f"In the rule {place!r}: {value!r} for {setting}: {error}") from None
+        if not names:
+            raise PartError(f"The rule {place!r}: {value!r} for {setting} matches modules without arrays: it does nothing.")
+        found.append(names)
+    return found
+
+
+def _covered(rules: Rules, matched: list[frozenset[str]], setting: str) -> list[str]:
+    seen: set[str] = set()
+    texts = []
+    for (place, value), names in zip(rules, matched, strict=True):
+        if names <= seen:
+            texts.append(f"{setting}: {place!r}: {value!r}")
+        seen |= names
+    return texts
+
+
+def _check_schedule(tree: Tree, update_schedule: Schedule | None) -> None:
+    if update_schedule is None:
+        return
+    for place in parts_of(update_schedule):
+        try:
+            names = place.names(tree)
+        except PartError as error:
+            raise PartError(f"In the update schedule: {error}") from None
+        if not names:
+            raise PartError(f"In the update schedule: {place!r} matches modules without arrays.")
+
+
+def _rows(choices: Mapping[str, Mapping[str, Choice]]) -> tuple[Row, ...]:
+    grouped: dict[tuple[Any, ...], list[tuple[str, int]]] = {}
+    for index, (name, of) in enumerate(choices.items()):
+        key = tuple(choice.value for choice in of.values())
+        grouped.setdefault(key, []).append((name, index))
+    return tuple(
+        Row(tuple(name for name, _ in members), tuple(i for _, i in members), choices[members[0][0]])
+        for members in grouped.values()
+    )
+
+
+def _multiplier(choice: Choice, base: Schedule) -> Any:
+    if choice.base is None:
+        return 0.0
+    if choice.base != base:
+        both = choice.base.constant and base.constant and base.at(Progress())
+        return choice.at(Progress()) / base.at(Progress()) if both else choice.base
+    if choice.factor is None:
+        return 1.0
+    value = choice.factor.at(Progress()) if choice.factor.constant else choice.factor
+    return 0.0 if value is FROZEN else value
+
+
+def _has_shape(array: Any) -> bool:
+    return not isinstance(array, nn.parameter.UninitializedTensorMixin)
+
+
+def parts_of(of: Schedule) -> tuple[Part, ...]:
+    """Every part that is written in a schedule of parts."""
+    if isinstance(of, Constant):
+        return (of.value,) if isinstance(of.value, Part) else ()
+    return tuple(dict.fromkeys(place for child in of.children for place in parts_of(child)))
+
+
+def units_of(of: Schedule) -> frozenset[str]:
+    """The units of all spans that are written in a schedule."""
+    own = (getattr(of, each.name) for each in fields(of)) if is_dataclass(of) else ()
+    spans = frozenset(span.unit for value in own for span in _spans(value))
+    return spans.union(*(units_of(child) for child in of.children))
+
+
+def _spans(value: Any) -> tuple[Span, ...]:
+    if isinstance(value, Span):
+        return (value,)
+    return tuple(span for piece in value for span in _spans(piece)) if isinstance(value, tuple) else ()

@@ -1,0 +1,374 @@
+"""Batches in an order that is a pure function of the seed and the epoch, from any place on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain, count, islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from etude.data.arrays import Arrays
+from etude.data.batch import Batch, counts, moved, quick_batch, token_width
+from etude.data.cursor import Cursor
+from etude.data.form import Source
+from etude.data.items import Items, Reader
+from etude.data.order import in_order, item_key, permutation, sow, undisturbed
+from etude.data.source import source as adapted
+from etude.data.streams import Stream
+from etude.errors import DataError
+
+_NEAR, _FAR = 1 << 19, 1 << 23
+"""Bytes gathered at once: what stays in a processor's cache, and what is worth one transfer to a device."""
+
+_END: Any = object()
+
+
+class Flow:
+    """Batches of a source, epoch after epoch, from any cursor on.
+
+    The same seed gives the same batches, bit for bit, whatever the workers, the chunk and the place at which reading
+    starts. Arrays are gathered many batches at once. Items of data sets, and batches of what is read forward, are
+    drawn with the generators of torch (CPU), numpy and Python seeded from (seed, epoch, number of the item or
+    batch), so that they repeat; the process's own generators are left as they were.
+
+    Args:
+        source: a `Source`, or any data that `source(data)` takes.
+        batch_size: samples in a batch; the last of an epoch may have fewer. None for data that come in batches of
+            their own.
+        shuffle: a new order for each epoch. Default: wherever the data have random access.
+        seed: at least 0.
+        drop_last: leave out the samples at the end of an epoch that do not fill a batch.
+        device: where the batches go. Default: they stay where the data are.
+        workers: processes that read the items of a data set; 0 reads them in this one.
+        prefetch: batches that each worker keeps ready.
+        dtype: of every floating array. Default: as `source` gave it.
+        chunk: bytes of arrays in memory to gather at once, but at least one batch. Default: half a mebibyte, or
+            eight on the way to another device.
+
+    Attributes:
+        samples: samples given out in an epoch, or None where unknown.
+        tokens: tokens given out in an epoch, or None where unknown.
+        batches_per_epoch: or None where unknown.
+
+    Raises:
+        DataError: an option that these data cannot follow.
+    """
+
+    __slots__ = (
+        "_chunk",
+        "_drop_last",
+        "_workers",
+        "batch_size",
+        "batches_per_epoch",
+        "device",
+        "samples",
+        "seed",
+        "shuffle",
+        "source",
+        "tokens",
+    )
+
+    def __init__(
+        self,
+        source: Any,
+        *,
+        batch_size: int | None = None,
+        shuffle: bool | None = None,
+        seed: int = 0,
+        drop_last: bool = False,
+        device: torch.device | str | None = None,
+        workers: int = 0,
+        prefetch: int = 2,
+        dtype: torch.dtype | None = None,
+        chunk: int | None = None,
+    ) -> None:
+        made = adapted(source)
+        self.source = made if dtype is None else made.cast(dtype)
+        self.batch_size = _batch_size(made, batch_size)
+        self.shuffle = made.random_access if shuffle is None else shuffle
+        self.seed = _whole("seed", seed, 0)
+        self.device = None if device is None else torch.device(device)
+        self._workers = (_whole("workers", workers, 0), _whole("prefetch", prefetch, 1))
+        self._drop_last = drop_last
+        self._chunk = None if chunk is None else _whole("chunk", chunk, 1)
+        _check_options(made, self.shuffle, drop_last, workers)
+        self.batches_per_epoch = _batches(made, self.batch_size, drop_last)
+        self.samples = _samples(made, self.batch_size, drop_last)
+        self.tokens = _tokens(made, self.samples)
+
+    def batches(self, cursor: Cursor = Cursor(), *, epochs: int | None = None) -> Iterator[Batch]:  # noqa: B008
+        """The batches from `cursor` on.
+
+        Where the data have random access the place is found at once; otherwise by reading up to it.
+
+        Args:
+            cursor: the first batch to give out.
+            epochs: passes to make, the one that `cursor` is in being the first. Default: without end.
+
+        Raises:
+            DataError: a cursor beyond the epoch; while reading, data that cannot be read, that give no batch in an
+                epoch, or fewer or more than they state.
+        """
+        total = self.batches_per_epoch
+        if cursor.epoch < 0 or cursor.batch < 0 or (total is not None and cursor.batch >= total):
+            raise _beyond(cursor, total)
+        stop = None if epochs is None else cursor.epoch + _whole("epochs", epochs, 1)
+        if isinstance(self.source, Arrays):
+            return self._of_arrays(self.source, cursor, stop)
+        if isinstance(self.source, Items):
+            return self._of_items(self.source, cursor, stop)
+        assert isinstance(self.source, Stream)
+        return self._of_stream(self.source, cursor, stop)
+
+    def _rows(self, source: Arrays | Items, epoch: int) -> Tensor:
+        """The samples of one epoch in their order, as positions in the whole data."""
+        order = permutation(source.length, self.seed, epoch) if self.shuffle else in_order(source.length)
+        return order if source.indices is None else source.indices[order]
+
+    def _of_arrays(self, source: Arrays, cursor: Cursor, stop: int | None) -> Iterator[Batch]:
+        size, total, width = self.batch_size or 0, self.batches_per_epoch or 0, token_width(source.arrays[0])
+        rest = (self.samples or 0) - size * (total - 1)
+        place = cursor
+        for epoch in _epochs(cursor, stop):
+            rows = self._rows(source, epoch)
+            for first, values in self._gathered(source, rows, place.batch):
+                for done, value in enumerate(values, first + 1):
+                    samples, following = size, Cursor(epoch, done)
+                    if done == total:
+                        samples, following = rest, Cursor(epoch + 1, 0)
+                    position, start = epoch + done / total, size * (done - 1)
+                    yield quick_batch(value, samples, samples * width, place, following, position, rows, start)
+                    place = following
+
+    def _gathered(self, source: Arrays, rows: Tensor, start: int) -> Iterator[tuple[int, Iterable[Any]]]:
+        """The batches of an epoch from batch `start` on, a chunk at a time: its first number, the values of each."""
+        size, total, stride = self.batch_size or 0, self.batches_per_epoch or 0, self._stride(source)
+        for first in range(start, total, stride):
+            chosen = rows[first * size : min(first + stride, total) * size]
+            columns = [
+                moved(array.index_select(0, chosen.to(array.device)), self.device, None) for array in source.arrays
+            ]
+            # unsafe_split: each batch has a version of its own, so that writing to one does not
+            # make autograd refuse another that it saved.
+            yield first, _shaped(source, [column.unsafe_split(size) for column in columns])
+
+    def _stride(self, source: Arrays) -> int:
+        """Batches in a chunk."""
+        row = sum(array.nbytes // len(array) for array in source.arrays)
+        moves = self.device is not None and any(array.device.type != self.device.type for array in source.arrays)
+        return max(1, (self._chunk or (_FAR if moves else _NEAR)) // max(1, row * (self.batch_size or 1)))
+
+    def _of_items(self, source: Items, cursor: Cursor, stop: int | None) -> Iterator[Batch]:
+        read = self._read(source, self._places(source, cursor, stop))
+        for (place, rows), values in zip(self._places(source, cursor, stop), read, strict=True):
+            yield self._placed(source, values, place, place.batch + 1 == self.batches_per_epoch, rows)
+
+    def _places(self, source: Items, cursor: Cursor, stop: int | None) -> Iterator[tuple[Cursor, Tensor]]:
+        """Each batch to come: its place and its items."""
+        size, total, start = self.batch_size or 0, self.batches_per_epoch or 0, cursor.batch
+        for epoch in _epochs(cursor, stop):
+            rows = self._rows(source, epoch)
+            for number in range(start, total):
+                yield Cursor(epoch, number), rows[number * size : (number + 1) * size]
+            start = 0
+
+    def _read(self, source: Items, places: Iterator[tuple[Cursor, Tensor]]) -> Iterator[Any]:
+        """The batches at `places`, read here or by workers; nothing but the speed depends on which."""
+        reader = Reader(source.data, source.title, self.seed, source.rows, source.dtype)
+        requests = ((place.epoch, rows.tolist()) for place, rows in places)
+        workers, prefetch = self._workers
+        if not workers:
+            yield from map(reader.__getitem__, requests)
+            return
+        loader: DataLoader[Any] = DataLoader(
+            reader,  # type: ignore[arg-type]
+            sampler=requests,
+            batch_size=None,
+            collate_fn=_as_it_is,
+            num_workers=workers,
+            prefetch_factor=prefetch,
+            pin_memory=self.device is not None and self.device.type == "cuda",
+            generator=torch.Generator(),  # its own, or the loader would draw from the process's
+        )
+        try:
+            yield from loader
+        except RuntimeError as error:
+            raise DataError(
+                f"A worker reading the data set {source.title} ended: {error} "
+                "Write workers=0 to see why in this process."
+            ) from error
+
+    def _of_stream(self, source: Stream, cursor: Cursor, stop: int | None) -> Iterator[Batch]:
+        skipped = cursor.batch
+        for epoch in _epochs(cursor, stop):
+            number = -1
+            for number, (values, last) in enumerate(self._pass(source, epoch)):
+                if number >= skipped:
+                    yield self._placed(source, values, Cursor(epoch, number), last, None)
+            if number < skipped:
+                raise _beyond(cursor, number + 1)
+            skipped = 0
+
+    def _pass(self, source: Stream, epoch: int) -> Iterator[tuple[Any, bool]]:
+        """The batches of one pass, each with whether it is the last."""
+        total, drawn = self.batches_per_epoch, self._drawn(source, epoch)
+        if total is None:
+            yield from _with_last(drawn, f"{source.title} gave no batch in epoch {epoch}. Give at least one.")
+            return
+        for number in range(total):
+            values = next(drawn, _END)
+            if values is _END:
+                raise _miscounted(source, epoch, str(number), total)
+            last = number + 1 == total
+            if last and not source.declared and next(drawn, _END) is not _END:
+                raise _miscounted(source, epoch, f"more than {total}", total)
+            yield values, last
+
+    def _drawn(self, source: Stream, epoch: int) -> Iterator[Any]:
+        """The batches of one pass, each drawn with its own seed; opening belongs to the first."""
+        passing = chain.from_iterable(map(source.open, (epoch,)))
+        for number in count():
+            with undisturbed():
+                sow(item_key(self.seed, epoch, number))
+                try:
+                    values = self._drawn_one(source, passing)
+                except DataError:
+                    raise
+                except Exception as error:
+                    told = f"{type(error).__name__}: {error}"
+                    raise DataError(
+                        f"Batch {number} of epoch {epoch} of {source.title} cannot be read: {told}"
+                    ) from error
+            if values is _END:
+                return
+            yield values
+
+    def _drawn_one(self, source: Stream, passing: Iterator[Any]) -> Any:
+        if source.batched:
+            given = next(passing, _END)
+            return given if given is _END else source.batch(given)
+        size = self.batch_size or 0
+        items = list(islice(passing, size))
+        if not items or (self._drop_last and len(items) < size):
+            return _END
+        return source.joined(items)
+
+    def _placed(self, source: Items | Stream, values: Any, place: Cursor, last: bool, rows: Tensor | None) -> Batch:
+        values = moved(values, self.device, source.dtype)
+        samples, tokens = counts(values)
+        following = Cursor(place.epoch + 1, 0) if last else Cursor(place.epoch, place.batch + 1)
+        share = (place.batch + 1) / self.batches_per_epoch if self.batches_per_epoch else float(last)
+        return Batch(values, samples, tokens, place, following, place.epoch + share, rows)
+
+
+def _epochs(cursor: Cursor, stop: int | None) -> Iterable[int]:
+    return count(cursor.epoch) if stop is None else range(cursor.epoch, stop)
+
+
+def _shaped(source: Arrays, columns: list[tuple[Tensor, ...]]) -> Iterable[Any]:
+    """The values of each batch, from one sequence of tensors for each array."""
+    if source.form == "one":
+        return columns[0]
+    if source.form == "tuple":
+        return zip(*columns, strict=True)
+    return (dict(zip(source.names, lot, strict=True)) for lot in zip(*columns, strict=True))
+
+
+def _with_last(drawn: Iterator[Any], nothing: str) -> Iterator[tuple[Any, bool]]:
+    """Each value with whether it is the last, which takes reading one ahead."""
+    upcoming = next(drawn, _END)
+    if upcoming is _END:
+        raise DataError(nothing)
+    while upcoming is not _END:
+        values, upcoming = upcoming, next(drawn, _END)
+        yield values, upcoming is _END
+
+
+def _as_it_is(values: Any) -> Any:
+    return values
+
+
+def _beyond(cursor: Cursor, total: int | None) -> DataError:
+    told = "" if total is None else f" An epoch has {total} batches, the first is Cursor(epoch, 0)."
+    return DataError(f"There is no batch at {cursor}.{told} Were batch size and data the same when it was kept?")
+
+
+def _miscounted(source: Stream, epoch: int, given: str, total: int) -> DataError:
+    if source.declared:
+        hint = f"Write round_length={given}, or let it go on." if given != "0" else "Does it begin anew for each epoch?"
+        return DataError(f"{source.title} gave {given} batches in epoch {epoch}; round_length={total} is more. {hint}")
+    return DataError(f"{source.title} gave {given} batches in epoch {epoch}; its length says {total}. Correct __len__.")
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise DataError(f"{name}={value!r} was asked for. Write a whole number from {least} on.")
+    return value
+
+
+def _batch_size(source: Source, size: Any) -> int | None:
+    if not source.batched:
+        if size is None:
+            raise DataError(f"How many samples of {source.title} make a batch? Write batch_size=32, for example.")
+        return _whole("batch_size", size, 1)
+    if size is not None:
+        where = "in the DataLoader" if source.title == "DataLoader" else "where the batches are made"
+        raise DataError(
+            f"batch_size={size!r} was asked for, but {source.title} gives batches of its own. "
+            f"Leave batch_size out and set it {where}."
+        )
+    return None
+
+
+def _check_options(source: Source, shuffle: bool, drop_last: bool, workers: int) -> None:
+    """Refuse what these data cannot follow, rather than pass over it."""
+    if shuffle and not source.random_access:
+        raise DataError(
+            f"shuffle=True was asked for, but {source.title} can only be read forward. "
+            "Shuffle inside it, and leave shuffle out."
+        )
+    if drop_last and source.batched:
+        raise DataError(
+            f"drop_last=True was asked for, but {source.title} gives batches of its own. Leave the last one out there."
+        )
+    if workers and not isinstance(source, Items):
+        raise DataError(f"workers={workers} was asked for, but {_without_workers(source)} Leave workers out.")
+
+
+def _without_workers(source: Source) -> str:
+    if isinstance(source, Arrays):
+        return "arrays in memory are gathered faster in this process."
+    if source.title == "DataLoader":
+        return "a DataLoader has its own (num_workers)."
+    return (
+        f"{source.title} is read forward, and each worker would read all of it. A data set that "
+        "divides itself among workers goes in a DataLoader of your own."
+    )
+
+
+def _batches(source: Source, size: int | None, drop_last: bool) -> int | None:
+    """Batches in an epoch, or None where unknown."""
+    if source.batches is not None or source.length is None or size is None:
+        return source.batches
+    whole, rest = divmod(source.length, size)
+    if not whole and drop_last:
+        raise DataError(
+            f"drop_last=True leaves no batch: {source.length} samples, batch_size={size}. Write a smaller batch_size."
+        )
+    return whole + (rest > 0 and not drop_last)
+
+
+def _samples(source: Source, size: int | None, drop_last: bool) -> int | None:
+    """Samples given out in an epoch, or None where unknown."""
+    if source.length is None or size is None or source.batches is not None:
+        return source.length
+    return source.length - (source.length % size if drop_last else 0)
+
+
+def _tokens(source: Source, samples: int | None) -> int | None:
+    if not isinstance(source, Arrays) or samples is None:
+        return None
+    return samples * token_width(source.arrays[0])

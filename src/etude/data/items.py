@@ -1,0 +1,168 @@
+"""Data sets whose items are read by number, each item with its own seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate, get_worker_info
+
+from etude.data.batch import each, leaves, numbers, outline
+from etude.data.form import Source
+from etude.data.order import item_key, sow, undisturbed
+from etude.errors import DataError
+
+Request = tuple[int, list[int]]
+"""An epoch and the numbers of the items wanted for one batch of it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Items(Source):
+    """A data set with a length. For the attributes that are not here see `Source`.
+
+    Attributes:
+        data: the data set.
+        rows: whether lists of numbers in an item are arrays, as in Hugging Face datasets.
+        dtype: what floats become; None: float64 of numpy and floats of Python become float32, tensors keep theirs.
+        indices: the items that belong to this source, int64, or None for all.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    data: Any = field(repr=False)
+    rows: bool
+    length: int
+    converted: list[str]
+    dtype: torch.dtype | None = None
+    indices: Tensor | None = None
+    batches: None = field(default=None, init=False)
+    random_access: bool = field(default=True, init=False)
+    batched: bool = field(default=False, init=False)
+
+    def cast(self, dtype: torch.dtype) -> Items:
+        made = items_of(self.data, self.rows, dtype)
+        return replace(made, indices=self.indices, length=self.length)
+
+
+def items_of(data: Any, rows: bool, dtype: torch.dtype | None = None) -> Items:
+    """A source from a data set with a length, whose first item is read to see what is in it.
+
+    Raises:
+        DataError: no length, no items, or a first item that cannot be read or made into a batch.
+    """
+    title = type(data).__name__
+    if not hasattr(data, "__len__"):
+        raise DataError(f"The data set {title} has no length. Give it __len__, or make it an IterableDataset.")
+    length = len(data)
+    if not length:
+        raise DataError(f"The data are empty: {title} with 0 items. Give at least one item.")
+    reader = Reader(data, title, 0, rows, dtype)
+    with undisturbed():
+        first = reader.item(0, 0)
+    batch = collate([first], dtype)
+    names = tuple(name for name, _ in leaves(batch))
+    return Items(title, names, data, rows, length, conversions(first, batch), dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads batches of items, here or in a worker, with the same bits.
+
+    Each item is drawn with the generators of torch (CPU), numpy and Python seeded from (seed, epoch, number of the
+    item). In the process of the training they get their own states back afterwards.
+    """
+
+    data: Any
+    title: str
+    seed: int
+    rows: bool
+    dtype: torch.dtype | None = None
+
+    def __getitem__(self, request: Request) -> Any:
+        epoch, numbers_wanted = request
+        with nullcontext() if get_worker_info() is not None else undisturbed():
+            items = [self.item(epoch, number) for number in numbers_wanted]
+        return collate(items, self.dtype)
+
+    def item(self, epoch: int, number: int) -> Any:
+        """One item as the data set gives it.
+
+        Raises:
+            DataError: reading it failed; the message names the item, the cause is chained.
+        """
+        sow(item_key(self.seed, epoch, number))
+        try:
+            item = self.data[number]
+        except Exception as error:
+            told = f"{type(error).__name__}: {error}"
+            raise DataError(f"Item {number} of the data set {self.title} cannot be read: {told}") from error
+        return row(item) if self.rows else item
+
+
+def row(item: Any) -> Any:
+    """A row of a Hugging Face dataset with its lists of numbers as arrays (torch's collation would turn them)."""
+    if not isinstance(item, Mapping):
+        return item
+    lists = {name: value for name, value in item.items() if isinstance(value, list) and numbers(value)}
+    return {**item, **{name: np.asarray(value) for name, value in lists.items()}}
+
+
+def collate(items: Sequence[Any], dtype: torch.dtype | None = None) -> Any:
+    """Items joined to one batch by torch's `default_collate`; a list of arrays becomes a tuple.
+
+    Args:
+        items: at least one, all of the same structure.
+        dtype: what floats of numpy and of Python become; float32 by default. Tensors keep theirs.
+
+    Raises:
+        DataError: the items cannot be joined.
+    """
+    try:
+        joined = default_collate(list(items))
+    except (TypeError, RuntimeError, ValueError, KeyError, IndexError) as error:
+        odd = next((outline(item) for item in items if _shape(item) != _shape(items[0])), "")
+        raise DataError(
+            f"Items cannot be joined to a batch: one is {outline(items[0])}{', another ' * bool(odd)}{odd}. Let the "
+            "data set give tensors, arrays or numbers of one shape, or give a DataLoader with a collate_fn."
+        ) from error
+    joined = _narrowed(items[0], joined, dtype or torch.float32)
+    return tuple(joined) if isinstance(joined, list) else joined
+
+
+def _shape(item: Any) -> Any:
+    return each(item, lambda value: (type(value), getattr(value, "shape", None)))
+
+
+def _narrowed(item: Any, joined: Any, dtype: torch.dtype) -> Any:
+    """`joined` with what is float64 only because numpy and Python are, in `dtype`; `item` shows what it was."""
+    if isinstance(joined, Tensor):
+        wide = joined.dtype == torch.float64 and not isinstance(item, Tensor)
+        return joined.to(dtype) if wide else joined
+    if isinstance(joined, Mapping):
+        return {name: _narrowed(item[name], inner, dtype) for name, inner in joined.items()}
+    if isinstance(joined, tuple | list) and not isinstance(item, str | bytes):
+        inside = [_narrowed(one, inner, dtype) for one, inner in zip(item, joined, strict=True)]
+        return type(joined)(*inside) if hasattr(joined, "_fields") else type(joined)(inside)
+    return joined
+
+
+def conversions(item: Any, batch: Any) -> list[str]:
+    """One line for each array of a batch whose floats are narrower than those of the item (or batch) it came from."""
+    before = dict(leaves(item))
+    return [
+        f"{name}: float64 -> {str(value.dtype).removeprefix('torch.')}"
+        for name, value in leaves(batch)
+        if isinstance(value, Tensor) and value.dtype != torch.float64 and _wide(before.get(name))
+    ]
+
+
+def _wide(value: Any) -> bool:
+    """Whether floats are 64 bits wide without a tensor that says so."""
+    while isinstance(value, list) and value:
+        value = value[0]
+    return isinstance(value, float) or (isinstance(value, np.ndarray) and value.dtype == np.float64)

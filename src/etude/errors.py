@@ -1,0 +1,89 @@
+"""What users may catch: every error that étude raises on purpose.
+
+All derive from `EtudeError`, and each also from the built-in exception a Python programmer would expect, so
+`except ValueError` keeps working. A message says what was asked, what is there, what is nearest, what to write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class EtudeError(Exception):
+    """The root of all errors raised on purpose."""
+
+
+class PartError(EtudeError, LookupError):
+    """A part of a net that is not there, or a literal that names no part."""
+
+
+class RuleError(EtudeError, ValueError):
+    """A rule that can never act, or rules that contradict one another."""
+
+
+class ScheduleError(EtudeError, ValueError):
+    """A schedule that is undefined somewhere in the run, or that mixes what cannot be mixed."""
+
+
+class SettingError(EtudeError, ValueError):
+    """An unknown option, or a value that the option cannot have."""
+
+
+class DataError(EtudeError, ValueError):
+    """Data that cannot be trained on."""
+
+
+class PlanError(EtudeError, ValueError):
+    """A plan that cannot be carried out on this net with these data."""
+
+
+class StateError(EtudeError, ValueError):
+    """A saved state that does not fit what it is loaded into."""
+
+
+class StaleGradientError(EtudeError, RuntimeError):
+    """A step without a new gradient for an array that moves now, or with an old gradient mixed in.
+
+    Attributes:
+        names: every array concerned, in the order of the net.
+    """
+
+    def __init__(self, message: str, names: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.names = names
+
+
+class NonFiniteError(EtudeError, ArithmeticError):
+    """NaN or infinity in the data, the loss or a gradient, found before anything was changed.
+
+    Attributes:
+        names: the arrays, loss terms or data fields in which it was found.
+        step: the number of the step that was refused (1 for the first), 0 where there is none.
+    """
+
+    def __init__(self, message: str, names: tuple[str, ...] = (), step: int = 0) -> None:
+        super().__init__(message)
+        self.names = names
+        self.step = step
+
+
+class MissingPackageError(EtudeError, ImportError):
+    """An optional package that is needed here and not installed."""
+
+
+def nearest(word: str, words: Iterable[str], count: int = 3) -> str:
+    """The words most like `word`, as the end of a message: `' Nearest: "a", "b".'`, or an empty string.
+
+    Upper and lower case count as alike, and a word that contains `word` (or is contained in it) counts as near.
+    """
+    known = list(dict.fromkeys(words))
+    lowered: dict[str, str] = {}
+    for candidate in known:
+        lowered.setdefault(candidate.lower(), candidate)
+    found = [lowered[match] for match in get_close_matches(word.lower(), lowered, n=count, cutoff=0.55)]
+    for low, candidate in lowered.items():
+        if len(found) < count and len(word) > 2 and word.lower() in low and candidate not in found:
+            found.append(candidate)
+    quoted = ", ".join(f'"{name}"' for name in found)
+    return f" Nearest: {quoted}." if found else ""

@@ -1,0 +1,432 @@
+"""The score of a run as a picture: parts down, steps across, colour = effective learning rate, blank paper = held."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from etude.listen import paper
+from etude.listen.score import Numbers, Score, checked, opening, score
+from etude.values.progress import Progress
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH: Final = 10.0  # inches, as the next six
+TOP: Final = 0.74
+BOTTOM: Final = 0.55
+EDGE: Final = 0.3
+REMARKS: Final = 0.6
+APART: Final = 0.3
+KEY: Final = 1.5
+LEVELS: Final = 256
+FAINTEST: Final = 1e-4  # of the greatest rate: what is below is drawn as light as this
+NOTE: Final = 0.74  # of a row's height
+THINNEST: Final = 0.1  # of a note's height: what moves seldom must be seen
+SPACE: Final = 0.07  # of a step's width, on either side of a note that can be counted
+COUNTED: Final = 64  # steps up to which each is a note of its own
+FEW_RATES: Final = 4
+MOST_EPOCHS: Final = 30
+LONGEST_NAME: Final = 36
+
+
+def plot_score(
+    names: Sequence[str],
+    steps: Sequence[float] | Sequence[Progress],
+    rates: Any,
+    path: str | os.PathLike[str] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """The picture of what moves when, and how fast.
+
+    One staff for each array (for modules where there are more than 40 arrays). A note is a step at which it moves, its
+    colour the effective learning rate: darker is faster; blue where the loss is descended, orange where a negative
+    multiplier climbs. Where steps are joined in a column, a note is as high as the share of them at which the part
+    moves, and the first cycles are shown step by step at the left.
+
+    Args:
+        names: of the arrays, in the order of the net.
+        steps: the clock before each step, ascending: numbers of steps, or `Progress` (then bar lines mark epochs).
+        rates: names x steps; effective learning rates, NaN where an array is held.
+        path: where to write the picture; its ending says how.
+        title: default "Score".
+
+    Raises:
+        SettingError: shapes that do not fit, steps that do not ascend, a path that cannot be written.
+    """
+    clock = [float(step.step) if isinstance(step, Progress) else float(step) for step in steps]
+    table = checked(names, clock, rates)
+    whole, first = score(names, clock, table), opening(names, clock, table)
+    layout, scale, epochs = Layout.of(whole), Scale.of(table), _epochs(steps)
+    figure = paper.sheet(WIDTH, TOP + layout.height + BOTTOM)
+    for axes, part in _panels(figure, layout, whole, first):
+        _staves(axes, part, layout)
+        _draw(axes, part, layout, scale)
+        _bars(axes, part, layout, epochs)
+    _words_below(figure.axes, whole, first, bool(epochs))
+    _end(figure.axes[-1], layout)
+    _label(figure.axes[0], layout)
+    _remark(figure.axes[-1], whole, layout)
+    paper.title(figure.axes[0], title or "Score", _told(len(names), scale), -72 * (layout.left - EDGE))
+    _key(figure, scale)
+    return paper.save(figure, path)
+
+
+# colours
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """From rates to colours.
+
+    Attributes:
+        low, high: the magnitudes of the lightest and the darkest; `least` may be smaller, and is as light as `low`.
+        few: the rates themselves, ascending, where they are so few that the key can show each.
+        rises, climbs: whether there are rates that descend the loss (not negative), and rates that climb it.
+    """
+
+    low: float
+    high: float
+    few: tuple[float, ...]
+    least: float
+    rises: bool
+    climbs: bool
+
+    @classmethod
+    def of(cls, table: Numbers) -> Scale:
+        """The scale for all rates in `table` (NaN where held); a rate of zero is drawn as the lightest."""
+        moving = np.unique(table[np.isfinite(table)])
+        values = sorted({float(f"{value:.6g}") for value in moving})
+        high = max((abs(value) for value in values), default=0.0) or 1.0
+        least = min((abs(value) for value in values), default=0.0)
+        if len(values) <= FEW_RATES:
+            low, few = min((abs(value) for value in values if value), default=high), tuple(values)
+        else:
+            low, few = min(_usual_least(line, high) for line in table), ()
+        rises, climbs = bool((moving >= 0).any()), bool((moving < 0).any())
+        return cls(max(low, high * FAINTEST), high, few, least, rises, climbs)
+
+    @property
+    def logarithmic(self) -> bool:
+        """Rates that span more than ten times are told apart by their logarithm."""
+        return self.high > 10 * self.low
+
+    def levels(self, rates: Numbers) -> NDArray[np.int64]:
+        """From 0 (lightest) to 255 for each rate, by its magnitude."""
+        sizes = np.clip(np.abs(rates), self.low, self.high)
+        if self.low == self.high:
+            shares = np.full_like(sizes, 0.62)
+        elif self.logarithmic:
+            shares = np.log(sizes / self.low) / math.log(self.high / self.low)
+        else:
+            shares = sizes / self.high
+        return np.rint(shares * (LEVELS - 1)).astype(np.int64)
+
+    def colours(self, rates: Numbers) -> NDArray[np.float64]:
+        """Red, green, blue and opacity for each rate."""
+        levels = self.levels(rates)
+        rising, climbing = paper.ramp(paper.RISING)(levels), paper.ramp(paper.CLIMBING)(levels)
+        picked: NDArray[np.float64] = np.where((rates < 0)[..., None], climbing, rising)
+        return picked
+
+
+def _usual_least(line: Numbers, default: float) -> float:
+    """The magnitude below which a row is in a tenth of its steps: the first of a warm-up must not stretch the scale."""
+    sizes = np.abs(line[np.isfinite(line) & (line != 0)])
+    return float(np.quantile(sizes, 0.1)) if len(sizes) else default
+
+
+# places
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """Neighbouring rows of one module, from `start` on, by the names they have in it (or one row by its full name)."""
+
+    module: str
+    start: int
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where things are.
+
+    Attributes:
+        places: middles of the rows, in row heights. pitch: a row's height in inches.
+        size: of names, in points. inner: width of the names inside modules, in points.
+        left: width of all names, in inches.
+    """
+
+    systems: tuple[System, ...]
+    places: tuple[float, ...]
+    pitch: float
+    size: float
+    inner: float
+    left: float
+
+    @classmethod
+    def of(cls, whole: Score) -> Layout:
+        """Room for all rows: generous for few, tight for many, a little more between modules."""
+        systems = tuple(_systems(whole.labels))
+        pitch = float(np.interp(len(whole.labels), (8, 40), (0.27, 0.19)))
+        size = float(np.interp(len(whole.labels), (8, 40), (8.5, 7)))
+        gap = 0.4 if len(systems) < len(whole.labels) else 0.0
+        places = tuple(one.start + row + gap * at for at, one in enumerate(systems) for row in range(len(one.labels)))
+        inner = _widest([label for one in systems if one.module for label in one.labels], size)
+        alone = _widest([one.labels[0] for one in systems if not one.module], size)
+        outer = _widest([one.module for one in systems if one.module], size)
+        return cls(systems, places, pitch, size, inner, EDGE + (max(alone, outer + inner + 14) + 8) / 72)
+
+    @property
+    def height(self) -> float:
+        """Of all staves, in inches."""
+        return (self.places[-1] + 1) * self.pitch
+
+
+def _systems(labels: Sequence[str]) -> Iterator[System]:
+    start = 0
+    for module, members in groupby(labels, key=lambda label: label.rpartition(".")[0]):
+        names = list(members)
+        if module and len(names) > 1:
+            yield System(_clipped(module), start, tuple(name[len(module) + 1 :] for name in names))
+        else:
+            yield from (System("", start + row, (_clipped(name),)) for row, name in enumerate(names))
+        start += len(names)
+
+
+def _clipped(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else "…" + name[1 - LONGEST_NAME :]
+
+
+def _widest(names: Sequence[str], size: float) -> float:
+    return max((paper.width_in_points(name, size) for name in names), default=0.0)
+
+
+def _panels(figure: Figure, layout: Layout, whole: Score, first: Score | None) -> Iterator[tuple[Axes, Score]]:
+    """Axes for the first cycles, where they are shown apart, and for the whole."""
+    remarks = max(whole.counts) > 1 or (whole.shares > 0)[whole.rates < 0].any()
+    room = WIDTH - layout.left - EDGE - (REMARKS if remarks else 0.0)
+    left = layout.left
+    if first is not None:
+        width = 0.3 * room
+        yield _axes(figure, layout, left, width - APART), first
+        left, room = left + width, room - width
+    yield _axes(figure, layout, left, room), whole
+
+
+def _axes(figure: Figure, layout: Layout, left: float, width: float) -> Axes:
+    height = TOP + layout.height + BOTTOM
+    axes = figure.add_axes((left / WIDTH, BOTTOM / height, width / WIDTH, layout.height / height))
+    paper.bare(axes)
+    axes.set_ylim(layout.places[-1] + 0.5, -0.5)
+    axes.set_yticks([])
+    return axes
+
+
+def _epochs(steps: Sequence[float] | Sequence[Progress]) -> list[float]:
+    """The steps at which epochs after the first begin, where they are known and few."""
+    clock = [step for step in steps if isinstance(step, Progress)]
+    begins = [
+        float(later.step)
+        for sooner, later in zip(clock, clock[1:], strict=False)
+        if math.floor(later.epoch + 1e-9) > math.floor(sooner.epoch + 1e-9)
+    ]
+    return begins if len(begins) < MOST_EPOCHS else []
+
+
+# marks
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One block of colour: in `row`, from step `start` to `end`, `share` of the full height."""
+
+    row: int
+    start: float
+    end: float
+    share: float
+    rate: float
+
+
+def _notes(part: Score, scale: Scale) -> Iterator[Note]:
+    """All notes; neighbours that look alike are one, unless the steps are so few that they can be counted."""
+    counted = part.asked == 1 and len(part.edges) - 1 <= COUNTED
+    rates = np.where(part.shares > 0, part.rates, 0.0)
+    looks = np.stack([scale.levels(rates) * np.sign(rates), part.shares], axis=2)
+    for row, line in enumerate(looks):
+        changes = np.append(True, (line[1:] != line[:-1]).any(axis=1))
+        starts = np.flatnonzero(changes | counted)
+        for start, end in zip(starts, np.append(starts[1:], len(line)), strict=True):
+            if part.shares[row, start] > 0:
+                left, right = float(part.edges[start]), float(part.edges[end])
+                gap = SPACE * (right - left) if counted else 0.0
+                share, rate = float(part.shares[row, start]), float(rates[row, start])
+                yield Note(row, left + gap, right - gap, share, rate)
+
+
+def _staves(axes: Axes, part: Score, layout: Layout) -> None:
+    axes.set_xlim(part.edges[0], part.edges[-1])
+    axes.hlines(layout.places, part.edges[0], part.edges[-1], color=paper.LINE, linewidth=0.7, zorder=1, gid="staves")
+
+
+def _draw(axes: Axes, part: Score, layout: Layout, scale: Scale) -> None:
+    """A note wherever something moves."""
+    from matplotlib.collections import PolyCollection
+
+    notes = list(_notes(part, scale))
+    corners = [_corners(note, layout.places[note.row]) for note in notes]
+    colours = scale.colours(np.array([note.rate for note in notes]))
+    axes.add_collection(
+        PolyCollection(corners, facecolors=colours, edgecolors="none", antialiaseds=False, zorder=3, gid="notes")
+    )
+
+
+def _corners(note: Note, place: float) -> list[tuple[float, float]]:
+    high, low = (place + side * NOTE * max(note.share, THINNEST) / 2 for side in (-1, 1))
+    return [(note.start, low), (note.end, low), (note.end, high), (note.start, high)]
+
+
+def _bars(axes: Axes, part: Score, layout: Layout, epochs: Sequence[float]) -> None:
+    """The line that joins the staves, and bar lines where epochs begin."""
+    top, bottom = -NOTE / 2, layout.places[-1] + NOTE / 2
+    inside = [step for step in epochs if part.edges[0] < step < part.edges[-1]]
+    axes.vlines(inside, top, bottom, color=paper.BAR, linewidth=0.6, zorder=2, gid="epochs")
+    _upright(axes, (0, -1), (top, bottom), 0.9)
+
+
+def _end(axes: Axes, layout: Layout) -> None:
+    """The double bar after the last step."""
+    ends = (-NOTE / 2, layout.places[-1] + NOTE / 2)
+    _upright(axes, (1, 2), ends, 0.9)
+    _upright(axes, (1, 5), ends, 2.4)
+
+
+def _upright(axes: Axes, at: tuple[float, float], ends: tuple[float, float], weight: float) -> None:
+    """A vertical line at a share of the width and some points further, beside the staves."""
+    from matplotlib.transforms import ScaledTranslation
+
+    share, points = at
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    beside = axes.get_yaxis_transform() + ScaledTranslation(points / 72, 0, figure.dpi_scale_trans)
+    axes.plot([share, share], ends, transform=beside, color=paper.INK, linewidth=weight, clip_on=False,
+              solid_capstyle="butt")  # fmt: skip
+
+
+# words
+
+
+def _told(arrays: int, scale: Scale) -> str:
+    count = "1 array" if arrays == 1 else f"{arrays:,} arrays"
+    moves = scale.rises or scale.climbs
+    return f"{count}; colour is the learning rate, blank is held" if moves else f"{count}; nothing moves"
+
+
+def _words_below(axes: Sequence[Axes], whole: Score, first: Score | None, bars: bool) -> None:
+    words = ["steps"]
+    if whole.asked > 1:
+        width = float(np.median(np.diff(whole.edges)))
+        seen = "" if width <= whole.asked + 1 else f" ({whole.asked} looked at)"
+        words.append(f"{width:,.4g} to a column{seen}")
+    if ((whole.shares > 0) & (whole.shares < 1)).any():
+        words.append("a note is as high as the share that moves")
+    if bars:
+        words.append("a bar line is an epoch")
+    paper.label(axes[-1], ", ".join(words))
+    if first is not None:
+        paper.label(axes[0], f"steps {first.edges[0]:,.0f} to {first.edges[-1]:,.0f}, one by one")
+
+
+def _label(axes: Axes, layout: Layout) -> None:
+    """Names at the left; those of one module joined by a bracket."""
+    for system in layout.systems:
+        first = layout.places[system.start]
+        last = layout.places[system.start + len(system.labels) - 1]
+        for row, name in enumerate(system.labels):
+            colour = paper.SOFT if system.module else paper.INK
+            _beside(axes, name, layout.places[system.start + row], -7, layout.size, colour)
+        if system.module:
+            bracket = -(layout.inner + 13)
+            _upright(axes, (0, bracket), (first - 0.3, last + 0.3), 1.2)
+            _beside(axes, system.module, (first + last) / 2, bracket - 5, layout.size, paper.INK)
+
+
+def _beside(axes: Axes, words: str, place: float, points: float, size: float, colour: str) -> None:
+    """Words beside the staff at `place`: at the left for negative `points`, else at the right."""
+    axes.annotate(
+        words,
+        (0 if points < 0 else 1, place),
+        (points, 0),
+        xycoords=axes.get_yaxis_transform(),
+        textcoords="offset points",
+        ha="right" if points < 0 else "left",
+        va="center_baseline",
+        fontsize=size,
+        fontfamily=paper.FONT,
+        color=colour,
+        annotation_clip=False,
+    )
+
+
+def _remark(axes: Axes, whole: Score, layout: Layout) -> None:
+    """On the staff of what never moves: frozen. At the right: how many arrays a row joins, and that it climbs."""
+    box = {"facecolor": paper.PAPER, "edgecolor": "none", "pad": 1.5}
+    for row, place in enumerate(layout.places):
+        if not whole.shares[row].any():
+            axes.text(0.5, place, "frozen", transform=axes.get_yaxis_transform(), ha="center", va="center_baseline",
+                      style="italic", fontsize=layout.size, fontfamily=paper.FONT, color=paper.SOFT, bbox=box,
+                      zorder=2.5)  # fmt: skip
+        if whole.counts[row] > 1:
+            _beside(axes, f"{whole.counts[row]} arrays", place, 11, layout.size - 0.5, paper.SOFT)
+        elif (whole.rates[row] < 0).any():
+            _beside(axes, "climbs", place, 11, layout.size - 0.5, paper.CLIMBING[3])
+
+
+def _key(figure: Figure, scale: Scale) -> None:
+    """What the colours mean, at the top right."""
+    if not (scale.rises or scale.climbs):
+        return
+    height = figure.get_figheight()
+    width = KEY * (0.45 * len(scale.few) if scale.few else 1 + scale.climbs * scale.rises * 0.6)
+    box = ((WIDTH - EDGE - width) / WIDTH, 1 - 0.36 / height, width / WIDTH, 0.11 / height)
+    axes = figure.add_axes(box, label="key")
+    paper.bare(axes)
+    values = np.array(scale.few) if scale.few else _key_values(scale)
+    axes.imshow(scale.colours(values)[None], aspect="auto", extent=(0, len(values), 0, 1), interpolation="nearest")
+    axes.set_yticks([])
+    places, words = _key_ticks(scale, len(values))
+    axes.set_xticks(places, words)
+    axes.tick_params(length=0, pad=3, labelsize=7.5)
+    if scale.few:
+        axes.vlines(range(1, len(values)), 0, 1, color=paper.PAPER, linewidth=3)
+    axes.annotate("learning rate", (0, 0.5), (-7, 0), xycoords="axes fraction", textcoords="offset points", ha="right",
+                  va="center_baseline", fontsize=8, fontfamily=paper.FONT, color=paper.SOFT)  # fmt: skip
+
+
+def _key_values(scale: Scale) -> Numbers:
+    """Rates from the greatest that climbs to the greatest that descends."""
+    space = np.geomspace if scale.logarithmic else np.linspace
+    up = space(scale.low, scale.high, 128)
+    parts = ([-up[::-1]] if scale.climbs else []) + ([up] if scale.rises else [])
+    return np.concatenate(parts)
+
+
+def _key_ticks(scale: Scale, length: int) -> tuple[list[float], list[str]]:
+    if scale.few:
+        return [index + 0.5 for index in range(length)], [paper.short(value) for value in scale.few]
+    low, high = paper.short(scale.low), paper.short(scale.high)
+    cut = scale.least < scale.low * (1 - 1e-9)
+    if not scale.climbs:
+        return [0, length], [f"≤ {low}" if cut else low, high]
+    if not scale.rises:
+        return [0, length], [paper.short(-scale.high), paper.short(-scale.low)]
+    return [0, length / 2, length], [paper.short(-scale.high), f"±{low}", high]

@@ -1,0 +1,141 @@
+"""The events of a run as JSON lines, for programs that watch it or read it later."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, TextIO, final
+
+from etude.errors import SettingError
+from etude.run.events import Began, Ended, EpochEnded, Evaluated, Event, Settled, Skipped, Stepped
+from etude.run.history import read_losses
+from etude.values.progress import Progress
+
+BULK: Final = 50  # steps whose losses are read from the device together
+
+
+@final
+class JsonLines:
+    """A listener that adds one JSON object for each event to the end of a file.
+
+    Every object has "event" (began, stepped, skipped, epoch_ended, evaluated, ended) and the clock after it: "step",
+    "epoch", "samples", "tokens". The rest is what the event tells: "losses", "batch" (its samples), "rate", "updates",
+    "seconds"; "number" (of the epoch ended, from 0) and "means"; "scores", "best"; "reason", "message". NaN and infinity are
+    written as the words "nan", "inf" and "-inf", which `float` reads. `Settled` events are left out.
+
+    Steps are written 50 at a time, or when any other event comes, and flushed; so their losses are read from the
+    device in bulk. What an existing file holds is kept; folders that are missing are made. `SettingError` where `path`
+    cannot be written to, when the listener is made.
+
+    Usable as a context manager. The file is closed when the run ends.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        self._pending: list[Stepped] = []
+        self._file: TextIO | None = self._open()
+
+    def _open(self) -> TextIO:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            return self._path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise SettingError(
+                f'JsonLines("{self._path}") cannot be written: {error.strerror}. Give the path of a file, as '
+                '"runs/digits.jsonl".'
+            ) from error
+
+    def __call__(self, event: Event, /) -> None:
+        """Write one event, or keep it until its losses are read with those of others."""
+        if type(event) is Stepped:
+            self._pending.append(event)
+            if len(self._pending) >= BULK:
+                self._flush()
+        elif type(event) is not Settled:
+            self._flush(_other(event))
+            if type(event) is Ended:
+                self.close()
+
+    def _flush(self, *further: dict[str, Any]) -> None:
+        records = [*_steps(self._pending), *further]
+        self._pending = []
+        if records:
+            self._file = self._file or self._open()
+            self._file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+            self._file.flush()
+
+    def close(self) -> None:
+        """Write what is not written yet and close the file. Closing again does nothing; a new event opens it again."""
+        self._flush()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> JsonLines:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _steps(events: Sequence[Stepped]) -> list[dict[str, Any]]:
+    losses: list[dict[str, Any]] = [{} for _ in events]
+    for name, (rows, values) in read_losses(events).items():
+        for row, value in zip(rows, values, strict=True):
+            losses[row][name] = _plain(value)
+    return [_step(event, read) for event, read in zip(events, losses, strict=True)]
+
+
+def _step(event: Stepped, losses: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "event": "stepped",
+        **_clock(event.progress),
+        "losses": losses,
+        "batch": event.samples,
+        "rate": _plain(event.rate),
+        "updates": event.updates,
+        "seconds": event.seconds,
+    }
+
+
+def _other(event: Event) -> dict[str, Any]:
+    """An event that carries no device scalars."""
+    told: dict[str, Any] = {}
+    name = ""
+    if isinstance(event, Began):
+        name, told = "began", {"summary": _plain(event.summary)}
+    elif isinstance(event, Skipped):
+        name, told = "skipped", {"reason": event.reason}
+    elif isinstance(event, EpochEnded):
+        name, told = "epoch_ended", {"number": event.epoch, "means": _plain(event.means)}
+    elif isinstance(event, Evaluated):
+        name, told = "evaluated", {"scores": _plain(event.scores), "best": event.best}
+    elif isinstance(event, Ended):
+        name, told = "ended", {"reason": event.reason, "message": event.message}
+    return {"event": name, **_clock(event.progress), **told}
+
+
+def _clock(progress: Progress) -> dict[str, Any]:
+    return {
+        "step": progress.step,
+        "epoch": progress.epoch,
+        "samples": progress.samples,
+        "tokens": progress.tokens,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """`value` as strict JSON can hold it: what JSON has no form for becomes its text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(float(value))
+    return value if value is None or isinstance(value, (str, int)) else str(value)

@@ -1,0 +1,403 @@
+"""Pictures of a run: its losses and metrics, its learning rates, and its score.
+
+Each function returns a matplotlib `Figure` of its own, which belongs to no window, and writes it where a path is given.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from etude.errors import SettingError, nearest
+from etude.listen import paper
+from etude.listen.engraving import plot_score
+from etude.listen.score import score_steps
+from etude.run.history import Series
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["plot_rates", "plot_score", "plot_series", "score_steps"]
+
+Numbers = NDArray[np.float64]
+
+WIDE_RANGE: Final = 50.0  # of the greatest to the least; above it the scale is logarithmic
+SMOOTHED: Final = 1 / 40  # of all steps: how many are averaged in the smooth line
+THIN: Final = 2000  # steps up to which each is drawn; above it a band holds nine tenths of them
+LABELLED: Final = 12  # lines that can have a label of their own at their end
+TICKED: Final = 24  # epochs that can have a tick of their own
+
+
+def plot_series(
+    history: Mapping[str, Series],
+    names: str | Sequence[str] = "loss",
+    path: str | os.PathLike[str] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Losses or metrics over the steps of a run.
+
+    For each name: its value at each step (thin; a band of nine tenths of them where there are more than 2,000), the
+    same smoothed, its mean over each epoch (dots) and its value on the validation data (dashed, diamonds). The lowest
+    validation loss is marked. The scale is logarithmic where values span more than 50 times. Steps with NaN or infinity
+    are marked at the bottom.
+
+    Args:
+        history: series by name, as a run records them.
+        names: "loss", a further loss term, a metric, or several; each stands for "<name>", "epoch.<name>" and
+            "val.<name>", as far as they are there. The full name of one series draws that alone.
+        path: where to write the picture; its ending says how.
+        title: default: the names.
+
+    Raises:
+        SettingError: no series of that name, a path that cannot be written.
+    """
+    wanted = [names] if isinstance(names, str) else list(names)
+    families = [_family(history, name) for name in wanted]
+    figure, axes = _sheet(title or ", ".join(wanted))
+    labels: list[Label] = []
+    for index, family in enumerate(families):
+        labels += _draw_family(axes, family, _hues(index, len(families)))
+    _scale(axes, [np.asarray(one.values) for family in families for one in family.all()])
+    _mark_non_finite(axes, families)
+    _mark_epochs(axes, families)
+    _label_ends(axes, labels)
+    return paper.save(figure, path)
+
+
+def plot_rates(
+    steps: Sequence[float],
+    rates: Mapping[str, Sequence[float]],
+    path: str | os.PathLike[str] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Effective learning rates over the steps of a run, one line each.
+
+    A rate is NaN where what it belongs to is held. Between turns of an alternation the line is drawn on and the steps
+    that are made are dots, where they are few enough; a longer rest leaves a gap. The scale is logarithmic where rates
+    span more than 50 times and none is negative or zero.
+
+    Args:
+        steps: the steps made before each value.
+        rates: by label, as many values as steps; lines that are equal share one label.
+        path: where to write the picture; its ending says how.
+        title: default "Learning rates".
+
+    Raises:
+        SettingError: lengths that differ, no rates, a path that cannot be written.
+    """
+    lines = _lines(steps, rates)
+    figure, axes = _sheet(title or "Learning rates")
+    clock = np.asarray(steps, dtype=np.float64)
+    labels = []
+    for index, (words, values) in enumerate(lines):
+        colour = _rate_hue(index, len(lines))
+        if np.isfinite(values).any():
+            _draw_rate(axes, clock, values, colour)
+        labels.append(Label.of(clock, values, words, colour))
+    _scale(axes, [values for _, values in lines])
+    _label_ends(axes, labels)
+    return paper.save(figure, path)
+
+
+# what is drawn
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The series that one name stands for."""
+
+    name: str
+    steps: Series | None
+    epochs: Series | None
+    validation: Series | None
+
+    def all(self) -> list[Series]:
+        """Those that are there."""
+        return [one for one in (self.steps, self.epochs, self.validation) if one is not None and len(one)]
+
+
+def _family(history: Mapping[str, Series], name: str) -> Family:
+    if name.startswith("epoch."):
+        family = Family(name, None, history.get(name), None)
+    elif name.startswith("val."):
+        family = Family(name, None, None, history.get(name))
+    else:
+        family = Family(name, history.get(name), history.get(f"epoch.{name}"), history.get(f"val.{name}"))
+    if not family.all():
+        known = list(dict.fromkeys(key.removeprefix("epoch.").removeprefix("val.") for key in history))
+        there = ", ".join(f'"{one}"' for one in known) or "nothing"
+        raise SettingError(f'There is no series "{name}" to plot; there is {there}.{nearest(name, known)}')
+    return family
+
+
+def _lines(steps: Sequence[float], rates: Mapping[str, Sequence[float]]) -> list[tuple[str, Numbers]]:
+    """Labels and values; lines that are equal are one."""
+    if not rates or not len(steps):
+        raise SettingError(f"There is nothing to plot: {len(rates)} rates at {len(steps)} steps.")
+    same: dict[bytes, list[str]] = {}
+    lines: dict[bytes, Numbers] = {}
+    for label, values in rates.items():
+        line = np.asarray(values, dtype=np.float64)
+        if line.shape != (len(steps),):
+            raise SettingError(f'The rates of "{label}" are {line.size} values for {len(steps)} steps; give one a step.')
+        lines[line.tobytes()] = line
+        same.setdefault(line.tobytes(), []).append(label)
+    return [(_joined(labels), lines[key]) for key, labels in same.items()]
+
+
+def _joined(labels: list[str]) -> str:
+    return ", ".join(labels) if len(labels) <= 2 else f"{labels[0]} and {len(labels) - 1} others"
+
+
+# lines
+
+
+def _sheet(title: str) -> tuple[Figure, Axes]:
+    figure = paper.sheet(8.0, 4.2)
+    axes = figure.add_axes((0.085, 0.125, 0.755, 0.715))
+    paper.bare(axes)
+    axes.grid(axis="y", color=paper.LINE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines["bottom"].set(visible=True, color=paper.BAR, linewidth=0.8)
+    axes.margins(x=0.01)
+    axes.tick_params(axis="y", length=0)
+    paper.label(axes, "steps")
+    paper.title(axes, title)
+    return figure, axes
+
+
+def _hues(index: int, families: int) -> tuple[str, str]:
+    """For the steps and for the validation: two hues for one name, else one hue for each."""
+    if families == 1:
+        return paper.HUES[0], paper.HUES[1]
+    hue = paper.HUES[index % len(paper.HUES)]
+    return hue, hue
+
+
+def _draw_family(axes: Axes, family: Family, hues: tuple[str, str]) -> list[Label]:
+    labels = []
+    training, validating = hues
+    if family.steps is not None and len(family.steps):
+        _draw_steps(axes, family.steps, training)
+        if family.epochs is None or not len(family.epochs):
+            labels.append(Label.of(*_smooth(family.steps), family.name, training))
+    if family.epochs is not None and len(family.epochs):
+        clock, values = _columns(family.epochs)
+        style = "o-" if family.steps is None else "o"
+        axes.plot(clock, values, style, color=training, markersize=_dot(len(clock)), linewidth=1.4,
+                  markeredgecolor=paper.PAPER, markeredgewidth=0.8, zorder=5, gid=family.epochs.name)  # fmt: skip
+        labels.append(Label.of(clock, values, family.name, training))
+    if family.validation is not None and len(family.validation):
+        labels.append(_draw_validation(axes, family, validating))
+    return labels
+
+
+def _draw_steps(axes: Axes, series: Series, hue: str) -> None:
+    clock, values = _columns(series)
+    if len(clock) <= THIN:
+        axes.plot(clock, values, color=hue, alpha=0.28, linewidth=0.7, zorder=2, gid=series.name)
+    else:
+        places, low, high = _band(clock, values)
+        axes.fill_between(places, low, high, color=hue, alpha=0.18, linewidth=0, zorder=2, gid=series.name)
+    if len(clock) > 20:
+        axes.plot(*_smooth(series), color=hue, linewidth=1.6, zorder=4, gid=f"{series.name} smoothed",
+                  solid_capstyle="round")  # fmt: skip
+
+
+def _draw_validation(axes: Axes, family: Family, hue: str) -> Label:
+    assert family.validation is not None
+    clock, values = _columns(family.validation)
+    axes.plot(clock, values, "D--", color=hue, markersize=_dot(len(clock)) * 0.85, linewidth=1.2, zorder=6,
+              markeredgecolor=paper.PAPER, markeredgewidth=0.8, gid=family.validation.name)  # fmt: skip
+    if family.validation.name == "val.loss" and np.isfinite(values).any() and len(values) > 1:
+        at = int(np.nanargmin(np.where(np.isfinite(values), values, np.nan)))
+        axes.plot([clock[at]], [values[at]], "o", markersize=11, markerfacecolor="none", markeredgecolor=hue,
+                  markeredgewidth=1.1, zorder=7, gid="lowest")  # fmt: skip
+        axes.annotate(f"lowest {paper.short(float(values[at]))}", (clock[at], values[at]), (0, -15), ha="center",
+                      va="top", textcoords="offset points", fontsize=8, fontfamily=paper.FONT, color=hue,
+                      zorder=8)  # fmt: skip
+    return Label.of(clock, values, "validation" if family.steps or family.epochs else family.name, hue)
+
+
+def _dot(count: int) -> float:
+    return float(np.interp(count, (10, 100), (6.0, 2.5)))
+
+
+def _columns(series: Series) -> tuple[Numbers, Numbers]:
+    values = np.asarray(series.values, dtype=np.float64)
+    return np.asarray(series.steps, dtype=np.float64), np.where(np.isfinite(values), values, np.nan)
+
+
+def _smooth(series: Series) -> tuple[Numbers, Numbers]:
+    """The mean of the steps around each; of those that are finite, and fewer at the two ends."""
+    clock, values = _columns(series)
+    half = max(1, round(len(values) * SMOOTHED / 2))
+    finite = np.isfinite(values)
+    total = np.append(0.0, np.cumsum(np.where(finite, values, 0.0)))
+    count = np.append(0, np.cumsum(finite))
+    middle = np.arange(len(values))
+    reach = np.minimum(half, np.minimum(middle, len(values) - 1 - middle))
+    start, end = middle - reach, middle + reach + 1
+    seen = count[end] - count[start]
+    mean = np.divide(total[end] - total[start], seen, out=np.full(len(values), np.nan), where=seen > 0)
+    return clock, np.where(finite, mean, np.nan)
+
+
+def _band(clock: Numbers, values: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+    """Where nine tenths of the values lie, in 400 places."""
+    places, lows, highs = [], [], []
+    for steps, part in zip(np.array_split(clock, 400), np.array_split(values, 400), strict=True):
+        finite = part[np.isfinite(part)]
+        low, high = np.quantile(finite, (0.05, 0.95)) if len(finite) else (math.nan, math.nan)
+        places.append(float(steps.mean()))
+        lows.append(float(low))
+        highs.append(float(high))
+    return np.array(places), np.array(lows), np.array(highs)
+
+
+def _draw_rate(axes: Axes, clock: Numbers, values: Numbers, colour: str) -> None:
+    """One line; broken where the rest is longer than most, dotted where it takes turns."""
+    moving = np.flatnonzero(np.isfinite(values))
+    gaps = np.diff(moving)
+    usual = float(np.median(gaps)) if len(gaps) else 1.0
+    long = np.flatnonzero(gaps > max(4 * usual, 12))
+    turns = len(gaps) > 0 and gaps.max() > 1
+    for part in np.split(moving, long + 1):
+        axes.plot(clock[part], values[part], color=colour, linewidth=1.6, zorder=3, solid_capstyle="round",
+                  alpha=0.45 if turns and len(moving) <= 200 else 1.0)  # fmt: skip
+    if turns and len(moving) <= 200:
+        axes.plot(clock[moving], values[moving], "o", color=colour, markersize=2.6, zorder=4)
+
+
+def _rate_hue(index: int, count: int) -> str:
+    """Hues for few lines, one ramp from first to last for many."""
+    from matplotlib.colors import to_hex
+
+    if count <= len(paper.HUES):
+        return paper.HUES[index]
+    return to_hex(paper.ramp(paper.RISING[1:])(index / (count - 1)))
+
+
+# scale, marks and labels
+
+
+def _scale(axes: Axes, lines: Sequence[Numbers]) -> None:
+    """Logarithmic where it must be; and in either case wide enough for nearly all, not for a single outlier."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    values = np.concatenate([line[np.isfinite(line)] for line in lines])
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: paper.short(value)))
+    if not len(values):
+        return
+    if values.min() > 0 and values.max() > WIDE_RANGE * values.min():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if values.max() > 1e3 * values.min() else (1.0, 3.0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: paper.short(value)))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.tick_params(axis="y", which="minor", length=0)
+    else:
+        low, high = values.min(), np.quantile(values, 0.999)
+        room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
+        axes.set_ylim(0.0 if 0 <= low < 0.3 * high else low - room, high + room)
+
+
+def _mark_non_finite(axes: Axes, families: Sequence[Family]) -> None:
+    """A tick of alarm at the bottom for every step whose value was not a number."""
+    steps = [
+        step
+        for family in families
+        for one in family.all()
+        for step, value in zip(one.steps, one.values, strict=True)
+        if not math.isfinite(value)
+    ]
+    if steps:
+        axes.plot(steps, [0.0] * len(steps), "|", transform=axes.get_xaxis_transform(), color=paper.ALARM, markersize=9,
+                  markeredgewidth=1.2, clip_on=False, zorder=9, gid="not finite")  # fmt: skip
+        axes.annotate("not finite", (steps[0], 0.0), (0, 8), xycoords=axes.get_xaxis_transform(),
+                      textcoords="offset points", fontsize=8, fontfamily=paper.FONT, color=paper.ALARM)  # fmt: skip
+
+
+def _mark_epochs(axes: Axes, families: Sequence[Family]) -> None:
+    """Ticks along the top where epochs end, where they are few."""
+    ends = {
+        step: round(epoch)
+        for family in families
+        for one in family.all()
+        for step, epoch in zip(one.steps, one.epochs, strict=True)
+        if epoch > 0 and abs(epoch - round(epoch)) < 1e-9
+    }
+    if not 1 < len(ends) <= 10 * TICKED:
+        return
+    every = math.ceil(len(ends) / TICKED)
+    shown = {step: epoch for step, epoch in ends.items() if epoch % every == 0}
+    top = axes.secondary_xaxis("top")
+    top.set_xticks(list(shown), [str(epoch) for epoch in shown.values()])
+    top.tick_params(length=3, width=0.6, color=paper.BAR, labelcolor=paper.BAR, labelsize=7, pad=1,
+                    labelfontfamily=paper.FONT)  # fmt: skip
+    top.spines["top"].set_visible(False)
+    axes.annotate("epoch", (1, 1), (6, 5), xycoords="axes fraction", textcoords="offset points", fontsize=7,
+                  fontfamily=paper.FONT, color=paper.BAR)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """Words at the end of a line; `value` is NaN where the line has no point."""
+
+    value: float
+    words: str
+    colour: str
+
+    @classmethod
+    def of(cls, clock: Numbers, values: Numbers, words: str, colour: str) -> Label:
+        """At the last finite value; frozen if there is none."""
+        finite = np.flatnonzero(np.isfinite(values))
+        if not len(finite):
+            return cls(math.nan, f"{words}: frozen", colour)
+        return cls(float(values[finite[-1]]), words, colour)
+
+
+def _label_ends(axes: Axes, labels: Sequence[Label]) -> None:
+    """Words at the right, each at the height of its line's end, moved apart where they would overlap."""
+    shown = [label for label in labels if math.isfinite(label.value)]
+    if len(shown) > LABELLED:
+        shown = [shown[round(index)] for index in np.linspace(0, len(shown) - 1, LABELLED)]
+    still = [label for label in labels if not math.isfinite(label.value)]
+    box = axes.get_window_extent()
+    heights = [
+        float(axes.transAxes.inverted().transform(axes.transData.transform((0, label.value)))[1]) for label in shown
+    ]
+    apart = 11 * 150 / 72 / box.height
+    for label, height in zip(shown, _apart(heights, apart), strict=True):
+        _end(axes, label, height)
+    for index, label in enumerate(still):
+        _end(axes, Label(label.value, label.words, paper.SOFT), -0.02 - apart * (index + 1))
+
+
+def _end(axes: Axes, label: Label, height: float) -> None:
+    words = label.words if len(label.words) <= 26 else label.words[:25] + "…"
+    axes.annotate(words, (1, height), (6, 0), xycoords="axes fraction", textcoords="offset points", fontsize=8,
+                  fontfamily=paper.FONT, color=label.colour, va="center", annotation_clip=False)  # fmt: skip
+
+
+def _apart(heights: Sequence[float], least: float) -> Iterator[float]:
+    """The heights, in the same order, moved as little as can be so that neighbours are `least` apart, within 0 to 1."""
+    order = np.argsort(heights)
+    placed = np.clip(np.asarray(heights, dtype=np.float64)[order], 0, 1)
+    for _ in range(100):
+        gaps = least - np.diff(placed)
+        close = gaps > 1e-6
+        if not close.any():
+            break
+        placed[:-1] -= np.where(close, gaps / 2, 0)
+        placed[1:] += np.where(close, gaps / 2, 0)
+        placed += max(0.0, -placed.min()) - max(0.0, placed.max() - 1)
+    back = np.empty(len(order))
+    back[order] = placed
+    yield from back.tolist()

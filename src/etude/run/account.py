@@ -1,0 +1,99 @@
+"""Gives an account of a run in words and pictures: before it from the plan, after it from the result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from etude.bind.show import progress_at
+from etude.run.plan import Checked
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from etude.run.result import Result
+
+COLUMNS = 4000
+"""Steps of a run of which the score keeps the rates: the first so many, and the rest at even distances."""
+
+
+def _plots() -> Any:
+    """The plotting module, imported when a picture is wanted: matplotlib takes its time."""
+    return import_module("etude.listen.plots")
+
+
+def show(checked: Checked) -> str:
+    """What will happen, as text."""
+    extent, flow = checked.extent, checked.flow
+    known = [f"{length:g} {unit}" for unit, length in extent.known()]
+    lines = [
+        f"Run: {', '.join(known) or 'length not known'}; batches of {flow.batch_size or 'their own size'}; "
+        f"{checked.device}, {checked.plan.precision}, seed {checked.plan.seed}"
+    ]
+    lines += [f"Chosen: {name} = {value}" for name, value in checked.chosen.items()]
+    for work in checked.works:
+        lines.append("")
+        if len(checked.works) > 1:
+            lines.append(f"Update {work.name!r}:")
+        lines.append(f"{work.trainer.name}: {', '.join(f'{k} {v}' for k, v in work.trainer.settings().items() if k != 'name')}")
+        lines.append(work.trainer.table.show(extent))
+    if checked.idle:
+        lines += ["", f"Never moved: {', '.join(checked.idle)}"]
+    return "\n".join(lines)
+
+
+def score_of(checked: Checked, steps: int) -> dict[str, Any]:
+    """Names, steps (from 1) and the effective rate of every array at each of them; None where it is held."""
+    shown = _steps(steps)
+    names: list[str] = []
+    rates: list[list[float | None]] = []
+    for work in checked.works:
+        own, found = work.trainer.table.score([progress_at(checked.extent, step - 1) for step in shown])
+        for name, row in zip(own, found, strict=True):
+            values = [None if np.isnan(value) else float(value) for value in row]
+            if name in names:
+                rates[names.index(name)] = [b if b is not None else a for a, b in zip(rates[names.index(name)], values)]
+            else:
+                names.append(name)
+                rates.append(values)
+    return {"names": names, "steps": shown, "rates": rates}
+
+
+def _steps(count: int) -> list[int]:
+    if count <= COLUMNS:
+        return list(range(1, count + 1))
+    return sorted({*range(1, COLUMNS // 2 + 1), *np.linspace(COLUMNS // 2, count, COLUMNS // 2, dtype=int).tolist()})
+
+
+def plot_plan(checked: Checked, path: str | Path | None) -> Figure:
+    """The score before the run."""
+    steps = checked.extent.steps
+    if steps is None:
+        steps = checked.plan.steps or 200
+    return _plot_score(score_of(checked, int(steps)), path)
+
+
+def plot_result(result: Result, what: str, path: str | Path | None) -> Figure:
+    """A figure of a result; see `Result.plot`."""
+    plots = _plots()
+    if what == "score":
+        return _plot_score(result.score, path)
+    if what == "rates":
+        return plots.plot_rates(result.history, path=path)  # type: ignore[no-any-return]
+    return plots.plot_series(result.history, _series(result, what), path=path, title=what)  # type: ignore[no-any-return]
+
+
+def _series(result: Result, what: str) -> Sequence[str]:
+    wanted = [name for name in (what, f"epoch.{what}", f"val.{what}") if name in result.history]
+    return wanted or [what]
+
+
+def _plot_score(score: dict[str, Any], path: str | Path | None) -> Figure:
+    rates = np.array([[np.nan if value is None else value for value in row] for row in score["rates"]], dtype=float)
+    rates = rates.reshape(len(score["names"]), len(score["steps"]))
+    figure: Figure = _plots().plot_score(score["names"], score["steps"], rates, path=path)
+    return figure

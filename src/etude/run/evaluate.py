@@ -1,0 +1,176 @@
+"""Looking at the net without changing it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from etude.data.flow import Flow
+from etude.errors import SettingError, nearest
+from etude.run.metrics import MetricLike, Metrics
+from etude.step.loss import Measured, Reader
+from etude.step.work import Work
+from etude.values.progress import Progress
+from etude.values.spans import Cadence, Span, epochs, every
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Validation data, what is measured on them, and when.
+
+    Args:
+        data: any form that `train` takes; or a fraction of the training data, between 0 and 1, set aside by the seed.
+        metrics: names, functions of (output, target), torchmetrics metrics, or a dict of such.
+        every: a cadence, or a span; each epoch when nothing is said.
+        batch_size: None: as in training.
+        best: the score by which the best net is chosen: "loss", a metric whose direction is known, or a pair such as
+            ("f1", "max").
+
+    Raises:
+        SettingError: `every` is neither a cadence nor a span.
+    """
+
+    data: Any
+    metrics: MetricLike | None = None
+    every: Cadence | Span = every(epochs(1))
+    batch_size: int | None = None
+    best: str | tuple[str, str] = "loss"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.every, Span):
+            object.__setattr__(self, "every", every(self.every))
+        if not isinstance(self.every, Cadence):
+            raise SettingError(f"Evaluate(every={self.every!r}): write every(epochs(1)) or every(steps(500)).")
+
+
+class Evaluator:
+    """Measures one net on one flow of validation data.
+
+    Attributes:
+        best_by: the name of the score by which the best is chosen, as in `scores`.
+        larger: whether a larger score is better.
+    """
+
+    def __init__(self, evaluate: Evaluate, net: nn.Module, works: Sequence[Work], flow: Flow) -> None:
+        self.evaluate = evaluate
+        self.flow = flow
+        self._net = net
+        self._works = tuple(works)
+        self._read = Reader(net)
+        self.metrics = Metrics(evaluate.metrics)
+        self.best_by, self.larger = _best(evaluate.best, self.metrics)
+
+    def scores(self, progress: Progress) -> dict[str, float]:
+        """The mean of the loss and of each of its terms, and every metric, over all validation data."""
+        means = Means()
+        self.metrics.reset()
+        with looking(self._net):
+            for batch in self.flow.batches(epochs=1):
+                for work in self._works:
+                    _, terms_ = work.measure(progress, batch.values)
+                    means.add(dict(zip(work.names(len(self._works) == 1)[1], terms_, strict=True)))
+                if self.metrics.names:
+                    args, kwargs, target = self._read(batch.values)
+                    self.metrics.update(self._net(*args, **kwargs), target)
+        found = means.values()
+        return {**total_losses(self._works, found, progress), **found, **self.metrics.values()}
+
+
+def total_losses(works: Sequence[Work], means: Mapping[str, float], progress: Progress) -> dict[str, float]:
+    """The weighted sums of the means of the terms: "loss", and "<update>.loss" where there are several updates."""
+    found: dict[str, float] = {"loss": 0.0}
+    for work in works:
+        name, terms_ = work.names(len(works) == 1)
+        weights = work.losses.weights(progress)
+        known = [(means[term], weight) for term, weight in zip(terms_, weights, strict=True) if term in means]
+        if known:
+            total = sum(mean * weight for mean, weight in known)
+            found["loss"] += total
+            found[name] = total if len(works) > 1 else found["loss"]
+    return found
+
+
+@contextmanager
+def looking(net: nn.Module) -> Iterator[None]:
+    """The net in evaluation mode and without gradients; every module is afterwards in the mode it had."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+class Means:
+    """Exact means of measured terms over many batches: sums over counts, in double precision.
+
+    What is on a device stays there until `BULK` batches are there, so that it does not have to be waited for.
+    """
+
+    BULK = 64
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, tuple[list[Tensor], list[float | Tensor]]] = {}
+        self._sums: dict[str, tuple[float, float]] = {}
+
+    def add(self, measured: dict[str, Measured]) -> None:
+        """Take the terms of one batch."""
+        for name, one in measured.items():
+            if name not in self._waiting:
+                self._waiting[name] = ([], [])
+            means, counts = self._waiting[name]
+            means.append(one.mean.detach())
+            counts.append(one.count)
+            if len(means) >= self.BULK:
+                self._read(name)
+
+    def values(self) -> dict[str, float]:
+        """The mean of each term over all that was added, NaN over nothing; then it begins anew."""
+        for name in self._waiting:
+            self._read(name)
+        found = {name: total / count if count else float("nan") for name, (total, count) in self._sums.items()}
+        self._sums, self._waiting = {}, {}
+        return found
+
+    def _read(self, name: str) -> None:
+        means, counts = self._waiting[name]
+        if not means:
+            return
+        values = numbers(means)
+        sizes = numbers(counts)
+        total, count = self._sums.get(name, (0.0, 0.0))
+        # A batch of which nothing counts (every target ignored) has a mean of NaN and no weight.
+        total += sum(value * size for value, size in zip(values, sizes, strict=True) if size)
+        self._sums[name] = (total, count + sum(sizes))
+        self._waiting[name] = ([], [])
+
+
+def numbers(values: Sequence[float | Tensor]) -> list[float]:
+    """Scalars as numbers, read from the device at once where they are alike."""
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    if len(tensors) == len(values) and len({(t.dtype, t.device) for t in tensors}) == 1:
+        read: list[float] = torch.stack(tensors).double().tolist()
+        return read
+    return [float(value) for value in values]
+
+
+def _best(best: str | tuple[str, str], metrics: Metrics) -> tuple[str, bool]:
+    name, direction = best if isinstance(best, tuple) else (best, None)
+    if direction not in (None, "min", "max"):
+        raise SettingError(f'best={best!r}: the direction is "min" or "max".')
+    if name == "loss":
+        return name, direction == "max"
+    if name not in metrics.names:
+        names = ["loss", *metrics.names]
+        raise SettingError(f"best={name!r}: no such score. Scores: {', '.join(names)}.{nearest(name, names)}")
+    direction = direction or metrics.better[name]
+    if direction is None:
+        raise SettingError(f'best={name!r}: whether more is better is not known. Write best=({name!r}, "max").')
+    return name, direction == "max"

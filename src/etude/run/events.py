@@ -1,0 +1,95 @@
+"""What a run tells: frozen records, yielded in the order in which things happened.
+
+A listener is any callable of one event. It gets values, not the run: it cannot change what happens, so the order of
+listeners cannot matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from etude.values.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """The plan was proved and the first step is about to be made.
+
+    `summary` holds what was chosen: parameters, trainable, steps, epochs, batch_size, batches_per_epoch, samples,
+    device, precision, seed, optimizer, updates (names), terms (names).
+    """
+
+    progress: Progress
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """One step was made; `progress` is the clock after it.
+
+    `losses` are means over the batch as scalars still on the device, unread: reading one waits for the device.
+    `rate` is the learning rate of the step before multipliers (of the first update that moved). `seconds` is the
+    wall-clock time since the run began.
+    """
+
+    progress: Progress
+    losses: Mapping[str, Tensor]
+    samples: int
+    rate: float
+    updates: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A batch was taken but nothing was changed, for the `reason` given."""
+
+    progress: Progress
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EpochEnded:
+    """One pass over the data is complete; `means` are the exact means of each loss term over it."""
+
+    progress: Progress
+    epoch: int
+    means: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """The validation data were looked at; `best` says whether the net is now the best so far."""
+
+    progress: Progress
+    scores: Mapping[str, float]
+    best: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The state is whole: between two steps, everything that follows from the last one has been done."""
+
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The run is over. `reason` is one word ("finished", "patience", "time", "stopped", "non-finite", "frozen")."""
+
+    progress: Progress
+    reason: str
+    message: str
+
+
+Event = Began | Stepped | Skipped | EpochEnded | Evaluated | Settled | Ended
+
+
+class Listener(Protocol):
+    """Anything that can be called with an event."""
+
+    def __call__(self, event: Event, /) -> None: ...

@@ -1,0 +1,173 @@
+"""The record of a run: each series of numbers, with the steps and epochs at which they were taken."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from etude.errors import EtudeError, StateError, nearest
+from etude.run.events import EpochEnded, Evaluated, Event, Stepped
+
+BULK = 64
+"""Steps whose losses are read from the device together."""
+
+
+class SeriesError(EtudeError, KeyError):
+    """A series that the history does not have."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Numbers of one kind: `values[i]` was taken after `steps[i]` steps, at `epochs[i]` epochs. Equal lengths."""
+
+    name: str
+    steps: list[int] = field(default_factory=list)
+    epochs: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def extend(self, steps: Sequence[int], epochs: Sequence[float], values: Sequence[float]) -> None:
+        """Add positions and values at the end; the three are of one length."""
+        self.steps.extend(steps)
+        self.epochs.extend(epochs)
+        self.values.extend(values)
+
+
+class History(Mapping[str, Series]):
+    """Every series of a run by name, collected from its events.
+
+    Names: "loss" and each further loss term, one value a step; "rate", the learning rate of each step; "epoch.<term>",
+    the exact mean over each epoch; "val.<score>", one value an evaluation.
+
+    Losses stay on the device until `BULK` of them are there, an epoch ends or somebody asks, so collecting does not
+    make the device wait at every step. A series that was handed out grows with the run.
+    """
+
+    __slots__ = ("_pending", "_series")
+
+    def __init__(self, series: Iterable[Series] = ()) -> None:
+        self._series = {one.name: one for one in series}
+        self._pending: list[Stepped] = []
+
+    def see(self, event: Event) -> None:
+        """Take what `event` tells; events without numbers are passed over."""
+        if type(event) is Stepped:
+            self._pending.append(event)
+            if len(self._pending) >= BULK:
+                self._read()
+        elif type(event) is EpochEnded:
+            self._add("epoch.", event, event.means)
+        elif type(event) is Evaluated:
+            self._add("val.", event, event.scores)
+
+    def _add(self, prefix: str, event: EpochEnded | Evaluated, numbers: Mapping[str, float]) -> None:
+        self._read()  # so that the order of the names does not depend on when the losses happen to be read
+        for name, value in numbers.items():
+            self._grow(prefix + name, [int(event.progress.step)], [event.progress.epoch], [float(value)])
+
+    def _read(self) -> None:
+        if not self._pending:
+            return
+        events, self._pending = self._pending, []
+        steps = [int(event.progress.step) for event in events]
+        epochs = [event.progress.epoch for event in events]
+        for name, (rows, values) in read_losses(events).items():
+            if len(rows) == len(events):
+                self._grow(name, steps, epochs, values)
+            else:
+                self._grow(name, [steps[row] for row in rows], [epochs[row] for row in rows], values)
+        self._grow("rate", steps, epochs, [event.rate for event in events])
+
+    def _grow(self, name: str, steps: list[int], epochs: list[float], values: list[float]) -> None:
+        self._series.setdefault(name, Series(name)).extend(steps, epochs, values)
+
+    def __getitem__(self, name: str) -> Series:
+        self._read()
+        if name not in self._series:
+            there = ", ".join(f'"{known}"' for known in self._series) or "nothing yet"
+            hint = nearest(name, self._series)
+            raise SeriesError(f'The history has no series "{name}". It has {there}.{hint}')
+        return self._series[name]
+
+    def __iter__(self) -> Iterator[str]:
+        self._read()
+        return iter(self._series)
+
+    def __len__(self) -> int:
+        self._read()
+        return len(self._series)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name}: {len(series)}" for name, series in self.items())
+        return f"History({counts})"
+
+    def to_dict(self) -> dict[str, dict[str, list[Any]]]:
+        """Everything as JSON can hold it: `{name: {"steps", "epochs", "values"}}`, NaN and infinity as words."""
+        return {
+            name: {"steps": list(one.steps), "epochs": list(one.epochs), "values": [_plain(v) for v in one.values]}
+            for name, one in self.items()
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Mapping[str, Sequence[Any]]]) -> History:
+        """The history that `to_dict` wrote. `StateError` where a series is incomplete."""
+        return cls(_series(name, columns) for name, columns in record.items())
+
+
+def _series(name: str, columns: Mapping[str, Sequence[Any]]) -> Series:
+    missing = [column for column in ("steps", "epochs", "values") if column not in columns]
+    if missing:
+        raise StateError(f'Series "{name}" was saved without {missing[0]}: it has {", ".join(columns) or "nothing"}.')
+    lengths = {column: len(columns[column]) for column in ("steps", "epochs", "values")}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{count} {column}" for column, count in lengths.items())
+        raise StateError(f'Series "{name}" was saved with {told}; it needs as many of each.')
+    values = [float(value) for value in columns["values"]]
+    return Series(name, list(columns["steps"]), list(columns["epochs"]), values)
+
+
+def _plain(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
+
+
+def read_losses(events: Sequence[Stepped]) -> dict[str, tuple[list[int], list[float]]]:
+    """The losses of many steps in one read of the device.
+
+    Returns:
+        for each loss term the rows (positions in `events`) of the steps that had it, and its values there.
+    """
+    terms: dict[str, tuple[list[int], list[Tensor]]] = {}
+    for row, event in enumerate(events):
+        for name, loss in event.losses.items():
+            if name not in terms:
+                terms[name] = ([], [])
+            rows, losses = terms[name]
+            rows.append(row)
+            losses.append(loss)
+    values = _read_scalars([loss for _, losses in terms.values() for loss in losses])
+    read, start = {}, 0
+    for name, (rows, _) in terms.items():
+        read[name] = (rows, values[start : start + len(rows)])
+        start += len(rows)
+    return read
+
+
+def _read_scalars(scalars: list[Tensor]) -> list[float]:
+    """The numbers in `scalars` (each of one element), with one wait where all are on one device."""
+    if not scalars:
+        return []
+    try:
+        values: list[float] = torch.stack(scalars).tolist()
+    except RuntimeError:  # updates on several devices cannot be stacked (and another cause is raised again below)
+        return [float(scalar) for scalar in scalars]
+    return values

@@ -1,0 +1,106 @@
+"""Which net is the best so far, and when to give up waiting for a better one."""
+
+from __future__ import annotations
+
+from math import inf, isnan
+
+import torch
+from torch import Tensor
+
+from etude.run.events import Evaluated
+from etude.run.plan import Checked
+from etude.values.progress import Progress
+
+
+class Best:
+    """Looks at the net when it is due, keeps a copy of the best, and counts looks without improvement.
+
+    Attributes:
+        score: the best score so far, None before the first look.
+        progress: when it was reached.
+    """
+
+    def __init__(self, checked: Checked) -> None:
+        self.score: float | None = None
+        self.progress: Progress | None = None
+        self._checked = checked
+        self._evaluator = checked.evaluator
+        self._kept: dict[str, Tensor] | None = None
+        self._waiting = 0
+        self._judged: float | None = None
+        self._final: dict[str, Tensor] | None = None
+
+    def due(self, before: Progress, after: Progress, last: bool) -> bool:
+        """Whether the validation data are to be looked at now."""
+        if self._evaluator is None:
+            return False
+        return self._evaluator.evaluate.every.due(before, after)  # type: ignore[union-attr]
+
+    def look(self, progress: Progress) -> Evaluated:
+        """Look at the validation data."""
+        assert self._evaluator is not None
+        scores = self._evaluator.scores(progress)
+        for work in self._checked.works:
+            work.trainer.see({f"val.{name}": score for name, score in scores.items()})
+        score = scores[self._evaluator.best_by]
+        better = self.score is None or self._improves(score, self.score, 0.0)
+        if better and not isnan(score):
+            self.score, self.progress = score, progress
+            self._keep()
+        self._judge(score)
+        return Evaluated(progress, scores, better and not isnan(score))
+
+    def epoch(self, means: dict[str, float]) -> None:
+        """An epoch ended: without validation data its training loss is what patience looks at."""
+        if self._evaluator is None and "loss" in means:
+            self._judge(means["loss"])
+
+    def _judge(self, score: float) -> None:
+        if self._judged is None or self._improves(score, self._judged, self._checked.plan.min_delta):
+            self._judged, self._waiting = score if not isnan(score) else inf, 0
+        else:
+            self._waiting += 1
+
+    def _improves(self, score: float, than: float, by: float) -> bool:
+        """Whether `score` is better by at least `by`; equal is never better, NaN neither."""
+        gain = score - than if self._evaluator is not None and self._evaluator.larger else than - score
+        return gain > 0 and gain >= by
+
+    def out_of_patience(self) -> str:
+        """ "patience" when more looks in a row than the plan's patience brought no improvement."""
+        patience = self._checked.plan.patience
+        return "patience" if patience is not None and self._waiting > patience else ""
+
+    def message(self, reason: str) -> str:
+        """Why the run ended, in words."""
+        if reason == "patience":
+            name = self._evaluator.best_by if self._evaluator is not None else "training loss"
+            return f"{name} did not improve for {self._waiting} looks; the best was {self._judged:.4g}"
+        if reason == "time":
+            return f"the time limit of {self._checked.plan.time_limit!r} was reached"
+        return "all planned steps were made"
+
+    def _keep(self) -> None:
+        state = self._checked.net.state_dict()
+        if self._kept is None or self._kept.keys() != state.keys():
+            self._kept = {name: array.detach().clone() for name, array in state.items() if isinstance(array, Tensor)}
+            return
+        for name, kept in self._kept.items():
+            kept.copy_(state[name])
+
+    def restore(self) -> None:
+        """Put the best arrays into the net; the last ones are kept for `final`."""
+        if self._kept is None:
+            return
+        state = self._checked.net.state_dict()
+        if all(torch.equal(state[name], kept) for name, kept in self._kept.items()):
+            return
+        self._final = {name: array.detach().clone() for name, array in state.items() if isinstance(array, Tensor)}
+        with torch.no_grad():
+            for name, kept in self._kept.items():
+                state[name].copy_(kept)
+
+    @property
+    def final(self) -> dict[str, Tensor] | None:
+        """The arrays after the last step, where they are not those of the net that is returned."""
+        return self._final

@@ -1,0 +1,303 @@
+"""What came out of a run: an object to question, to keep, and to compare."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from etude._version import __version__
+from etude.errors import StateError
+from etude.run.events import Ended, Event, Stepped
+from etude.run.history import History
+from etude.run.plan import Checked
+from etude.values.progress import Progress
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from etude.run.keep_best import Best
+
+_FORMAT = 1
+
+
+@dataclass
+class Result:
+    """What came out of a run.
+
+    Attributes:
+        net: the net that was trained, in evaluation mode; with validation data it has the best arrays, else the last.
+            None in a result that was loaded.
+        best_epoch, best_step: when the best validation score was reached (epochs done, steps done); None without one.
+        history: every series: "loss" and each term by step, "epoch.<term>", "val.<score>", "rate".
+        losses: the last value of each epoch mean and validation score.
+        learning_rates: the effective rate of each array in the last step, 0 where it was frozen.
+        learning_rate_multipliers: of each array: a number, 0 where frozen; text of the schedule where it changes.
+        update_schedule: the schedule of parts by update, as text; None where everything moved at every step.
+        optimizer: of each update the name and every setting, with its value or schedule as text.
+        steps, epochs, samples: how much was done.
+        batch_size, batches_per_epoch, training_samples, validation_samples: effective values; None where unknown.
+        seconds, throughput: wall-clock time of the run, and samples a second.
+        stop_reason, stop_message: one word ("finished", "patience", "time", "non-finite", "frozen"), and a sentence.
+        seed, device, precision: with which it ran.
+        versions: of etude, torch, numpy and Python.
+        chosen: what was chosen where nothing was said, and what was converted.
+        call: the options of the plan that were given, as text.
+        plan: the plan itself; None in a result that was loaded.
+        score: for the picture: names, steps, and the effective rate of each array at each of them (None where held).
+        checkpoints: files written, none yet.
+    """
+
+    net: nn.Module | None
+    history: History
+    best_epoch: float | None
+    best_step: int | None
+    learning_rates: dict[str, float]
+    learning_rate_multipliers: dict[str, Any]
+    update_schedule: dict[str, str | None]
+    optimizer: dict[str, dict[str, Any]]
+    steps: int
+    epochs: float
+    samples: int
+    batch_size: int | None
+    batches_per_epoch: int | None
+    training_samples: int | None
+    validation_samples: int | None
+    seconds: float
+    throughput: float
+    stop_reason: str
+    stop_message: str
+    seed: int
+    device: str
+    precision: str
+    versions: dict[str, str]
+    chosen: dict[str, Any]
+    call: dict[str, str]
+    score: dict[str, Any]
+    checkpoints: list[str] = field(default_factory=list)
+    plan: Any = None
+    _final: dict[str, Tensor] | None = None
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """The last value of each epoch mean and validation score, by name."""
+        return {
+            name: series.values[-1] for name, series in self.history.items() if name.startswith(("epoch.", "val."))
+        }
+
+    @property
+    def final_net(self) -> nn.Module | None:
+        """The net as it was after the last step: `net` itself, or a copy if `net` has better arrays."""
+        if self._final is None or self.net is None:
+            return self.net
+        final = copy.deepcopy(self.net)
+        state = final.state_dict()
+        with torch.no_grad():
+            for name, array in self._final.items():
+                state[name].copy_(array)
+        return final
+
+    def plot(self, what: str = "loss", path: str | Path | None = None) -> Figure:
+        """A figure of "loss", "rates", "score" (parts down, steps across, colour the rate), or of a metric by name.
+
+        Raises:
+            KeyError: no series has that name; the message lists those there are.
+        """
+        from etude.run.account import plot_result
+
+        return plot_result(self, what, path)
+
+    def save(self, path: str | Path, *, net: bool = False) -> None:
+        """Write everything but the net as JSON; with `net`, its arrays beside it as `<path stem>.safetensors`.
+
+        A file that is there is replaced in one instant, or left as it was.
+        """
+        path = Path(path)
+        record = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NOT_KEPT}
+        record["history"] = self.history.to_dict()
+        text = json.dumps({"format": _FORMAT, **record}, default=str, indent=1, allow_nan=False)
+        _replace(path, text.encode())
+        if net and self.net is not None:
+            from safetensors.torch import save_model
+
+            held = path.with_name(f".{path.stem}.safetensors.part")
+            save_model(self.net, str(held))
+            os.replace(held, path.with_suffix(".safetensors"))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Result:
+        """The result that `save` wrote, without its net.
+
+        Raises:
+            StateError: the file is no result, or of another version.
+        """
+        try:
+            record = json.loads(Path(path).read_text())
+            version = record.pop("format")
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise StateError(f"{path} is no result that save() wrote: {error}.") from None
+        if version != _FORMAT:
+            raise StateError(f"{path} is a result of format {version}; this version reads {_FORMAT}.")
+        names = {f.name for f in fields(cls)} - _NOT_KEPT
+        if set(record) != names:
+            wrong = ", ".join(sorted(set(record) ^ names))
+            raise StateError(f"{path} is an incomplete result: {wrong} missing or unknown.")
+        history = History.from_dict(record.pop("history"))
+        return cls(net=None, history=history, **record)
+
+    def diff(self, other: Result) -> str:
+        """How another result differs: options, optimizer, multipliers, versions, then losses; "" if in nothing."""
+        lines = []
+        for name in ("call", "optimizer", "learning_rate_multipliers", "update_schedule", "versions"):
+            lines += _differences(name, getattr(self, name), getattr(other, name))
+        for name in ("seed", "device", "precision", "batch_size", "steps", "epochs", "samples", "stop_reason"):
+            lines += _differences(name, getattr(self, name), getattr(other, name))
+        return "\n".join(lines + _differences("losses", self.losses, other.losses))
+
+    def __repr__(self) -> str:
+        losses = ", ".join(f"{name} {value:.4g}" for name, value in self.losses.items())
+        best = f", best after epoch {self.best_epoch:g}" if self.best_epoch is not None else ""
+        return (
+            f"Result({self.steps} steps, {self.epochs:g} epochs in {self.seconds:.1f} s, {losses or 'no losses'}{best}, "
+            f"{self.stop_reason})"
+        )
+
+
+_NOT_KEPT = frozenset({"net", "plan", "_final"})
+
+
+class Gatherer:
+    """Collects what a run tells, and makes the result of it."""
+
+    def __init__(self, checked: Checked) -> None:
+        self.checked = checked
+        self.history = History()
+        self._ended: Ended | None = None
+        self._samples = 0
+
+    def see(self, event: Event) -> Event:
+        """Take an event, and hand it on."""
+        self.history.see(event)
+        if type(event) is Stepped:
+            self._samples += event.samples
+        elif type(event) is Ended:
+            self._ended = event
+        return event
+
+    def result(self, best: Best, seconds: float) -> Result:
+        """Everything, once the run has ended."""
+        assert self._ended is not None
+        checked, progress = self.checked, self._ended.progress
+        plan, alone = checked.plan, len(checked.works) == 1
+        return Result(
+            net=checked.net,
+            history=self.history,
+            best_epoch=None if best.progress is None else best.progress.epoch,
+            best_step=None if best.progress is None else int(best.progress.step),
+            learning_rates=_rates(checked, progress),
+            learning_rate_multipliers=_multipliers(checked),
+            update_schedule={w.name: _text(w.trainer.table.update_schedule) for w in checked.works},
+            optimizer={"loss" if alone else w.name: w.trainer.settings() for w in checked.works},
+            steps=int(progress.step),
+            epochs=progress.epoch,
+            samples=int(progress.samples),
+            batch_size=checked.flow.batch_size,
+            batches_per_epoch=checked.flow.batches_per_epoch,
+            training_samples=checked.flow.samples,
+            validation_samples=None if checked.evaluator is None else checked.evaluator.flow.samples,
+            seconds=seconds,
+            throughput=progress.samples / seconds if seconds else 0.0,
+            stop_reason=self._ended.reason,
+            stop_message=self._ended.message,
+            seed=plan.seed,
+            device=str(checked.device),
+            precision=plan.precision,
+            versions=versions(),
+            chosen=dict(checked.chosen),
+            call={name: repr(value) for name, value in plan.options().items()},
+            score=_score(checked, int(progress.step)),
+            plan=plan,
+            _final=best.final,
+        )
+
+
+def gather(checked: Checked) -> Gatherer:
+    """A collector for the run of a proved plan."""
+    return Gatherer(checked)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes."""
+    return {
+        "etude": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _rates(checked: Checked, progress: Progress) -> dict[str, float]:
+    """The effective rate of each array in the last step that was made."""
+    last = progress if not progress.step else _before(progress)
+    found: dict[str, float] = {}
+    for work in checked.works:
+        table = work.trainer.table
+        column = table.at(last, work.trainer.memory).columns["learning_rate"]
+        for number, row in enumerate(table.rows):
+            found.update(dict.fromkeys(row.names, float(column[number] or 0.0)))
+    return found
+
+
+def _before(progress: Progress) -> Progress:
+    """The clock one step earlier, at the mean pace so far."""
+    share = (progress.step - 1) / progress.step
+    return Progress(
+        progress.step - 1, progress.epoch * share, progress.samples * share, progress.tokens * share, progress.extent
+    )
+
+
+def _multipliers(checked: Checked) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for work in checked.works:
+        for name, value in work.trainer.table.multipliers().items():
+            found[name] = value if isinstance(value, int | float) else repr(value)
+    return found
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else repr(value)
+
+
+def _score(checked: Checked, steps: int) -> dict[str, Any]:
+    from etude.run.account import score_of
+
+    return score_of(checked, steps)
+
+
+def _differences(name: str, mine: Any, theirs: Any) -> list[str]:
+    if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+        keys = dict.fromkeys([*mine, *theirs])
+        return [line for key in keys for line in _differences(f"{name}.{key}", mine.get(key), theirs.get(key))]
+    return [] if mine == theirs else [f"{name}: {mine!r} -> {theirs!r}"]
+
+
+def _replace(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+

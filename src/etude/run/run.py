@@ -1,0 +1,257 @@
+"""A run, as a page: what happens in a step, and in what order."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from etude.data.batch import Batch
+from etude.data.cursor import Cursor
+from etude.errors import NonFiniteError
+from etude.run.evaluate import Means, total_losses
+from etude.run.events import Began, Ended, EpochEnded, Evaluated, Event, Listener, Settled, Skipped, Stepped
+from etude.run.keep_best import Best
+from etude.run.plan import Checked, Plan
+from etude.run.result import Result, gather
+from etude.step.work import Report, Work
+from etude.values.progress import Progress
+
+
+class Run:
+    """A plan carried out on a net and data, as an iterator of events.
+
+        for event in etude.Run(plan, net, data).to(Bar()): ...
+
+    Nothing happens until the first event is asked for, and nothing after the last one was. The net given is the net
+    that is trained.
+
+    Attributes:
+        checked: the plan, proved. progress: the clock. cursor: the next batch.
+
+    Raises:
+        EtudeError: the plan cannot be carried out; nothing was changed.
+    """
+
+    def __init__(self, plan: Plan, net: nn.Module, data: Any) -> None:
+        self.checked: Checked = plan.check(net, data)
+        self.plan = plan
+        self.net = net
+        self.progress = Progress(extent=self.checked.extent)
+        self.cursor = Cursor()
+        self._listeners: list[Listener] = []
+        self._events = self._run()
+        self._result: Result | None = None
+
+    def to(self, *listeners: Listener | None) -> Run:
+        """Let listeners see each event before whoever iterates does; None is passed over. Returns the run."""
+        self._listeners += [listener for listener in listeners if listener is not None]
+        return self
+
+    def __iter__(self) -> Iterator[Event]:
+        try:
+            for event in self._events:
+                for listener in self._listeners:
+                    listener(event)
+                yield event
+        finally:
+            for listener in self._listeners:
+                close = getattr(listener, "close", None)
+                if close is not None:
+                    close()
+
+    def result(self) -> Result:
+        """What came out; the run is first carried to its end."""
+        for _ in self:
+            pass
+        if self._result is None:
+            raise RuntimeError("The run was left before its end (an error, or close()): it has no result.")
+        return self._result
+
+    # ------------------------------------------------------------------------------------------- the page itself
+
+    def _run(self) -> Iterator[Event]:
+        checked, plan, works = self.checked, self.plan, self.checked.works
+        gatherer, best = gather(checked), Best(checked)
+        means, seconds = Means(), _Stopwatch()
+        batches = checked.flow.batches(self.cursor)
+        with _own_randomness(), _training_mode(self.net):
+            yield gatherer.see(Began(self.progress, summary(checked)))
+            reason, message = self._nothing_to_do()
+            while not reason and not (reason := self._reached_end()):
+                batch = next(batches)
+                _seed(plan.seed, int(self.progress.step), checked.device)
+                before, samples = self.progress, batch.samples
+                try:
+                    reports, batch, samples = self._step(works, batch, batches)
+                except NonFiniteError as error:
+                    if plan.non_finite != "stop":
+                        raise
+                    reason, message = "non-finite", str(error)
+                    break
+                self.cursor = batch.next
+                self.progress = before.tick(samples=samples, tokens=batch.tokens, epoch=batch.progress_epoch)
+                if any(report.refused for _, report in reports):
+                    yield gatherer.see(Skipped(self.progress, "the loss or a gradient is not finite"))
+                else:
+                    _add(means, reports, len(works) == 1)
+                    yield gatherer.see(self._stepped(before, reports, samples, seconds.elapsed()))
+                if batch.last:
+                    yield gatherer.see(self._epoch_ended(means, best))
+                if best.due(before, self.progress, batch.last):
+                    yield gatherer.see(best.look(self.progress))
+                yield gatherer.see(Settled(self.progress))
+                reason = best.out_of_patience() or seconds.reached(plan.time_limit)
+            yield gatherer.see(Ended(self.progress, reason or "finished", message or best.message(reason)))
+        best.restore()
+        self.net.eval()
+        self._result = gatherer.result(best, seconds.elapsed())
+
+    def _step(
+        self, works: tuple[Work, ...], batch: Batch, batches: Iterator[Batch]
+    ) -> tuple[list[tuple[Work, Report]], Batch, int]:
+        """Let every update whose turn it is act; returns what each did, the last batch taken, samples used."""
+        reports, samples, shared = [], batch.samples, batch
+        for work in works:
+            for again in range(work.turns(self.progress)):
+                if len(works) > 1 and not work.moves(self.progress):
+                    break
+                if work.update.own_batch and (reports or again):
+                    batch = next(batches)
+                    samples += batch.samples
+                report = work.step(self.progress, batch.values if work.update.own_batch else shared.values)
+                reports.append((work, report))
+        if not reports:
+            reports = [(works[0], works[0].look(self.progress, batch.values))]
+        self._tell_turns(reports)
+        return reports, batch, samples
+
+    def _tell_turns(self, reports: list[tuple[Work, Report]]) -> None:
+        """Turns that listen to losses hear those of this step."""
+        if any(work.listens for work in self.checked.works):
+            heard = {f"{work.name}.loss": float(report.loss) for work, report in reports}
+            for work in self.checked.works:
+                work.hear(heard)
+
+    def _stepped(
+        self, before: Progress, reports: list[tuple[Work, Report]], samples: int, seconds: float
+    ) -> Stepped:
+        alone = len(self.checked.works) == 1
+        work, report = reports[0]
+        if alone and len(report.terms) == 1 and len(reports) == 1:
+            losses: Mapping[str, Tensor] = {"loss": report.loss}
+        else:
+            losses = _losses(reports, alone)
+        return Stepped(self.progress, losses, samples, work.rate(before), tuple([w.name for w, _ in reports]), seconds)
+
+    def _epoch_ended(self, means: Means, best: Best) -> EpochEnded:
+        found = means.values()
+        if found:
+            found = {**total_losses(self.checked.works, found, self.progress), **found}
+        best.epoch(found)
+        return EpochEnded(self.progress, round(self.progress.epoch), found)
+
+    def _nothing_to_do(self) -> tuple[str, str]:
+        if any(work.trainer.table.ever_moving() for work in self.checked.works):
+            return "", ""
+        warnings.warn("Every array is frozen: the net is returned unchanged, no step was made.", stacklevel=5)
+        return "frozen", "every array is frozen; nothing was trained"
+
+    def _reached_end(self) -> str:
+        plan = self.plan
+        if plan.steps is not None and self.progress.step >= plan.steps:
+            return "finished"
+        return "finished" if plan.epochs is not None and self.cursor.epoch >= plan.epochs else ""
+
+
+class _Stopwatch:
+    """Seconds since the run began."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+
+    def elapsed(self) -> float:
+        return time.perf_counter() - self._began
+
+    def reached(self, limit: Any) -> str:
+        return "time" if limit is not None and self.elapsed() >= limit.amount else ""
+
+
+def summary(checked: Checked) -> dict[str, Any]:
+    """The facts of a run for its first event."""
+    tree = checked.works[0].trainer.table.tree
+    alone = len(checked.works) == 1
+    return {
+        "parameters": sum(p.numel() for p in checked.net.parameters()),
+        "trainable": sum(tree.arrays[name].numel() for name in tree.trainable if name not in checked.idle),
+        "steps": None if checked.extent.steps is None else int(checked.extent.steps),
+        "epochs": checked.extent.epochs,
+        "batch_size": checked.flow.batch_size,
+        "batches_per_epoch": checked.flow.batches_per_epoch,
+        "samples": checked.flow.samples,
+        "device": str(checked.device),
+        "precision": checked.plan.precision,
+        "seed": checked.plan.seed,
+        "optimizer": ", ".join(dict.fromkeys(work.trainer.name for work in checked.works)),
+        "updates": tuple(work.name for work in checked.works),
+        "terms": tuple(term for work in checked.works for term in work.names(alone)[1]),
+    }
+
+
+def _losses(reports: list[tuple[Work, Report]], alone: bool) -> dict[str, Tensor]:
+    """Every loss of a step by name; "loss" is the sum over the updates that acted."""
+    found: dict[str, Tensor] = {}
+    total: Tensor | None = None
+    for work, report in reports:
+        name, names = work.names(alone)
+        total = report.loss if total is None else total + report.loss
+        found.update({key: term.mean.detach() for key, term in zip(names, report.terms, strict=True)})
+        found[name] = report.loss
+    assert total is not None
+    return {"loss": total, **{key: value for key, value in found.items() if key != "loss"}}
+
+
+def _add(means: Means, reports: list[tuple[Work, Report]], alone: bool) -> None:
+    for work, report in reports:
+        means.add(dict(zip(work.names(alone)[1], report.terms, strict=True)))
+
+
+def _seed(seed: int, step: int, device: torch.device) -> None:
+    """Randomness is counted, not carried: what a step draws depends on the seed and the step alone."""
+    mixed = (seed * 0x9E3779B97F4A7C15 + (step + 1) * 0xBF58476D1CE4E5B9) & 0x7FFFFFFFFFFFFFFF
+    torch.default_generator.manual_seed(mixed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(mixed)
+
+
+class _own_randomness:
+    """Within it the process's generators may be seeded; afterwards they are as they were."""
+
+    def __init__(self) -> None:
+        self._fork = torch.random.fork_rng(
+            devices=list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+        )
+
+    def __enter__(self) -> None:
+        self._fork.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._fork.__exit__(*error)
+
+
+class _training_mode:
+    """Within it the net is in training mode; a module that was set to evaluation by itself stays so."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self._net = net
+
+    def __enter__(self) -> None:
+        if not self._net.training:
+            self._net.train()
+
+    def __exit__(self, *error: Any) -> None:
+        pass

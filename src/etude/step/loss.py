@@ -1,0 +1,324 @@
+"""What is minimised: named terms, each a sum and a count.
+
+A term gives the mean of a batch together with what the mean was taken over, so that means over epochs, over parts of a
+batch and over processes are exact whatever the sizes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from etude.errors import DataError, SettingError, nearest
+from etude.values.progress import Progress
+from etude.values.schedule import Schedule, schedule
+
+LossFunction: TypeAlias = Callable[..., Any]
+LossLike: TypeAlias = "str | nn.Module | LossFunction | Mapping[str, Any]"
+
+_BY_NAME: dict[str, LossFunction] = {
+    name: getattr(functional, name)
+    for name in (
+        "cross_entropy",
+        "nll_loss",
+        "mse_loss",
+        "l1_loss",
+        "smooth_l1_loss",
+        "huber_loss",
+        "binary_cross_entropy",
+        "binary_cross_entropy_with_logits",
+        "kl_div",
+        "poisson_nll_loss",
+        "soft_margin_loss",
+        "multilabel_soft_margin_loss",
+    )
+}
+_ALIASES = {
+    "mse": "mse_loss",
+    "mae": "l1_loss",
+    "l1": "l1_loss",
+    "smooth_l1": "smooth_l1_loss",
+    "huber": "huber_loss",
+    "nll": "nll_loss",
+    "bce": "binary_cross_entropy",
+    "bce_with_logits": "binary_cross_entropy_with_logits",
+}
+_CLASSES = (functional.cross_entropy, functional.nll_loss)
+OUTPUT = "output"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A term over one batch: its mean, and what the mean was taken over (samples, elements or tokens)."""
+
+    mean: Tensor
+    count: float | Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One named term of a loss.
+
+    Attributes:
+        name: how it is called in the history.
+        function: what computes it.
+        weight: what it is multiplied by in the sum of terms; a schedule.
+        takes: "pair" (output, target), "output", or "net" (net, batch).
+        ignores: whether targets equal to `ignore_index` may occur, which do not count.
+    """
+
+    name: str
+    function: LossFunction
+    weight: Schedule
+    takes: str = "pair"
+    ignores: bool = True
+
+    def measure(self, net: nn.Module, values: Any, output: Any, target: Any) -> Measured:
+        """The term over one batch.
+
+        Raises:
+            SettingError: the function gave neither a tensor nor a pair (sum, count).
+        """
+        if self.takes == "net":
+            made = self.function(net, values)
+        else:
+            output, target = _own(self.name, output), _own(self.name, target)
+            made = self.function(output) if self.takes == "output" else self.function(output, target)
+        if isinstance(made, tuple) and len(made) == 2:
+            total, count = made
+            return Measured(total / count, count)
+        if not isinstance(made, Tensor):
+            raise SettingError(
+                f"The loss {self.name!r} gave a {type(made).__name__}. It has to give a tensor (a mean, or one value a "
+                "sample) or a pair (sum, count)."
+            )
+        if made.dim():
+            return Measured(made.mean(), made.numel())
+        return self._scalar(made, values, target)
+
+    def _scalar(self, made: Tensor, values: Any, target: Any) -> Measured:
+        count = self._count(values, target)
+        if getattr(self.function, "reduction", "mean") == "sum":
+            return Measured(made / count, count)
+        return Measured(made, count)
+
+    def _count(self, values: Any, target: Any) -> float | Tensor:
+        """What a mean was taken over: for class indices all that are not ignored, else the elements of the target."""
+        if self.takes != "pair" or not isinstance(target, Tensor):
+            return samples_in(values)
+        if self._of_classes() and not target.is_floating_point():
+            ignored = getattr(self.function, "ignore_index", -100)
+            return (target != ignored).sum() if self.ignores else target.numel()
+        return target.shape[0] if self._of_classes() and target.dim() else target.numel()
+
+    def _of_classes(self) -> bool:
+        return self.function in _CLASSES or isinstance(self.function, nn.CrossEntropyLoss | nn.NLLLoss)
+
+    def checked(self, output: Any, target: Any) -> Term:
+        """The term after all its targets were looked at; see `Losses.check_classes`."""
+        indices = isinstance(target, Tensor) and isinstance(output, Tensor) and not target.is_floating_point()
+        if self.takes != "pair" or not self._of_classes() or not indices or output.dim() == 0 or not target.numel():
+            return self
+        classes = output.shape[1] if output.dim() > 1 else output.shape[0]
+        ignored = target == getattr(self.function, "ignore_index", -100)
+        wrong = ((target < 0) | (target >= classes)) & ~ignored
+        if bool(wrong.any()):
+            self._raise_wrong_class(target, wrong, classes)
+        return replace(self, ignores=bool(ignored.any()))
+
+    def _raise_wrong_class(self, target: Tensor, wrong: Tensor, classes: int) -> None:
+        rows = wrong.reshape(len(wrong), -1).any(1).nonzero().flatten()
+        first = ", ".join(str(row) for row in rows[:5].tolist()) + (", ..." if len(rows) > 5 else "")
+        found = sorted(set(target[wrong].flatten()[:1000].tolist()))[:5]
+        raise DataError(
+            f"The loss {self.name!r}: the net's output has {classes} classes, 0 to {classes - 1}, and the targets have "
+            f"{', '.join(map(str, found))} (samples {first}). Classes count from 0; give the net as many outputs as "
+            "there are classes."
+        )
+
+
+def terms(literal: LossLike) -> tuple[Term, ...]:
+    """The terms that a literal stands for.
+
+    Args:
+        literal: a name ("cross_entropy", "mse", ...: torch.nn.functional's names and the usual short ones), a torch
+            loss module, a function of (output, target), of (output) or of (net, batch); or a dict from names to such,
+            each alone or in a pair with a weight (a number or a schedule). "output" takes the net's own output.
+            A function gives a mean, one value a sample, or a pair (sum, count).
+
+    Raises:
+        SettingError: an unknown name, or something that is no loss.
+    """
+    if isinstance(literal, Mapping):
+        if not literal:
+            raise SettingError('loss={}: no term. Write loss="cross_entropy" or loss={"name": function}.')
+        return tuple(_weighted(str(name), what) for name, what in literal.items())
+    return (_term("loss", literal, 1.0),)
+
+
+def _weighted(name: str, what: Any) -> Term:
+    if isinstance(what, tuple):
+        if len(what) != 2:
+            raise SettingError(f"loss term {name!r}: {what!r} is no pair of loss and weight.")
+        return _term(name, *what)
+    return _term(name, what, 1.0)
+
+
+def _term(name: str, what: Any, weight: Any) -> Term:
+    if isinstance(what, str):
+        return _named(name, what, weight)
+    if isinstance(what, type) and issubclass(what, nn.Module):
+        raise SettingError(f"loss={what.__name__}: a class. Write {what.__name__}().")
+    if not callable(what):
+        raise SettingError(f'loss={what!r}: a name, a torch loss or a function is needed. Write loss="cross_entropy".')
+    if isinstance(what, nn.Module):
+        _check_reduction(name, what)
+        return Term(name, what, schedule(weight))
+    return Term(name, what, schedule(weight), _takes(what))
+
+
+def _named(name: str, what: str, weight: Any) -> Term:
+    if what == OUTPUT:
+        return Term(name, _output_itself, schedule(weight), "output")
+    low = what.lower()
+    found = _BY_NAME.get(_ALIASES.get(low, low))
+    if found is None:
+        names = [*_BY_NAME, *_ALIASES, OUTPUT]
+        raise SettingError(f"There is no loss {what!r}. Known: {', '.join(names)}.{nearest(what, names)}")
+    return Term(name, found, schedule(weight))
+
+
+def _output_itself(output: Any) -> Any:
+    """The net computes its loss: a tensor, `output["loss"]`, or `output.loss`."""
+    if isinstance(output, Mapping):
+        return output["loss"]
+    return output if isinstance(output, Tensor | tuple) else output.loss
+
+
+def _check_reduction(name: str, module: nn.Module) -> None:
+    if getattr(module, "weight", None) is not None and getattr(module, "reduction", "mean") == "none":
+        raise SettingError(f"loss {name!r}: with class weights, one value a sample cannot be averaged. Leave reduction.")
+
+
+def _takes(function: LossFunction) -> str:
+    """What a function takes: told by the names and number of its parameters."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return "pair"
+    needed = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if needed and needed[0].name in ("net", "model", "module"):
+        return "net"
+    return "output" if len(needed) == 1 and not any(p.kind is p.VAR_POSITIONAL for p in parameters) else "pair"
+
+
+def _own(name: str, values: Any) -> Any:
+    """From several outputs or targets by name, those of this term."""
+    return values[name] if isinstance(values, Mapping) and name in values else values
+
+
+def samples_in(values: Any) -> int:
+    """The number of samples of a batch: the first dimension of its first tensor."""
+    if isinstance(values, Tensor):
+        return values.shape[0] if values.dim() else 1
+    pieces = values.values() if isinstance(values, Mapping) else values
+    return samples_in(next(iter(pieces))) if isinstance(values, Mapping | tuple | list) and len(values) else 1
+
+
+class Losses:
+    """The terms of one update, measured together.
+
+    `measure` gives the weighted sum to differentiate, and every term by name with its count.
+    """
+
+    def __init__(self, made: tuple[Term, ...]) -> None:
+        self.terms = made
+        self._fixed = (
+            tuple(float(term.weight.at(Progress())) for term in made) if all(t.weight.constant for t in made) else None
+        )
+        self.needs_output = any(term.takes != "net" for term in made)
+
+    def check_classes(self, net: nn.Module, read: Reader, batch: Any, whole: Any) -> None:
+        """Look at all targets of class losses: each must be a class of the net's output, or ignored.
+
+        Args:
+            net, read, batch: the net is called on the batch, to see how many classes there are.
+            whole: all data, shaped as a batch.
+
+        Raises:
+            DataError: naming the term, the number of classes and the first samples with another class.
+        """
+        args, kwargs, _ = read(batch)
+        output, target = net(*args, **kwargs), read(whole)[2]
+        self.terms = tuple(term.checked(_own(term.name, output), _own(term.name, target)) for term in self.terms)
+
+    def weights(self, progress: Progress) -> tuple[float, ...]:
+        """The weight of each term at a moment."""
+        if self._fixed is not None:
+            return self._fixed
+        return tuple(float(term.weight.at(progress)) for term in self.terms)
+
+    def measure(
+        self, net: nn.Module, read: Reader, values: Any, weights: tuple[float, ...]
+    ) -> tuple[Tensor, tuple[Measured, ...]]:
+        """The weighted sum of the means, and each term."""
+        output = target = None
+        if self.needs_output:
+            args, kwargs, target = read(values)
+            output = net(*args, **kwargs)
+        if len(self.terms) == 1:
+            measured = self.terms[0].measure(net, values, output, target)
+            return (measured.mean if weights[0] == 1 else measured.mean * weights[0]), (measured,)
+        each = tuple(term.measure(net, values, output, target) for term in self.terms)
+        total = torch.stack([m.mean * w for m, w in zip(each, weights, strict=True)]).sum()
+        return total, each
+
+
+class Reader:
+    """How a batch becomes arguments of the net and a target.
+
+    A pair is (input, target); of a longer tuple the last is the target; an input that is itself a tuple or a dict is
+    spread over the net's arguments. Of a dict, what the net's `forward` names are inputs and the rest is the target.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        parameters = inspect.signature(getattr(net, "_orig_mod", net).forward).parameters.values()
+        self._names = {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        self._takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+    def __call__(self, values: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+        """Positional arguments, keyword arguments, target (None if there is none)."""
+        if isinstance(values, tuple | list):
+            if len(values) == 2:
+                return (*_spread(values[0]), values[1])
+            if len(values) > 2:
+                return tuple(values[:-1]), {}, values[-1]
+            return (*_spread(values[0]), None)
+        if isinstance(values, Mapping):
+            return self._by_name(values)
+        return (values,), {}, None
+
+    def _by_name(self, values: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+        inputs = {key: value for key, value in values.items() if key in self._names}
+        rest = {key: value for key, value in values.items() if key not in self._names}
+        if not inputs and not self._takes_any:
+            raise SettingError(
+                f"The data have {', '.join(map(repr, values))}, and the net's forward takes "
+                f"{', '.join(map(repr, sorted(self._names)))}: name the inputs as forward does, or give a tuple."
+            )
+        if self._takes_any and not inputs:
+            return (), dict(values), None
+        target = next(iter(rest.values())) if len(rest) == 1 else rest or None
+        return (), inputs, target
+
+
+def _spread(value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(value, tuple | list):
+        return tuple(value), {}
+    return ((), dict(value)) if isinstance(value, Mapping) else ((value,), {})

@@ -1,0 +1,175 @@
+"""Runs one of our update rules: keeps its memory, array by array, and calls it once for each row that moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from etude.bind.table import RATE, Moving, Now
+from etude.errors import StateError
+from etude.step.optim.rule import UpdateRule, has_kernel
+
+
+@dataclass(slots=True)
+class _Bundle:
+    """The tensors of one call of the rule: arrays of one row that move together, alike in device and type."""
+
+    row: int
+    indices: tuple[int, ...]
+    positions: tuple[int, ...]
+    arrays: list[Tensor]
+    counts: list[Tensor]
+    memory: dict[str, list[Tensor]]
+    update: Callable[..., None]
+    settings: dict[str, Any]
+    columns: Mapping[str, Sequence[Any]]
+    complex: bool
+
+
+class OwnOptimizer:
+    """An update rule of this library at work on the arrays of one table.
+
+    Memory is made when an array first moves, so what never moves costs nothing. How often each array has moved is
+    kept in one vector a device, so that counting a step is one operation.
+    """
+
+    def __init__(self, rule: UpdateRule, arrays: Sequence[Tensor]) -> None:
+        self.rule = rule
+        self.arrays = tuple(arrays)
+        self.memory: list[dict[str, Tensor]] = [{} for _ in arrays]
+        self._bundles: dict[Moving, list[_Bundle]] = {}
+        self._marks: dict[Moving, list[tuple[Tensor, Tensor | None]]] = {}
+        self._vectors: dict[torch.device, Tensor] = {}
+        self._counts: list[Tensor] = []
+        self._lay_out(torch.zeros(len(arrays)))
+
+    def _lay_out(self, counts: Tensor) -> None:
+        """Keep the counts on the devices where the arrays are now."""
+        devices = {array.device for array in self.arrays}
+        self._vectors = {device: counts.to(device, torch.float32, copy=True) for device in devices}
+        self._counts = [self._vectors[array.device][i] for i, array in enumerate(self.arrays)]
+
+    def move(self, now: Now, gradients: Sequence[Tensor]) -> None:
+        """Move what `now.moving` names; `gradients` are in the order of `now.moving.indices`."""
+        bundles = self._bundles.get(now.moving)
+        if bundles is None:
+            bundles = self._bundles[now.moving] = self._bundle(now.moving)
+        for vector, mark in self._marks[now.moving]:
+            vector.add_(1 if mark is None else mark)
+        rates, alone = now.columns[RATE], len(bundles) == 1
+        for bundle in bundles:
+            if bundle.columns is not now.columns:
+                self._set(bundle, now)
+            rate = rates[bundle.row]
+            bundle.settings[RATE] = rate if rate > 0 else -rate
+            own = gradients if alone else [gradients[p] for p in bundle.positions]
+            if bundle.complex:
+                own = [torch.view_as_real(gradient) for gradient in own]
+            bundle.update(bundle.arrays, own, bundle.memory, bundle.counts, bundle.settings, rate < 0)
+
+    def _set(self, bundle: _Bundle, now: Now) -> None:
+        """Bring the settings of a bundle up to date; those that never change cost one comparison."""
+        changed = False
+        for key, column in now.columns.items():
+            if key != RATE and bundle.columns.get(key) is not column:
+                bundle.settings[key], changed = column[bundle.row], True
+        bundle.columns = now.columns
+        if changed:
+            for key in self.rule.remembers(bundle.settings):
+                if key not in bundle.memory:
+                    bundle.memory[key] = [self._memory(i, key) for i in bundle.indices]
+
+    def _bundle(self, moving: Moving) -> list[_Bundle]:
+        positions = {index: position for position, index in enumerate(moving.indices)}
+        made = []
+        for group in moving.groups:
+            alike: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+            for index in group.indices:
+                array = self.arrays[index]
+                alike.setdefault((array.device, array.dtype), []).append(index)
+            made += [self._one_bundle(group.row, tuple(members), positions) for members in alike.values()]
+        self._marks[moving] = self._mark(moving)
+        return made
+
+    def _one_bundle(self, row: int, indices: tuple[int, ...], positions: Mapping[int, int]) -> _Bundle:
+        arrays = [self.arrays[i] for i in indices]
+        is_complex = arrays[0].is_complex()
+        if is_complex:
+            arrays = [torch.view_as_real(array.detach()) for array in arrays]
+        counts = [self._counts[i] for i in indices]
+        update = self.rule.update if has_kernel(arrays[0]) else self.rule.formulas
+        places = tuple(positions[i] for i in indices)
+        return _Bundle(row, indices, places, arrays, counts, {}, update, {}, {}, is_complex)
+
+    def _mark(self, moving: Moving) -> list[tuple[Tensor, Tensor | None]]:
+        """For each device the vector of counts and what a step adds to it (None: 1 everywhere)."""
+        marks: list[tuple[Tensor, Tensor | None]] = []
+        for device, vector in self._vectors.items():
+            mark = torch.zeros(len(vector))
+            mark[[i for i in moving.indices if self.arrays[i].device == device]] = 1
+            marks.append((vector, None if bool(mark.all()) else mark.to(device)))
+        return marks
+
+    def _memory(self, index: int, key: str) -> Tensor:
+        own = self.memory[index]
+        if key not in own:
+            array = self.arrays[index].detach()
+            own[key] = torch.zeros_like(torch.view_as_real(array) if array.is_complex() else array)
+        return own[key]
+
+    def forget_layout(self) -> None:
+        """After the table was made anew, or the arrays changed device: look at them afresh, memory kept."""
+        counts = torch.tensor(self.counts())
+        for index, own in enumerate(self.memory):
+            for key, kept in own.items():
+                own[key] = kept.to(self.arrays[index].device)
+        self._bundles.clear()
+        self._marks.clear()
+        self._lay_out(counts)
+
+    def counts(self) -> list[float]:
+        """How often each array has moved."""
+        vectors = {device: vector.tolist() for device, vector in self._vectors.items()}
+        return [vectors[array.device][i] for i, array in enumerate(self.arrays)] if self.arrays else []
+
+    def state(self) -> list[dict[str, Any]]:
+        """For each array its memory and count; empty for what has never moved. Tensors are not copied."""
+        counts = self.counts()
+        return [
+            {**own, "count": int(count)} if count else {} for own, count in zip(self.memory, counts, strict=True)
+        ]
+
+    def load(self, state: Sequence[Mapping[str, Any]]) -> None:
+        """Take over what `state()` gave, copied to the devices of the arrays.
+
+        Raises:
+            StateError: a memory that this rule does not have, or of another shape; nothing is changed then.
+        """
+        for index, own in enumerate(state):
+            self._check(index, own)
+        self.memory = [
+            {
+                key: kept.detach().to(self.arrays[index].device, copy=True)
+                for key, kept in own.items()
+                if key != "count"
+            }
+            for index, own in enumerate(state)
+        ]
+        self._bundles.clear()
+        self._marks.clear()
+        self._lay_out(torch.tensor([float(own.get("count", 0)) for own in state]))
+
+    def _check(self, index: int, own: Mapping[str, Any]) -> None:
+        array = self.arrays[index].detach()
+        shape = torch.view_as_real(array).shape if array.is_complex() else array.shape
+        for key, kept in own.items():
+            if key == "count":
+                continue
+            if key not in self.rule.memories:
+                raise StateError(f"memory {key!r} is none of {self.rule.name}: {', '.join(self.rule.memories)}")
+            if kept.shape != shape:
+                raise StateError(f"memory {key!r} has shape {tuple(kept.shape)}, the array {tuple(shape)}")

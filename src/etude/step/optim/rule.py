@@ -1,0 +1,125 @@
+"""The shape that every update rule has.
+
+A rule is a stateless object that knows its settings, what it remembers of an array, and how it moves arrays. It is
+called once for each row of the table, with lists: all arrays of one call share the value of every setting, so a rule
+never has to think about parts, schedules or who is held. What is held is simply not in the lists.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from etude.errors import SettingError
+
+Memory = Mapping[str, Sequence[Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A number (or a bool) that a rule reads: its default and the values it may have.
+
+    Attributes:
+        default: the value when nothing is said.
+        low, high: the interval of allowed values; `low` belongs to it, `high` only if `closed`.
+    """
+
+    default: float | bool
+    low: float = 0.0
+    high: float = math.inf
+    closed: bool = False
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise SettingError if `value` cannot be used."""
+        if isinstance(self.default, bool):
+            if not isinstance(value, bool):
+                raise SettingError(f"{name}={value!r}: True or False is needed.")
+            return
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise SettingError(f"{name}={value!r}: a finite number is needed.")
+        inside = self.low <= value and (value <= self.high if self.closed else value < self.high)
+        if not inside:
+            bracket = "]" if self.closed else ")"
+            raise SettingError(f"{name}={value!r}: allowed is [{self.low:g}, {self.high:g}{bracket}.")
+
+
+class UpdateRule(ABC):
+    """How arrays move, given their gradients.
+
+    Class attributes:
+        name: the name by which `Trainer` and `train` know the rule.
+        settings: its settings besides the learning rate, with defaults.
+        memories: what it keeps for an array, one tensor of the array's shape each, zero at first.
+    """
+
+    name: ClassVar[str]
+    settings: ClassVar[Mapping[str, Setting]]
+    memories: ClassVar[tuple[str, ...]]
+
+    def remembers(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """The memories needed under these values of the settings (all of `memories` unless a rule knows better)."""
+        return self.memories
+
+    @abstractmethod
+    def update(
+        self,
+        arrays: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        memory: Memory,
+        counts: Sequence[Tensor],
+        settings: Mapping[str, Any],
+        climb: bool,
+    ) -> None:
+        """Move `arrays` and their `memory` in place: the fast way, for arrays that torch's fused kernels take.
+
+        Args:
+            arrays, gradients: as many tensors of equal shapes and strides; gradients may not be changed.
+            memory: for each memory the tensors of these arrays.
+            counts: for each array how often it has moved, this time included; float32 scalars.
+            settings: the values, `learning_rate` among them, which is positive.
+            climb: move up the gradient; decay shrinks all the same.
+        """
+
+    @abstractmethod
+    def formula(
+        self,
+        array: Tensor,
+        gradient: Tensor,
+        memory: Mapping[str, Tensor],
+        count: Tensor,
+        settings: Mapping[str, Any],
+        climb: bool,
+    ) -> None:
+        """The same for one array, in plain tensor operations that can be traced by a compiler.
+
+        The learning rate is a scalar tensor here, so that a new rate needs no new program.
+        """
+
+    def formulas(
+        self,
+        arrays: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        memory: Memory,
+        counts: Sequence[Tensor],
+        settings: Mapping[str, Any],
+        climb: bool,
+    ) -> None:
+        """`formula` for each array in turn: what `update` does where no faster way exists."""
+        for i, (array, gradient) in enumerate(zip(arrays, gradients, strict=True)):
+            own = {key: tensors[i] for key, tensors in memory.items()}
+            self.formula(array, gradient, own, counts[i], settings, climb)
+
+
+def has_kernel(array: Tensor) -> bool:
+    """Whether torch's fused optimizer kernels take this array: real floating point, dense, on a CPU or CUDA device."""
+    return (
+        array.device.type in ("cpu", "cuda")
+        and array.dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+        and array.layout is torch.strided
+    )

@@ -1,0 +1,628 @@
+"""The step: what moves, by how much, and nothing else. Works alone in a hand-written loop.
+
+    trainer = etude.Trainer(net, "adamw", learning_rate=1e-3, rules={"learning_rate": {"head": times(10)}})
+    for x, y in batches:
+        loss_fn(net(x), y).sum().backward()
+        trainer.step(len(x))
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from math import inf, isfinite
+from typing import Any, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+
+from etude.bind.left import settings_left
+from etude.bind.table import RATE, Moving, Now, Table, resolve, units_of
+from etude.errors import NonFiniteError, ScheduleError, SettingError, StaleGradientError, StateError, nearest
+from etude.step.gradients import GRADIENT_SETTINGS, Gradients, all_finite, clip_weights, names_not_finite, prepare
+from etude.step.optim.foreign import Factory, ForeignOptimizer, check_options, options_of, settings_of
+from etude.step.optim.own import OwnOptimizer
+from etude.step.optim.registry import by_name
+from etude.step.optim.rule import Setting, UpdateRule
+from etude.values.part import Itself, Part, PartLike, part
+from etude.values.progress import Extent, Progress
+from etude.values.rules import Rules, RulesLike, rules
+from etude.values.schedule import Schedule, schedule, update_schedule
+from etude.values.spans import Span
+from etude.values.text import write
+from etude.values.tree import Tree
+
+OptimizerLike: TypeAlias = "str | UpdateRule | type[torch.optim.Optimizer] | torch.optim.Optimizer | Factory"
+Arrays: TypeAlias = "nn.Module | Mapping[str, Tensor] | Iterable[Tensor] | Iterable[tuple[str, Tensor]]"
+
+_FORMAT = 1
+
+
+class Trainer:
+    """Steps the arrays of a net under rules and schedules.
+
+    Args:
+        net: a module; or its parameters as an iterable, pairs of name and parameter, or a dict.
+        optimizer: a name ("sgd", "adam", "adamw", or any class of torch.optim in lower case), a class of torch.optim
+            or of its shape, an instance, or a function from parameter groups to an instance.
+        learning_rate: a number or a schedule; 1e-3 when nothing is said (an instance keeps its own).
+        rules: for any setting, rules by part: `{"weight_decay": {part(nn.LayerNorm) | "*.bias": 0}}`.
+        learning_rate_multipliers: numbers or schedules by part that multiply the learning rate; 0 holds the part,
+            a negative one climbs. The same as `rules={"learning_rate": {part: times(r)}}`.
+        update_schedule: which parts move at which step: a list of parts (one step each, `part("a") * 5` five), or a
+            schedule of parts. None: everything at every step.
+        part: step only the arrays of this part.
+        total: how long the run will be, a span (or an Extent); needed by schedules that end with the run.
+        steps_per_epoch: needed by schedules in epochs.
+        non_finite: "raise" (NonFiniteError naming the arrays) or "skip" a step whose gradients are not all finite;
+            None does not look. Looking waits for the device.
+        strict: a rule that can never decide is an error, not a warning.
+        seed: of the gradient noise.
+        settings: of the update rule (`momentum=0.9`, `betas=(0.9, 0.98)`), and clip_norm, clip_value, noise,
+            clip_weights; each a value or a schedule.
+
+    Attributes:
+        progress: the clock: the step about to be made has number `progress.step + 1`.
+        table: what every array's settings are; `print(trainer.table.show())`.
+
+    Raises:
+        PartError, RuleError, ScheduleError, SettingError: before anything is changed.
+    """
+
+    def __init__(
+        self,
+        net: Arrays,
+        optimizer: OptimizerLike = "adamw",
+        *,
+        learning_rate: float | Schedule | Callable[[Progress], float] | None = None,
+        rules: Mapping[str, RulesLike] | None = None,
+        learning_rate_multipliers: RulesLike = None,
+        update_schedule: Any = None,
+        part: PartLike | None = None,
+        total: Span | Extent | None = None,
+        steps_per_epoch: int | None = None,
+        non_finite: str | None = None,
+        strict: bool = False,
+        seed: int = 0,
+        **settings: Any,
+    ) -> None:
+        self.net = net if isinstance(net, nn.Module) else None
+        module = net if isinstance(net, nn.Module) else _holder(net)
+        self._recipe = _Recipe(
+            optimizer, learning_rate, rules, learning_rate_multipliers, update_schedule, part, strict, settings
+        )
+        self._steps_per_epoch = _count(steps_per_epoch, "steps_per_epoch")
+        self.progress = Progress(extent=_extent(total, self._steps_per_epoch))
+        self._policy = _policy(non_finite)
+        self._seed = seed
+        has_epochs = self._steps_per_epoch is not None or isinstance(total, Extent)
+        self._use(self._recipe.table(Tree(module), self.progress.extent, has_epochs))
+        self._optimizer = self._recipe.optimizer_for(self.table)
+        self._used: dict[int, tuple[Tensor, int]] = {}
+        self.memory: Mapping[Schedule, Any] = self.table.start()
+        if self.net is not None:
+            _before_forward(self.net, self)
+
+    def _use(self, table: Table) -> None:
+        self.table = table
+        self._arrays = tuple(table.tree.arrays[name] for name in table.names)
+        self._extra = frozenset(GRADIENT_SETTINGS) & frozenset(table.settings)
+        self._moving: dict[Moving, tuple[list[Tensor], list[tuple[int, ...]]]] = {}
+        self._still = _still_modules(table)
+
+    # ------------------------------------------------------------------------------------------------ the step
+
+    def step(self, batch_size: float = 1, *, ignore_stale_grad: bool = False) -> bool:
+        """Move what moves now, by gradients of a loss summed over `batch_size` samples; the clock ticks.
+
+        Args:
+            batch_size: what the summed loss is divided by; 1 if the loss is a mean already. May change every step.
+            ignore_stale_grad: arrays without a new gradient stay as they are, with their memory.
+
+        Returns:
+            Whether the step was made; False if non_finite="skip" refused it (the clock ticks all the same).
+
+        Raises:
+            StaleGradientError: an array that moves now has no gradient since the last step, or an old gradient with
+                a new one added; all such arrays are named, nothing is changed.
+            NonFiniteError: a gradient is not finite and non_finite="raise"; nothing is changed.
+            SettingError: `batch_size` is not a positive finite number.
+        """
+        return self.attempt(batch_size, ignore_stale_grad, self._policy)
+
+    @torch.no_grad()
+    def attempt(self, batch_size: float, ignore_stale_grad: bool, non_finite: str | None) -> bool:
+        """`step` with the policy for gradients that are not finite said for this one step."""
+        if not 0 < batch_size < inf:
+            raise SettingError(f"step({batch_size!r}): the number of samples is positive and finite.")
+        now = self.table.at(self.progress, self.memory)
+        if now.moving not in self._moving:
+            self._moving[now.moving] = self._look_up(now.moving)
+        arrays, strides = self._moving[now.moving]
+        gradients = [array.grad for array in arrays]
+        stale = self._stale(now.moving, gradients, ignore_stale_grad)
+        if stale:
+            now = Now(now.columns, self._without(now.moving, stale))
+            arrays, strides = self._moving[now.moving]
+            gradients = [array.grad for array in arrays]
+        found = cast("list[Tensor]", gradients)
+        refused = non_finite is not None and bool(found) and not all_finite(found)
+        if refused and non_finite == "raise":
+            self._raise_non_finite(now, found)
+        if found and not refused:
+            self._move(now, arrays, strides, found, batch_size)
+        self._mark_used()
+        self._tick(batch_size)
+        return not refused
+
+    def _move(
+        self,
+        now: Now,
+        arrays: list[Tensor],
+        strides: list[tuple[int, ...]],
+        found: list[Tensor],
+        count: float,
+    ) -> None:
+        gradients = Gradients(found)
+        if count != 1:
+            gradients.divide(count)
+        if self._extra:
+            prepare(gradients, now, self._extra, self._seed, int(self.progress.step))
+        if strides and [gradient.stride() for gradient in gradients.values] != strides:
+            gradients.shape_like(arrays, strides)
+        self._optimizer.move(now, gradients.values)
+        if "clip_weights" in self._extra:
+            clip_weights(arrays, now)
+
+    def _raise_non_finite(self, now: Now, found: list[Tensor]) -> None:
+        number = int(self.progress.step) + 1
+        names = names_not_finite([self.table.names[i] for i in now.moving.indices], found)
+        raise NonFiniteError(
+            f"Step {number} is refused: the gradients of {_listed(names)} are not finite. Nothing was changed. "
+            'Lower the learning rate, clip gradients (clip_norm=1.0), or write non_finite="skip".',
+            names,
+            number,
+        )
+
+    def _look_up(self, moving: Moving) -> tuple[list[Tensor], list[tuple[int, ...]]]:
+        arrays = [self._arrays[i] for i in moving.indices]
+        lazy = [self.table.names[i] for i in moving.indices if not _has_shape(self._arrays[i])]
+        if lazy:
+            raise SettingError(
+                f"step(): {_listed(lazy)} still without a shape. Call the net once before the first step, or freeze them."
+            )
+        # Third-party optimizers look at strides themselves, and some take sparse gradients, which have none.
+        own = isinstance(self._optimizer, OwnOptimizer)
+        return arrays, [array.stride() for array in arrays] if own else []
+
+    # ------------------------------------------------------------------------------------- gradients, old and new
+
+    def _stale(self, moving: Moving, gradients: list[Tensor | None], ignore: bool) -> frozenset[int]:
+        """Indices of arrays without a new gradient. Raises before anything is changed unless `ignore`."""
+        missing = [i for i, g in zip(moving.indices, gradients, strict=True) if g is None]
+        mixed = []
+        if self._used:
+            for index, gradient in zip(moving.indices, gradients, strict=True):
+                old = self._used.get(index)
+                if gradient is not None and old is not None and old[0] is gradient:
+                    (missing if old[1] == gradient._version else mixed).append(index)
+        if mixed:
+            self._raise_mixed(mixed)
+        if missing and not ignore:
+            self._raise_stale(sorted(missing))
+        return frozenset(missing)
+
+    def _raise_mixed(self, indices: list[int]) -> None:
+        names = tuple(self.table.names[i] for i in indices)
+        raise StaleGradientError(
+            f"Step {int(self.progress.step) + 1}: new gradients were added onto old ones that a step has used, in "
+            f"{_listed(names)}. Nothing was changed. Call trainer.zero_grad() before backward, or call the net itself "
+            "(its own forward starts afresh; a call of one of its children does not).",
+            names,
+        )
+
+    def _raise_stale(self, indices: list[int]) -> None:
+        names = tuple(self.table.names[i] for i in indices)
+        raise StaleGradientError(
+            f"Step {int(self.progress.step) + 1}: no new gradient since the last step in {_listed(names)}. Nothing was "
+            "changed. Call backward() on a loss that depends on them, freeze them, or write "
+            "step(..., ignore_stale_grad=True).",
+            names,
+        )
+
+    def _without(self, moving: Moving, stale: frozenset[int]) -> Moving:
+        less = self.table.less(moving, stale)
+        if less not in self._moving:
+            self._moving[less] = self._look_up(less)
+        return less
+
+    def _mark_used(self) -> None:
+        """From now on every gradient that is there is an old one."""
+        grads = [array.grad for array in self._arrays]
+        self._used = {i: (g, g._version) for i, g in enumerate(grads) if g is not None}
+
+    def zero_grad(self) -> None:
+        """Forget all gradients of the arrays of this trainer."""
+        for array in self._arrays:
+            array.grad = None
+        self._used = {}
+
+    def _tick(self, count: float) -> None:
+        epoch = (self.progress.step + 1) / self._steps_per_epoch if self._steps_per_epoch else None
+        self.progress = self.progress.tick(samples=round(count), epoch=epoch)
+
+    def _begin_forward(self) -> None:
+        """The net is called with gradients on: what a step has used goes, frozen statistics stand still."""
+        if self._used:
+            self.zero_grad()
+        for module in self._still:
+            module.training = False
+
+    # ------------------------------------------------------------------------------------------------- the rates
+
+    @property
+    def name(self) -> str:
+        """The name of the update rule, or of the optimizer's class."""
+        return self._recipe.name
+
+    def settings(self) -> dict[str, Any]:
+        """The optimizer's name and the base value of every setting: a number, or the schedule as text."""
+        found: dict[str, Any] = {"name": self._recipe.name}
+        for setting, base in self._recipe.base.items():
+            found[setting] = base.at(self.progress) if base.constant else repr(base)
+        return found
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the step about to be made, before rules and multipliers."""
+        base = self.table.base_rate
+        return float(base.at(self.progress, self.memory.get(base)) or 0.0)
+
+    def see(self, metrics: Mapping[str, float]) -> None:
+        """Tell the schedules that listen to metrics what was measured: `trainer.see({"val.loss": 0.31})`."""
+        self.memory = self.table.see(self.memory, metrics)
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Set the learning rate from the next step on; rules and multipliers stay.
+
+        Raises:
+            SettingError: the rate is not a finite number.
+            ScheduleError: the learning rate is a schedule, which would set it otherwise at the next step.
+        """
+        old = self._recipe.base[RATE]
+        if not old.constant:
+            raise ScheduleError(
+                f"set_learning_rate({rate!r}): the learning rate follows the schedule {old!r}. Write the change into "
+                f"the schedule, as in pieces({old!r}, (steps({int(self.progress.step)}), {rate!r}))."
+            )
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not isfinite(rate):
+            raise SettingError(f"set_learning_rate({rate!r}): a finite number is needed.")
+        new = schedule(float(rate))
+        self._recipe.base[RATE] = new
+        self._use(self.table.replaced(RATE, old, new))
+        self._optimizer.forget_layout()
+
+    # ------------------------------------------------------------------------------------------------- the state
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a later trainer of the same net needs to go on: plain values and tensors, keyed by array names."""
+        progress = self.progress
+        return {
+            "format": _FORMAT,
+            "optimizer": self._recipe.name,
+            "progress": {
+                "step": progress.step,
+                "epoch": progress.epoch,
+                "samples": progress.samples,
+                "tokens": progress.tokens,
+            },
+            "learning_rate": self.learning_rate if self._recipe.base[RATE].constant else None,
+            "memory": {write(of): kept for of, kept in self.memory.items()},
+            "arrays": dict(zip(self.table.names, self._optimizer.state(), strict=True)),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state; tensors are copied.
+
+        Raises:
+            StateError: a state of another optimizer, other arrays or other shapes; all differences are listed and
+                nothing is changed.
+        """
+        if state.get("format") != _FORMAT or "arrays" not in state:
+            raise StateError("This is no state of a Trainer (of this version). Give what state_dict() returned.")
+        if state["optimizer"] != self._recipe.name:
+            raise StateError(f"The state is of the optimizer {state['optimizer']!r}, the trainer has {self._recipe.name!r}.")
+        _check_names(state["arrays"], self.table.names)
+        try:
+            self._optimizer.load([state["arrays"][name] for name in self.table.names])
+        except StateError as error:
+            raise StateError(f"The state does not fit the net: {error}.") from None
+        clock = state["progress"]
+        self.progress = Progress(
+            clock["step"], clock["epoch"], clock["samples"], clock["tokens"], self.progress.extent
+        )
+        self.memory = {of: state["memory"].get(write(of), kept) for of, kept in self.memory.items()}
+        if state["learning_rate"] is not None and self._recipe.base[RATE].constant:
+            self.set_learning_rate(state["learning_rate"])
+        self._used = {}
+
+
+class _Recipe:
+    """What a trainer was asked for, brought to one form: the base value of every setting, and rules by setting."""
+
+    def __init__(
+        self,
+        optimizer: OptimizerLike,
+        learning_rate: Any,
+        given: Mapping[str, RulesLike] | None,
+        multipliers: RulesLike,
+        moves: Any,
+        limit: PartLike | None,
+        strict: bool,
+        settings: Mapping[str, Any],
+    ) -> None:
+        self.optimizer = by_name(optimizer) if isinstance(optimizer, str) else optimizer
+        if isinstance(self.optimizer, type) and issubclass(self.optimizer, UpdateRule):
+            self.optimizer = self.optimizer()
+        self.options: dict[str, Any] = {}
+        self.known = self._known_settings(settings)
+        self.base = self._base(learning_rate, _split_betas(settings, self.known))
+        self.rules = self._rules(given, multipliers)
+        self.update_schedule = update_schedule(moves)
+        self.limit = None if limit is None else part(limit)
+        self.strict = strict
+
+    @property
+    def name(self) -> str:
+        """The optimizer's name, as in a state."""
+        made = self.optimizer
+        if isinstance(made, UpdateRule):
+            return made.name
+        if isinstance(made, type):
+            return made.__name__
+        return type(made).__name__ if isinstance(made, torch.optim.Optimizer) else getattr(made, "__name__", "factory")
+
+    def _known_settings(self, settings: Mapping[str, Any]) -> dict[str, Setting | None]:
+        """Every setting there is, with what it may be (None: whatever the optimizer takes)."""
+        made = self.optimizer
+        if isinstance(made, UpdateRule):
+            return {**made.settings, **GRADIENT_SETTINGS}
+        if isinstance(made, type) and issubclass(made, torch.optim.Optimizer):
+            own = {key: value for key, value in settings.items() if key not in GRADIENT_SETTINGS}
+            check_options(made, own)
+            self.options = {key: value for key, value in own.items() if not isinstance(value, Schedule)}
+            names: Iterable[str] = settings_of(options_of(made))
+        elif isinstance(made, torch.optim.Optimizer):
+            names = settings_of(made)
+        elif callable(made):
+            names = ()
+        else:
+            raise SettingError(
+                f"optimizer={made!r}: a name, a class of torch.optim, an instance or a function of parameter groups is "
+                'needed. Write optimizer="adamw".'
+            )
+        return {**dict.fromkeys(names), **GRADIENT_SETTINGS}
+
+    def _base(self, learning_rate: Any, settings: Mapping[str, Any]) -> dict[str, Schedule]:
+        values: dict[str, Any] = {RATE: self._default_rate() if learning_rate is None else learning_rate}
+        made = self.optimizer
+        if isinstance(made, UpdateRule):
+            values.update({key: setting.default for key, setting in made.settings.items()})
+        elif isinstance(made, torch.optim.Optimizer):
+            values.update(settings_of(made))
+        elif isinstance(made, type):
+            values.update(settings_of({**options_of(made), **self.options}))
+        for key, value in settings.items():
+            if key not in self.known and key not in self.options:
+                raise SettingError(self._unknown(key))
+            if key in self.known:
+                values[key] = value
+        return {key: self._checked(key, value) for key, value in values.items()}
+
+    def _default_rate(self) -> float:
+        made = self.optimizer
+        if isinstance(made, torch.optim.Optimizer):
+            return float(made.param_groups[0]["lr"])
+        return 1e-3
+
+    def _checked(self, key: str, value: Any) -> Schedule:
+        setting = self.known.get(key)
+        if setting is not None and not isinstance(value, Schedule) and not callable(value) and value != setting.default:
+            setting.check(key, value)
+        if key == RATE and not isinstance(value, Schedule) and not callable(value):
+            Setting(1e-3, -inf, inf).check(key, value)
+        return schedule(value)
+
+    def _unknown(self, key: str) -> str:
+        names = [RATE, *self.known]
+        hint = " The learning rate is given as learning_rate=." if key == "lr" else ""
+        return f"{self.name} has no setting {key!r}. Settings: {', '.join(names)}.{nearest(key, names)}{hint}"
+
+    def _rules(self, given: Mapping[str, RulesLike] | None, multipliers: RulesLike) -> dict[str, Rules]:
+        made: dict[str, Rules] = {}
+        for key, literal in (given or {}).items():
+            for setting, piece in _split_betas({key: literal}, self.known).items():
+                if setting != RATE and setting not in self.known:
+                    raise SettingError(f"rules for {setting!r}: {self._unknown(setting)}")
+                made[setting] = rules(piece, setting=setting)
+                self._check_rules(setting, made[setting])
+        if multipliers is not None:
+            if RATE in made:
+                raise SettingError(
+                    "learning_rate_multipliers and rules for 'learning_rate' are both given, and both decide the rate. "
+                    "Write the multipliers as times(r) in the rules."
+                )
+            made[RATE] = rules(multipliers, relative=True)
+        if isinstance(self.optimizer, torch.optim.Optimizer):
+            self._add_groups(self.optimizer, made)
+        for setting in made:
+            if setting not in self.base:
+                self.base[setting] = schedule(GRADIENT_SETTINGS[setting].default)
+        if "clip_norm" in made:
+            raise SettingError("clip_norm is one bound for the norm of all gradients: give a value or a schedule, no rules.")
+        return made
+
+    def _check_rules(self, setting: str, made: Rules) -> None:
+        known = self.known.get(setting)
+        for place, value in made:
+            if known is not None and isinstance(value, int | float):
+                known.check(f"the rule {place!r} for {setting}", value)
+
+    def _add_groups(self, optimizer: torch.optim.Optimizer, made: dict[str, Rules]) -> None:
+        """The groups of an instance that differ are rules, after the call's own."""
+        if len(optimizer.param_groups) < 2:
+            return
+        for setting in self.base:
+            key = "lr" if setting == RATE else setting
+            values = [group.get(key) for group in optimizer.param_groups]
+            if key in optimizer.param_groups[0] and len(set(map(repr, values))) > 1:
+                own = tuple((Itself(a), g[key]) for g in optimizer.param_groups for a in g["params"])
+                made[setting] = made.get(setting, Rules()) + Rules(own)
+
+    def table(self, tree: Tree, extent: Extent, has_epochs: bool) -> Table:
+        """Resolve against a net, after proving every schedule over the run."""
+        if not tree.trainable:
+            raise SettingError("The net has no trainable arrays: nothing has requires_grad=True.")
+        for setting in settings_left(tree):
+            if setting != RATE and setting in self.known and setting not in self.base:
+                self.base[setting] = schedule(GRADIENT_SETTINGS[setting].default)
+        made = resolve(tree, self.base, self.rules, self.update_schedule, self.limit, self.strict)
+        self._prove(made, extent, has_epochs)
+        return made
+
+    def _prove(self, table: Table, extent: Extent, has_epochs: bool) -> None:
+        for each in table.schedules():
+            each.check(extent)
+            if not has_epochs and "epochs" in units_of(each):
+                raise ScheduleError(
+                    f"{each!r} counts epochs, and the trainer does not know how long one is. Give it steps_per_epoch=, "
+                    "or write the spans in steps."
+                )
+
+    def optimizer_for(self, table: Table) -> OwnOptimizer | ForeignOptimizer:
+        """The optimizer at work on the arrays of `table`."""
+        if isinstance(self.optimizer, UpdateRule):
+            return OwnOptimizer(self.optimizer, [table.tree.arrays[name] for name in table.names])
+        return ForeignOptimizer(self.optimizer, table, self.options)
+
+
+def _split_betas(settings: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """`betas=(b1, b2)` is short for `beta1=b1, beta2=b2` where the rule has those."""
+    if "betas" not in settings or "beta1" not in known:
+        return dict(settings)
+    betas = settings["betas"]
+    if isinstance(betas, Mapping):
+        betas = tuple({place: pair[i] for place, pair in betas.items()} for i in range(2))
+    if not isinstance(betas, tuple | list) or len(betas) != 2:
+        raise SettingError(f"betas={betas!r}: a pair is needed. Write betas=(0.9, 0.999).")
+    rest = {key: value for key, value in settings.items() if key != "betas"}
+    return {**rest, "beta1": betas[0], "beta2": betas[1]}
+
+
+def _holder(given: Any) -> nn.Module:
+    """A module that holds parameters under the names they were given."""
+    if isinstance(given, Tensor):
+        raise SettingError("Trainer(tensor): give the net, or its parameters in a list or a dict.")
+    if not isinstance(given, Mapping | Iterable):
+        raise SettingError(f"Trainer({type(given).__name__}): give the net, or its parameters in a list or a dict.")
+    pairs = list(given.items()) if isinstance(given, Mapping) else list(given)
+    if pairs and not isinstance(pairs[0], tuple):
+        pairs = [(str(i), array) for i, array in enumerate(pairs)]
+    if not pairs:
+        raise SettingError("Trainer: no parameters were given (a generator that is used up is empty).")
+    root = nn.Module()
+    for name, array in pairs:
+        if not isinstance(array, Tensor):
+            raise SettingError(f"Trainer: {name!r} is a {type(array).__name__}, not a parameter.")
+        _hold(root, str(name), array if isinstance(array, nn.Parameter) else _leaf(name, array))
+    return root
+
+
+def _leaf(name: str, array: Tensor) -> Tensor:
+    if not (array.is_leaf and array.requires_grad):
+        raise SettingError(f"Trainer: {name!r} is not a leaf tensor with requires_grad=True; nothing would move it.")
+    return array
+
+
+def _hold(root: nn.Module, name: str, array: Tensor) -> None:
+    *path, key = name.split(".")
+    for piece in path:
+        if piece not in root._modules:
+            root.add_module(piece, nn.Module())
+        root = root._modules[piece] or root
+    root._parameters[key] = array  # type: ignore[assignment]
+
+
+def _still_modules(table: Table) -> tuple[nn.Module, ...]:
+    """Modules whose running statistics a rule freezes: they use them, and do not add to them, while training.
+
+    Only modules that keep statistics of their own: a container with a frozen constant must go on with its dropout.
+    """
+    nodes, found = table.tree.nodes, []
+    for name in table.frozen_buffers:
+        for path in table.tree.names[name]:
+            owner = nodes[path.rpartition(".")[0]]
+            keeps = hasattr(owner, "track_running_stats") or not table.tree.layers(path.rpartition(".")[0])
+            if isinstance(owner, nn.Module) and keeps:
+                found.append(owner)
+    return tuple(dict.fromkeys(found))
+
+
+def _before_forward(net: nn.Module, trainer: Trainer) -> None:
+    """Let a trainer know when its net is called; a trainer that is gone leaves nothing behind."""
+    reference = weakref.ref(trainer)
+
+    def begin(module: nn.Module, args: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        alive = reference()
+        if alive is None:
+            handle.remove()
+        elif torch.is_grad_enabled():
+            alive._begin_forward()
+
+    handle = net.register_forward_pre_hook(begin)
+
+
+def _check_names(found: Mapping[str, Any], names: tuple[str, ...]) -> None:
+    missing = [name for name in names if name not in found]
+    extra = [name for name in found if name not in names]
+    if missing or extra:
+        lacks = f" It lacks {_listed(missing)}." if missing else ""
+        more = f" It has {_listed(extra)}, which the trainer does not step." if extra else ""
+        raise StateError(f"The state is of other arrays.{lacks}{more} Nothing was loaded.")
+
+
+def _extent(total: Span | Extent | None, steps_per_epoch: int | None) -> Extent:
+    if isinstance(total, Extent):
+        return total
+    if total is None:
+        return Extent()
+    if not isinstance(total, Span) or total.unit not in ("steps", "epochs", "samples", "tokens"):
+        raise ScheduleError(f"total={total!r}: a span in steps, epochs, samples or tokens is needed. Write total=steps(1000).")
+    known = {total.unit: float(total.amount)}
+    if steps_per_epoch and total.unit == "steps":
+        known["epochs"] = total.amount / steps_per_epoch
+    elif steps_per_epoch and total.unit == "epochs":
+        known["steps"] = total.amount * steps_per_epoch
+    return Extent(**known)
+
+
+def _policy(non_finite: str | None) -> str | None:
+    if non_finite not in (None, "raise", "skip"):
+        raise SettingError(f'non_finite={non_finite!r}: "raise", "skip" or None is needed.')
+    return non_finite
+
+
+def _count(value: int | None, name: str) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise SettingError(f"{name}={value!r}: a whole number of at least 1 is needed.")
+    return value
+
+
+def _has_shape(array: Tensor) -> bool:
+    return not isinstance(array, nn.parameter.UninitializedTensorMixin)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(repr(name) for name in names)

@@ -1,0 +1,106 @@
+"""One update of a run: a loss, the part it moves, the optimizer that moves it, and when it has its turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from etude.errors import SettingError
+from etude.step.loss import LossLike
+from etude.step.trainer import OptimizerLike
+from etude.values.part import Part, PartLike, part
+from etude.values.rules import RulesLike
+from etude.values.schedule import Schedule, schedule
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Update:
+    """What one of several losses does in a step.
+
+    Args:
+        name: how the update is called in the history: its loss is "<name>.loss" there.
+        loss: as for `train`: a name, a torch loss, a function of (output, target) or of (net, batch), or named terms.
+        part: the arrays it moves; None: all.
+        optimizer, learning_rate, learning_rate_multipliers, rules, update_schedule, and settings of the update rule:
+            as for `Trainer`.
+        turn: a schedule of how often it acts in a step: a bool or a whole number (2: twice in a row). None: once in
+            every step. `when("critic.loss", above=0.5, at_most=5)` listens to the losses.
+        own_batch: it takes a batch of its own for each time it acts, instead of sharing the batch of the step.
+
+    Raises:
+        SettingError, PartError, ScheduleError: what the arguments say is no update.
+    """
+
+    name: str
+    loss: LossLike
+    part: Part | None
+    optimizer: OptimizerLike
+    learning_rate: Any
+    learning_rate_multipliers: RulesLike
+    rules: Mapping[str, RulesLike] | None
+    update_schedule: Any
+    turn: Schedule | None
+    own_batch: bool
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __init__(
+        self,
+        name: str,
+        loss: LossLike,
+        part: PartLike | None = None,
+        *,
+        optimizer: OptimizerLike = "adamw",
+        learning_rate: Any = None,
+        learning_rate_multipliers: RulesLike = None,
+        rules: Mapping[str, RulesLike] | None = None,
+        update_schedule: Any = None,
+        turn: Any = None,
+        own_batch: bool = False,
+        **settings: Any,
+    ) -> None:
+        if not isinstance(name, str) or not name or "." in name:
+            raise SettingError(f"Update({name!r}): a name without dots is needed.")
+        made = {
+            "name": name,
+            "loss": loss,
+            "part": _part(part),
+            "optimizer": optimizer,
+            "learning_rate": learning_rate,
+            "learning_rate_multipliers": learning_rate_multipliers,
+            "rules": rules,
+            "update_schedule": update_schedule,
+            "turn": None if turn is None else _turn(name, turn),
+            "own_batch": own_batch,
+            "settings": settings,
+        }
+        for key, value in made.items():
+            object.__setattr__(self, key, value)
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of its `Trainer`, without net and optimizer."""
+        return {
+            "learning_rate": self.learning_rate,
+            "learning_rate_multipliers": self.learning_rate_multipliers,
+            "rules": self.rules,
+            "update_schedule": self.update_schedule,
+            "part": self.part,
+            **self.settings,
+        }
+
+    def __repr__(self) -> str:
+        return f"Update({self.name!r}, part={self.part!r}, optimizer={self.optimizer!r})"
+
+
+def _part(literal: PartLike | None) -> Part | None:
+    return None if literal is None else part(literal)
+
+
+def _turn(name: str, literal: Any) -> Schedule:
+    made = schedule(literal)
+    if made.kind == "part":
+        raise SettingError(
+            f"Update({name!r}, turn={literal!r}): a turn is True, False or a number of times. Parts that move in turn "
+            "are an update_schedule."
+        )
+    return made

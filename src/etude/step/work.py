@@ -1,0 +1,196 @@
+"""An update at work: from a batch to moved arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from etude.bind.table import Moving
+from etude.errors import NonFiniteError, SettingError
+from etude.step.loss import Losses, Measured, Reader, terms
+from etude.step.precision import Precision
+from etude.step.trainer import Trainer
+from etude.step.update import Update
+from etude.values.progress import Progress
+from etude.values.tree import Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one update did with one batch.
+
+    Attributes:
+        loss: the weighted sum of the terms, a scalar on the device.
+        terms: each term, in the order of the update's loss.
+        moved: whether anything was moved.
+        refused: whether the step was refused because a loss or gradient was not finite.
+    """
+
+    loss: Tensor
+    terms: tuple[Measured, ...]
+    moved: bool
+    refused: bool = False
+
+
+class Work:
+    """One update on one net.
+
+    Gradients are computed for what moves and for nothing else: while the loss is computed, every other array of the
+    net is taken out of the graph. Afterwards everything is as before, so nobody else ever sees it.
+    """
+
+    def __init__(
+        self,
+        update: Update,
+        net: nn.Module,
+        precision: Precision,
+        policy: str,
+        ignore_stale_grad: bool,
+        options: dict[str, Any],
+    ) -> None:
+        self.name = update.name
+        self.update = update
+        self.net = net
+        self.losses = Losses(terms(update.loss))
+        checked = None if policy == "apply" else "skip" if policy == "skip" else "raise"
+        self.trainer = Trainer(net, update.optimizer, non_finite=checked, **update.options(), **options)
+        self.read = Reader(net)
+        self._precision = precision
+        self._policy = policy
+        self._ignore_stale = ignore_stale_grad
+        tree: Tree = self.trainer.table.tree
+        self._trainable = tuple(tree.arrays[name] for name in tree.trainable)
+        self._out: dict[Moving, tuple[Tensor, ...]] = {}
+        turn = update.turn
+        self.listens = turn is not None and turn.reactive
+        self._heard: Any = turn.start() if turn is not None and turn.reactive else None
+        self._rate: float | None = None
+
+    def step(self, progress: Progress, values: Any) -> Report:
+        """Compute the loss of a batch and move what moves at `progress`.
+
+        Raises:
+            NonFiniteError: the loss or a gradient is not finite and the policy is "raise" or "stop"; nothing is changed.
+            StaleGradientError: an array that moves gets no gradient from the loss.
+        """
+        trainer = self.trainer
+        trainer.progress = progress
+        moving = trainer.table.at(progress, trainer.memory).moving
+        if not moving.indices:
+            return self.look(progress, values)
+        out = self._out.get(moving)
+        if out is None:
+            out = self._out[moving] = self._taken_out(moving)
+        trainer._begin_forward()
+        for array in out:
+            array.requires_grad = False
+        try:
+            loss, measured = self.measure(progress, values)
+            if self._policy != "apply" and not isfinite(loss.item()):
+                self._refuse(progress, values, measured)
+                return Report(loss.detach(), measured, False, True)
+            self._precision.backward(loss)
+        finally:
+            for array in out:
+                array.requires_grad = True
+        made = self._precision.step(trainer, self._ignore_stale)
+        return Report(loss.detach(), measured, made, not made)
+
+    def measure(self, progress: Progress, values: Any) -> tuple[Tensor, tuple[Measured, ...]]:
+        """The weighted sum of the terms over a batch, and each term; nothing moves."""
+        weights = self.losses.weights(progress)
+        with self._precision.context():
+            return self.losses.measure(self.net, self.read, values, weights)
+
+    def turns(self, progress: Progress) -> int:
+        """How often the update acts in the step made at `progress`."""
+        turn = self.update.turn
+        if turn is None:
+            return 1
+        times = turn.at(progress, self._heard)
+        if not isinstance(times, int) or times < 0:
+            raise SettingError(f"Update({self.name!r}): its turn is {times!r}. True, False or a whole number is needed.")
+        return int(times)
+
+    def hear(self, losses: dict[str, float]) -> None:
+        """Tell a turn that listens what the losses of the step were."""
+        if self.listens:
+            assert self.update.turn is not None
+            self._heard = self.update.turn.see(self._heard, losses)
+
+    def rate(self, progress: Progress) -> float:
+        """The learning rate of the step made at `progress`, before rules."""
+        base = self.trainer.table.base_rate
+        if self._rate is None or not base.constant:
+            self._rate = float(base.at(progress, self.trainer.memory.get(base)) or 0.0)
+        return self._rate
+
+    def moves(self, progress: Progress) -> bool:
+        """Whether anything moves in the step made at `progress`."""
+        return bool(self.trainer.table.at(progress, self.trainer.memory).moving.indices)
+
+    def names(self, alone: bool) -> tuple[str, tuple[str, ...]]:
+        """What its loss and its terms are called in the history; `alone` if it is the only update of the run."""
+        terms_ = tuple(term.name for term in self.losses.terms)
+        if alone:
+            return "loss", terms_ if len(terms_) > 1 else ("loss",)
+        return f"{self.name}.loss", tuple(f"{self.name}.{name}" for name in terms_) if len(terms_) > 1 else (
+            f"{self.name}.loss",
+        )
+
+    def look(self, progress: Progress, values: Any) -> Report:
+        """The loss of a step in which nothing moves."""
+        with torch.no_grad():
+            loss, measured = self.measure(progress, values)
+        return Report(loss, measured, False)
+
+    def _taken_out(self, moving: Moving) -> tuple[Tensor, ...]:
+        trainer = self.trainer
+        moved = {id(trainer.table.tree.arrays[trainer.table.names[i]]) for i in moving.indices}
+        return tuple(array for array in self._trainable if id(array) not in moved)
+
+    def _refuse(self, progress: Progress, values: Any, measured: tuple[Measured, ...]) -> None:
+        if self._policy == "skip":
+            return
+        number = int(progress.step) + 1
+        terms_ = [term.name for term, m in zip(self.losses.terms, measured, strict=True) if not _finite(m.mean)]
+        inputs = [name for name, tensor in tensors_in(values) if not _finite(tensor)]
+        arrays = [name for name, array in self.trainer.table.tree.arrays.items() if not _finite(array)]
+        found = (
+            f"The batch has NaN or infinity in {', '.join(inputs)}."
+            if inputs
+            else f"The net has NaN or infinity in {', '.join(map(repr, arrays))}."
+            if arrays
+            else "The batch and the arrays of the net are finite: the loss itself overflows. Lower the learning rate, "
+            "clip gradients (clip_norm=1.0), or scale the data."
+        )
+        raise NonFiniteError(
+            f"Step {number} is refused: the loss {', '.join(map(repr, terms_)) or repr('loss')} is not finite. {found} "
+            'Nothing was changed by this step. To leave such steps out write non_finite="skip".',
+            tuple(inputs or arrays or terms_),
+            number,
+        )
+
+
+def tensors_in(values: Any, name: str = "") -> Iterable[tuple[str, Tensor]]:
+    """Every tensor of a batch with its place: "batch[0]", "x", ..."""
+    if isinstance(values, Tensor):
+        yield name or "batch", values
+    elif isinstance(values, dict):
+        for key, value in values.items():
+            yield from tensors_in(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(values, tuple | list):
+        for i, value in enumerate(values):
+            yield from tensors_in(value, f"{name or 'batch'}[{i}]")
+
+
+def _finite(tensor: Any) -> bool:
+    if not isinstance(tensor, Tensor) or not (tensor.is_floating_point() or tensor.is_complex()):
+        return True
+    return bool(torch.isfinite(tensor.detach()).all())
+

@@ -1,0 +1,517 @@
+"""Curves: numbers that move along a formula.
+
+A curve over `n` steps has, before step `t` (counted from 0), gone `x = t / n` of its way: its first step has exactly
+`start`, and from step `n` on it holds exactly `end`. Without `over=` its way is the whole run, or what is left of it
+where its clock begins later (`then`, `pieces`). `warmup` alone looks one step ahead, so that its last step is full.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from math import cos, floor, log, pi, sqrt
+from typing import Any, final
+
+from etude.errors import ScheduleError, nearest
+from etude.values.algebra import Memory, Schedule, number, read, surplus
+from etude.values.progress import TINY, Extent, Progress
+from etude.values.spans import Span, progress_span
+
+
+class Curve(Schedule):
+    """A number that goes its way once, over a span or over the run, and then holds."""
+
+    __slots__ = ()
+
+    over: Span | None
+
+    @abstractmethod
+    def _value(self, x: float) -> float:
+        """The value where the share `x` of the way is done, from 0 to 1."""
+
+    def at(self, progress: Progress, memory: Memory = None) -> float:
+        over = self.over
+        if over is None:
+            x = progress.fraction
+        else:
+            x = progress.amount(over.unit) / over.amount if over.amount else 1.0
+        return self._value(0.0 if x < 0.0 else 1.0 if x > 1.0 else x)
+
+    @property
+    def length(self) -> tuple[Span, ...] | None:
+        return None if self.over is None else (self.over,)
+
+    def _inspect(self, clock: Progress, life: Extent) -> None:
+        if self.over is not None:
+            read(clock, self.over.unit, self)
+        elif not any(clock.extent.known()):
+            raise ScheduleError(
+                f"{self!r} runs to the end of the run, and the run's length is not known on its clock. "
+                "Write over=steps(1000), or give the run a length (steps=, epochs= or total=)."
+            )
+
+
+@final
+@dataclass(frozen=True, slots=True, repr=False)
+class Linear(Curve):
+    """A straight line; made by `linear`."""
+
+    begin: float
+    end: float
+    over: Span | None
+
+    def _value(self, x: float) -> float:
+        return _mix(self.begin, self.end, x)
+
+    def __repr__(self) -> str:
+        return _call("linear", self.begin, self.end, over=(self.over, None))
+
+
+@final
+@dataclass(frozen=True, slots=True, repr=False)
+class Cosine(Curve):
+    """Half a wave of the cosine; made by `cosine`."""
+
+    begin: float
+    end: float
+    over: Span | None
+
+    def _value(self, x: float) -> float:
+        return _mix(self.end, self.begin, (1 + cos(pi * x)) / 2)
+
+    def __repr__(self) -> str:
+        return _call("cosine", self.begin, self.end, over=(self.over, None))
+
+
+@final
+@dataclass(frozen=True, slots=True, repr=False)
+class Polynomial(Curve):
+    """A power of what is left of the way; made by `polynomial`."""
+
+    begin: float
+    end: float
+    power: float
+    over: Span | None
+
+    def _value(self, x: float) -> float:
+        return _mix(self.end, self.begin, (1 - x) ** self.power)
+
+    def __repr__(self) -> str:
+        return _call("polynomial", self.begin, self.end, power=(self.power, 1.0), over=(self.over, None))
+
+
+@final
+@dataclass(frozen=True, slots=True, repr=False)
+class Exponential(Curve):
+    """The same factor at each step; made by `exponential`."""
+
+    begin: float
+    end: float
+    over: Span | None
+
+    def _value(self, x: float) -> float:
+        return self.end if x == 1 else self.begin * (self.end / self.begin) ** x
+
+    def __repr__(self) -> str:
+        return _call("exponential", self.begin, self.end, over=(self.over, None))
+
+
+@final
+@dataclass(frozen=True, slots=True, repr=False)
+class OneCycle(Curve):
+    """Up and down once, along two half waves; made by `one_cycle`."""
+
+    peak: float
+    begin: float
+    end: float
+    rise: float
+    over: Span | None
+
+    def _value(self, x: float) -> float:
+        if x <= self.rise:
+            return _mix(self.begin, self.peak, (1 - cos(pi * x / self.rise)) / 2)
+        return _mix(self.peak, self.end, (1 - cos(pi * (x - self.rise) / (1 - self.rise))) / 2)
+
+    def __repr__(self) -> str:
+        given = (self.peak, self.begin, self.end)
+        return _call("one_cycle", *given, rise=(self.rise, 0.3), over=(self.over, None))
+
+
+@final
+@dataclass(frozen=True, slots=True, repr=False)
+class InverseSqrt(Schedule):
+    """Held, then falling with the square root; made by `inverse_sqrt`."""
+
+    begin: float
+    after: Span
+
+    def at(self, progress: Progress, memory: Memory = None) -> float:
+        after = self.after
+        x = progress.amount(after.unit) / after.amount
+        return self.begin if x <= 1 else self.begin / sqrt(x)
+
+    def __repr__(self) -> str:
+        return _call("inverse_sqrt", self.begin, self.after)
+
+    def _inspect(self, clock: Progress, life: Extent) -> None:
+        read(clock, self.after.unit, self)
+
+
+@final
+@dataclass(frozen=True, slots=True, repr=False)
+class StepDecay(Schedule):
+    """Multiplied by a factor at each multiple of a span; made by `step_decay`."""
+
+    begin: float
+    factor: float
+    every: Span
+    floor: float
+
+    def at(self, progress: Progress, memory: Memory = None) -> float:
+        every = self.every
+        return max(self.floor, self.begin * self.factor ** floor(progress.amount(every.unit) / every.amount + TINY))
+
+    def __repr__(self) -> str:
+        return _call("step_decay", self.begin, self.factor, self.every, floor=(self.floor, 0.0))
+
+    def _inspect(self, clock: Progress, life: Extent) -> None:
+        read(clock, self.every.unit, self)
+
+
+@final
+@dataclass(frozen=True, slots=True, repr=False)
+class MultiStep(Schedule):
+    """Multiplied by a factor at given moments; made by `multi_step`."""
+
+    begin: float
+    factor: float
+    moments: tuple[Span, ...]
+    # The value after each number of moments.
+    _values: tuple[float, ...] = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        values = tuple(self.begin * self.factor**k for k in range(len(self.moments) + 1))
+        object.__setattr__(self, "_values", values)
+
+    def at(self, progress: Progress, memory: Memory = None) -> float:
+        reached = 0
+        for moment in self.moments:
+            if progress.amount(moment.unit) < moment.amount - TINY:
+                break
+            reached += 1
+        return self._values[reached]
+
+    def __repr__(self) -> str:
+        return _call("multi_step", self.begin, self.factor, list(self.moments))
+
+    def _inspect(self, clock: Progress, life: Extent) -> None:
+        for moment in self.moments:
+            read(clock, moment.unit, self)
+
+
+@final
+@dataclass(frozen=True, slots=True, repr=False)
+class Cyclic(Schedule):
+    """Up and down over and over; made by `cyclic`."""
+
+    low: float
+    high: float
+    period: Span
+    decay: float
+    shape: str
+
+    def at(self, progress: Progress, memory: Memory = None) -> float:
+        x = progress.amount(self.period.unit) / self.period.amount
+        laps = floor(x + TINY)
+        x = max(x - laps, 0.0)
+        up = 1 - abs(2 * x - 1) if self.shape == "linear" else (1 - cos(2 * pi * x)) / 2
+        return _mix(self.low, _mix(self.low, self.high, self.decay**laps), up)
+
+    def __repr__(self) -> str:
+        options = {"decay": (self.decay, 1.0), "shape": (self.shape, "linear")}
+        return _call("cyclic", self.low, self.high, self.period, **options)
+
+    def _inspect(self, clock: Progress, life: Extent) -> None:
+        read(clock, self.period.unit, self)
+
+
+@final
+@dataclass(frozen=True, slots=True, repr=False)
+class WarmRestarts(Schedule):
+    """Half a wave down, over and over, each as long as `growth` times the one before; made by `warm_restarts`."""
+
+    begin: float
+    end: float
+    period: Span
+    growth: float
+    decay: float
+
+    def at(self, progress: Progress, memory: Memory = None) -> float:
+        laps, x = _lap(progress.amount(self.period.unit) / self.period.amount, self.growth)
+        return _mix(self.end, _mix(self.end, self.begin, self.decay**laps), (1 + cos(pi * x)) / 2)
+
+    def __repr__(self) -> str:
+        options = {"growth": (self.growth, 1.0), "decay": (self.decay, 1.0)}
+        return _call("warm_restarts", self.begin, self.end, self.period, **options)
+
+    def _inspect(self, clock: Progress, life: Extent) -> None:
+        read(clock, self.period.unit, self)
+
+
+@final
+@dataclass(frozen=True, slots=True, repr=False)
+class Warmup(Schedule):
+    """A factor that reaches 1 and stays there; made by `warmup`."""
+
+    over: Span
+    begin: float
+    shape: str
+
+    def at(self, progress: Progress, memory: Memory = None) -> float:
+        over = self.over
+        if self.shape == "constant":
+            return self.begin if progress.amount(over.unit) < over.amount - TINY else 1.0
+        done = progress.ahead(over.unit)
+        if done >= over.amount - TINY:
+            return 1.0
+        x = done / over.amount
+        return self.begin + (1 - self.begin) * x if self.shape == "linear" else self.begin ** (1 - x)
+
+    @property
+    def length(self) -> tuple[Span, ...] | None:
+        return (self.over,)
+
+    def __repr__(self) -> str:
+        default = {"linear": 0.0, "exponential": 0.01, "constant": None}[self.shape]
+        return _call("warmup", self.over, start=(self.begin, default), shape=(self.shape, "linear"))
+
+    def _inspect(self, clock: Progress, life: Extent) -> None:
+        read(clock, self.over.unit, self)
+        left, known = surplus(life, self.over), dict(life.known())
+        # What is never reached (a piece after the end of a short run) has no warm-up to finish.
+        if left is not None and left < -TINY and all(known.values()):
+            lasts = ", ".join(f"{length:g} {unit}" for unit, length in known.items())
+            raise ScheduleError(
+                f"{self!r} is longer than what it warms up: that lasts {lasts}. "
+                "Write a shorter warm-up, such as warmup(fraction(0.05))."
+            )
+
+
+def linear(start: float, end: float, over: Span | None = None) -> Schedule:
+    """A straight line from `start` to `end`: `start + (end - start) x`.
+
+    Args:
+        start, end: any finite numbers.
+        over: a span of progress; None: to the end of the run.
+
+    Raises:
+        ScheduleError: a value that is no finite number, or `over` is no span of progress. So for all curves.
+    """
+    said = _said("linear", start, end, over=over)
+    return Linear(number(start, said), number(end, said), _over(over, said))
+
+
+def cosine(start: float, end: float = 0.0, over: Span | None = None) -> Schedule:
+    """Half a wave: `end + (start - end) (1 + cos(pi x)) / 2` (Loshchilov and Hutter 2017, arXiv:1608.03983).
+
+    Args: as for `linear`.
+    """
+    said = _said("cosine", start, end, over=over)
+    return Cosine(number(start, said), number(end, said), _over(over, said))
+
+
+def polynomial(start: float, end: float = 0.0, power: float = 1.0, over: Span | None = None) -> Schedule:
+    """A power of what is left of the way: `end + (start - end) (1 - x) ** power`.
+
+    Args:
+        start, end, over: as for `linear`.
+        power: above 0.
+    """
+    said = _said("polynomial", start, end, power=power, over=over)
+    return Polynomial(number(start, said), number(end, said), _above(power, 0, "power", said), _over(over, said))
+
+
+def exponential(start: float, end: float, over: Span | None = None) -> Schedule:
+    """The same factor at each step: `start (end / start) ** x`.
+
+    Args:
+        start, end: not 0, and of one sign.
+        over: as for `linear`.
+    """
+    said = _said("exponential", start, end, over=over)
+    first, last = number(start, said), number(end, said)
+    if first * last <= 0:
+        raise ScheduleError(f"{said}: no factor leads from {first!r} to {last!r}. Write a small end, or linear(...).")
+    return Exponential(first, last, _over(over, said))
+
+
+def one_cycle(
+    peak: float,
+    start: float | None = None,
+    end: float | None = None,
+    rise: float = 0.3,
+    over: Span | None = None,
+) -> Schedule:
+    """Up to `peak` and down again, along half waves (Smith and Topin 2018, arXiv:1708.07120).
+
+    Args:
+        peak: the highest value. start: the first, `peak / 25` if None. end: the last, `peak / 1e4` if None.
+        rise: the share of the way that leads up, between 0 and 1. over: as for `linear`.
+    """
+    said = _said("one_cycle", peak, start, end, rise=rise, over=over)
+    top = number(peak, said)
+    first = top / 25 if start is None else number(start, said)
+    last = top / 1e4 if end is None else number(end, said)
+    if not 0 < number(rise, said) < 1:
+        raise ScheduleError(f"{said}: the share that rises lies between 0 and 1. Write rise=0.3.")
+    return OneCycle(top, first, last, number(rise, said), _over(over, said))
+
+
+def inverse_sqrt(start: float, after: Span) -> Schedule:
+    """`start` for the span `after`, then `start / sqrt(t / after)`, `t` being the progress in the same unit.
+
+    With `warmup(after) *` before it, this is the schedule of Vaswani et al. 2017 (arXiv:1706.03762).
+    """
+    said = _said("inverse_sqrt", start, after)
+    return InverseSqrt(number(start, said), progress_span(after, said))
+
+
+def step_decay(start: float, factor: float, every: Span, floor: float = 0.0) -> Schedule:
+    """`start`, multiplied by `factor` at each multiple of `every`; never below `floor`.
+
+    Args:
+        start: at least `floor`. factor: above 0, at most 1. every: more than nothing.
+    """
+    said = _said("step_decay", start, factor, every, floor=floor)
+    first, least = number(start, said), number(floor, said)
+    if first < least:
+        raise ScheduleError(f"{said}: the start {first!r} is below the floor {least!r}. Write a lower floor.")
+    return StepDecay(first, _share(factor, "factor", said), progress_span(every, said), least)
+
+
+def multi_step(start: float, factor: float, at: Sequence[Span]) -> Schedule:
+    """`start`, multiplied by `factor` at each of the moments `at`.
+
+    Args:
+        start: any finite number. factor: above 0. at: moments counted from the start, one after the other.
+    """
+    said = _said("multi_step", start, factor, at)
+    if not isinstance(at, list | tuple) or not at:
+        raise ScheduleError(f"{said}: a list of moments is needed. Write at=[epochs(30), epochs(60)].")
+    moments = tuple(progress_span(moment, said) for moment in at)
+    for before, after in pairwise(moments):
+        if before.unit != after.unit or before.amount >= after.amount:
+            raise ScheduleError(f"{said}: {after!r} is not after {before!r}. Write moments in one unit, in order.")
+    return MultiStep(number(start, said), _above(factor, 0, "factor", said), moments)
+
+
+def cyclic(low: float, high: float, period: Span, decay: float = 1.0, shape: str = "linear") -> Schedule:
+    """From `low` up to `high` and back in each period, over and over (Smith 2017, arXiv:1506.01186).
+
+    Args:
+        low, high: any finite numbers. period: a whole up and down.
+        decay: the rise above `low` is multiplied by it after each period; above 0, at most 1.
+        shape: "linear" or "cosine".
+    """
+    said = _said("cyclic", low, high, period, decay=decay, shape=shape)
+    kind = _one_of(shape, ("linear", "cosine"), said)
+    return Cyclic(
+        number(low, said), number(high, said), progress_span(period, said), _share(decay, "decay", said), kind
+    )
+
+
+def warm_restarts(
+    start: float, end: float = 0.0, period: Span | None = None, growth: float = 1.0, decay: float = 1.0
+) -> Schedule:
+    """Half a wave from `start` down to `end`, over and over (Loshchilov and Hutter 2017, arXiv:1608.03983).
+
+    Args:
+        start, end: any finite numbers. period: the length of the first wave; it must be given.
+        growth: each wave is so many times as long as the one before; at least 1.
+        decay: the height above `end` is multiplied by it at each restart; above 0, at most 1.
+    """
+    said = _said("warm_restarts", start, end, period=period, growth=growth, decay=decay)
+    if period is None:
+        raise ScheduleError(f"{said}: the length of the first wave is missing. Write period=epochs(10).")
+    longer = number(growth, said)
+    if longer < 1:
+        raise ScheduleError(f"{said}: waves that get shorter never end. Write a growth of at least 1.")
+    fall = _share(decay, "decay", said)
+    return WarmRestarts(number(start, said), number(end, said), progress_span(period, said), longer, fall)
+
+
+def warmup(over: Span, start: float | None = None, shape: str = "linear") -> Schedule:
+    """A factor that reaches 1 at the end of `over` and stays; multiply anything by it.
+
+    Over `n` steps, the first has `start + (1 - start) / n` and the n-th exactly 1 ("linear"); the n-th root of the way
+    from `start` to 1 at each step ("exponential"); or `start` at all n steps ("constant").
+
+    Args:
+        over: a span of progress; a span of nothing is no warm-up.
+        start: from 0 to 1, default 0; for "exponential" above 0, default 0.01; for "constant" above 0, no default.
+        shape: "linear", "exponential" or "constant".
+
+    Raises:
+        ScheduleError: as said; and before the first step, if `over` is longer than the run.
+    """
+    said = _said("warmup", over, start=start, shape=shape)
+    kind = _one_of(shape, ("linear", "exponential", "constant"), said)
+    default = {"linear": 0.0, "exponential": 0.01}.get(kind)
+    given = default if start is None else number(start, said)
+    if given is None or not 0 <= given <= 1 or (given == 0 and kind != "linear"):
+        least = "from 0" if kind == "linear" else "above 0 and"
+        raise ScheduleError(f"{said}: the factor it starts with must be {least} up to 1. Write start=0.1.")
+    return Warmup(progress_span(over, said, zero=True), given, kind)
+
+
+def _mix(low: float, high: float, weight: float) -> float:
+    """From `low` (weight 0) to `high` (weight 1), exact at both ends."""
+    if weight <= 0:
+        return low
+    return high if weight >= 1 else low + (high - low) * weight
+
+
+def _lap(position: float, growth: float) -> tuple[int, float]:
+    """The lap at a position counted in first laps, and the share of it that is done."""
+    if growth == 1:
+        laps = floor(position + TINY)
+        return laps, max(position - laps, 0.0)
+    # The laps before lap k take (growth**k - 1) / (growth - 1) first laps.
+    laps = max(floor(log(position * (growth - 1) + 1, growth) + TINY), 0)
+    begun = (growth**laps - 1) / (growth - 1)
+    return laps, min(max((position - begun) / growth**laps, 0.0), 1.0)
+
+
+def _over(over: object, said: str) -> Span | None:
+    return None if over is None else progress_span(over, said, zero=True)
+
+
+def _above(value: object, least: float, name: str, said: str) -> float:
+    if (given := number(value, said)) > least:
+        return given
+    raise ScheduleError(f"{said}: {name} must be above {least}, not {value!r}.")
+
+
+def _share(value: object, name: str, said: str) -> float:
+    if 0 < (given := number(value, said)) <= 1:
+        return given
+    raise ScheduleError(f"{said}: {name} must be above 0 and at most 1, not {value!r}. Write {name}=0.5.")
+
+
+def _one_of(shape: object, shapes: tuple[str, ...], said: str) -> str:
+    if isinstance(shape, str) and shape in shapes:
+        return shape
+    raise ScheduleError(f"{said}: the shape is one of {', '.join(map(repr, shapes))}.{nearest(str(shape), shapes)}")
+
+
+def _said(name: str, *given: object, **options: object) -> str:
+    """A call as it was written, for a message."""
+    return _call(name, *given, **{key: (value, None) for key, value in options.items()})
+
+
+def _call(name: str, *given: object, **options: tuple[Any, Any]) -> str:
+    """The text of a call; an option (value, default) is left out where it has its default."""
+    said = [f"{key}={value!r}" for key, (value, default) in options.items() if value != default]
+    return f"{name}({', '.join([*map(repr, given), *said])})"
