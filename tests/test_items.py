@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from etude.data.chance import item_key, sow, undisturbed
 from etude.data.items import Reader, collate, items_of
 from etude.errors import DataError
 
@@ -52,6 +53,49 @@ def test_items_change_with_the_epoch_and_the_seed() -> None:
     drawn = [_flat(Reader(Noisy(), "Noisy", seed, False)[(epoch, [0])])[1:] for seed, epoch in [(0, 0), (0, 1), (1, 0)]]
     for part in range(3):
         assert len({str(one[part]) for one in drawn}) == 3
+
+
+class Rare(Noisy):
+    """Only item 4 draws, and fails for some of what it draws."""
+
+    def __init__(self) -> None:
+        self.read: list[int] = []
+
+    def __getitem__(self, index: int) -> Any:
+        self.read.append(index)
+        drawn = int(torch.randint(10**6, ())) if index == 4 else 0
+        if drawn % 2:
+            raise ValueError(drawn)
+        return index, drawn
+
+
+def test_items_that_draw_nothing_are_read_once_and_others_with_their_seed() -> None:
+    data = Rare()
+    seed = next(seed for seed in range(99) if _even(seed))
+    reader = Reader(data, "Rare", seed, False)
+    assert _flat(reader[(0, [0, 1])]) == [[0, 1], [0, 0]]
+    assert data.read == [0, 1]
+    late = _flat(reader[(0, [2, 4])])
+    assert _flat(Reader(data, "Rare", seed, False, draws=True)[(0, [2, 4])]) == late
+    assert reader.draws
+
+
+def _even(seed: int) -> bool:
+    with undisturbed():
+        sow(item_key(seed, 0, 4))
+        return int(torch.randint(10**6, ())) % 2 == 0
+
+
+def test_a_failure_by_chance_depends_on_the_seed_only() -> None:
+    outcomes = []
+    for own in range(4):
+        torch.manual_seed(own)
+        for seed in range(4):
+            try:
+                outcomes.append((seed, str(_flat(Reader(Rare(), "Rare", seed, False)[(0, [4])]))))
+            except DataError as error:
+                outcomes.append((seed, str(error)))
+    assert len(set(outcomes)) == 4
 
 
 def test_reading_leaves_the_generators_of_the_process_alone() -> None:

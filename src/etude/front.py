@@ -47,4 +47,6 @@ def train(
 
 
 def _bar(progress: bool | str) -> Listener | None:
+    if progress is False:
+        return None
     return Bar.auto() if progress == "auto" else Bar()

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from etude.data.chance import item_key
 from etude.data.cursor import Cursor
 from etude.data.flow import Flow
-from etude.data.order import division, item_key, permutation
+from etude.data.order import division, permutation
 from etude.data.source import source, split_validation
 
 quick = settings(max_examples=40, deadline=None)

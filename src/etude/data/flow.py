@@ -12,10 +12,11 @@ from torch.utils.data import DataLoader
 
 from etude.data.arrays import Arrays
 from etude.data.batch import Batch, counts, moved, quick_batch, token_width
+from etude.data.chance import item_key, sow, undisturbed
 from etude.data.cursor import Cursor
 from etude.data.form import Source
 from etude.data.items import Items, Reader
-from etude.data.order import in_order, item_key, permutation, sow, undisturbed
+from etude.data.order import in_order, permutation
 from etude.data.source import source as adapted
 from etude.data.streams import Stream
 from etude.errors import DataError

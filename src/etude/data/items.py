@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate, get_worker_info
+from torch.utils.data import default_collate
 
 from etude.data.batch import each, leaves, numbers, outline
+from etude.data.chance import item_key, sow, undisturbed
 from etude.data.form import Source
-from etude.data.order import item_key, sow, undisturbed
 from etude.errors import DataError
 
 Request = tuple[int, list[int]]
@@ -63,18 +62,23 @@ def items_of(data: Any, rows: bool, dtype: torch.dtype | None = None) -> Items:
         raise DataError(f"The data are empty: {title} with 0 items. Give at least one item.")
     reader = Reader(data, title, 0, rows, dtype)
     with undisturbed():
-        first = reader.item(0, 0)
+        first = reader.seeded(0, 0)
     batch = collate([first], dtype)
     names = tuple(name for name, _ in leaves(batch))
     return Items(title, names, data, rows, length, conversions(first, batch), dtype)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reader:
     """Reads batches of items, here or in a worker, with the same bits.
 
-    Each item is drawn with the generators of torch (CPU), numpy and Python seeded from (seed, epoch, number of the
-    item). In the process of the training they get their own states back afterwards.
+    What an item draws from the generators of torch (CPU), numpy and Python is decided by (seed, epoch, number of the
+    item); the process's own numbers are not touched. Seeding takes longer than reading a simple item, so a batch is
+    first read without: if no generator moved, its items are what they would have been. Otherwise it is read again,
+    with seeds, and so is all that follows.
+
+    Attributes:
+        draws: whether an item is known to have drawn numbers.
     """
 
     data: Any
@@ -82,20 +86,37 @@ class Reader:
     seed: int
     rows: bool
     dtype: torch.dtype | None = None
+    draws: bool = False
 
     def __getitem__(self, request: Request) -> Any:
-        epoch, numbers_wanted = request
-        with nullcontext() if get_worker_info() is not None else undisturbed():
-            items = [self.item(epoch, number) for number in numbers_wanted]
+        epoch, wanted = request
+        with undisturbed() as untouched:
+            items = None if self.draws else self._unseeded(wanted, untouched)
+            if items is None:
+                self.draws = True
+                items = [self.seeded(epoch, number) for number in wanted]
         return collate(items, self.dtype)
 
-    def item(self, epoch: int, number: int) -> Any:
-        """One item as the data set gives it.
+    def _unseeded(self, wanted: list[int], untouched: Callable[[], bool]) -> list[Any] | None:
+        """The items, or None if chance had a part in them or in their failing."""
+        try:
+            items = [self._item(number) for number in wanted]
+        except DataError:
+            if untouched():
+                raise
+            return None
+        return items if untouched() else None
+
+    def seeded(self, epoch: int, number: int) -> Any:
+        """One item as the data set gives it, drawn with its own seed.
 
         Raises:
             DataError: reading it failed; the message names the item, the cause is chained.
         """
         sow(item_key(self.seed, epoch, number))
+        return self._item(number)
+
+    def _item(self, number: int) -> Any:
         try:
             item = self.data[number]
         except Exception as error:

@@ -16,7 +16,6 @@ MEMORY: Final = 1000  # steps after which what is past counts for half in a runn
 GLANCE: Final = 0.1  # seconds between two points of the speed
 
 
-
 @dataclass(slots=True)
 class Mean:
     """A running mean weighted by samples, in which what is long past counts for less."""

@@ -62,13 +62,13 @@ def count(value: float) -> str:
     return f"{value:,.10g}"
 
 
-def title(axes: Axes, words: str, below: str = "", shift: float = 0.0) -> None:
-    """A title over `axes`, `shift` points right of its left edge, and a softer line under it."""
-    for text, lift, size, weight, colour in (
+def title(axes: Axes, words: str, below: str = "", shift: float = 0.0, lift: float = 0.0) -> None:
+    """A title over `axes` and a softer line under it, `shift` points right of its left edge and `lift` points higher."""
+    for text, up, size, weight, colour in (
         (words, 24, 11.5, "bold", INK),
         (below, 10, 8, "normal", SOFT),
     ):
-        axes.annotate(text, (0, 1), (shift, lift), xycoords="axes fraction", textcoords="offset points", color=colour,
+        axes.annotate(text, (0, 1), (shift, lift + up), xycoords="axes fraction", textcoords="offset points", color=colour,
                       fontsize=size, fontweight=weight, fontfamily=FONT, annotation_clip=False)  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def save(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
         said = f'ends in ".{kind}"' if kind else "has no ending"
         raise SettingError(
             f'The picture "{target}" {said}; pictures are written as {", ".join(sorted(known))}.'
-            f"{nearest(kind, known) if kind else ''} Write a path as \"{target.with_suffix('.png').name}\"."
+            f'{nearest(kind, known) if kind else ""} Write a path as "{target.with_suffix(".png").name}".'
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, facecolor=PAPER)

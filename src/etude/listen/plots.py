@@ -29,7 +29,10 @@ __all__ = ["plot_rates", "plot_score", "plot_series", "score_steps"]
 Numbers = NDArray[np.float64]
 
 WIDE_RANGE: Final = 50.0  # of the greatest to the least; above it the scale is logarithmic
+WIDE_PEAKS: Final = 20.0  # the same, of the greatest rates of two lines
+FAINTEST: Final = 1e-4  # of the greatest rate: a logarithmic scale ends here
 SMOOTHED: Final = 1 / 40  # of all steps: how many are averaged in the smooth line
+FEW_STEPS: Final = 20  # steps up to which there is nothing to smooth
 THIN: Final = 2000  # steps up to which each is drawn; above it a band holds nine tenths of them
 LABELLED: Final = 12  # lines that can have a label of their own at their end
 TICKED: Final = 24  # epochs that can have a tick of their own
@@ -60,11 +63,14 @@ def plot_series(
     """
     wanted = [names] if isinstance(names, str) else list(names)
     families = [_family(history, name) for name in wanted]
-    figure, axes = _sheet(title or ", ".join(wanted))
+    words = ", ".join(wanted)
+    figure, axes = _sheet(title or words[:1].upper() + words[1:], _told(families), lift=16)
     labels: list[Label] = []
     for index, family in enumerate(families):
         labels += _draw_family(axes, family, _hues(index, len(families)))
-    _scale(axes, [np.asarray(one.values) for family in families for one in family.all()])
+    values = np.concatenate([_columns(one)[1] for family in families for one in family.all()])
+    finite = values[np.isfinite(values)]
+    _scale(axes, finite, wide=len(finite) > 0 and finite.max() > WIDE_RANGE * finite.min())
     _mark_non_finite(axes, families)
     _mark_epochs(axes, families)
     _label_ends(axes, labels)
@@ -93,15 +99,19 @@ def plot_rates(
         SettingError: lengths that differ, no rates, a path that cannot be written.
     """
     lines = _lines(steps, rates)
-    figure, axes = _sheet(title or "Learning rates")
+    moving = [(words, values) for words, values in lines if np.isfinite(values).any()]
+    frozen = [words for words, values in lines if not np.isfinite(values).any()]
+    figure, axes = _sheet(title or "Learning rates", f"frozen: {', '.join(frozen)}" if frozen else "", lift=0)
     clock = np.asarray(steps, dtype=np.float64)
     labels = []
-    for index, (words, values) in enumerate(lines):
-        colour = _rate_hue(index, len(lines))
-        if np.isfinite(values).any():
-            _draw_rate(axes, clock, values, colour)
-        labels.append(Label.of(clock, values, words, colour))
-    _scale(axes, [values for _, values in lines])
+    for index, (words, values) in enumerate(moving):
+        colour = _rate_hue(index, len(moving))
+        _draw_rate(axes, clock, values, colour)
+        labels.append(Label.of(values, words, colour))
+    peaks = [float(np.nanmax(np.abs(values))) for _, values in moving]
+    finite = np.array([value for _, values in moving for value in values[np.isfinite(values)]])
+    wide = len(peaks) > 0 and max(peaks) > WIDE_PEAKS * min(peaks)
+    _scale(axes, np.maximum(finite, max(peaks, default=1.0) * FAINTEST) if wide else np.append(finite, 0.0), wide=wide)
     _label_ends(axes, labels)
     return paper.save(figure, path)
 
@@ -146,7 +156,9 @@ def _lines(steps: Sequence[float], rates: Mapping[str, Sequence[float]]) -> list
     for label, values in rates.items():
         line = np.asarray(values, dtype=np.float64)
         if line.shape != (len(steps),):
-            raise SettingError(f'The rates of "{label}" are {line.size} values for {len(steps)} steps; give one a step.')
+            raise SettingError(
+                f'The rates of "{label}" are {line.size} values for {len(steps)} steps; give one a step.'
+            )
         lines[line.tobytes()] = line
         same.setdefault(line.tobytes(), []).append(label)
     return [(_joined(labels), lines[key]) for key, labels in same.items()]
@@ -159,9 +171,9 @@ def _joined(labels: list[str]) -> str:
 # lines
 
 
-def _sheet(title: str) -> tuple[Figure, Axes]:
+def _sheet(title: str, below: str, lift: float) -> tuple[Figure, Axes]:
     figure = paper.sheet(8.0, 4.2)
-    axes = figure.add_axes((0.085, 0.125, 0.755, 0.715))
+    axes = figure.add_axes((0.085, 0.125, 0.755, 0.68))
     paper.bare(axes)
     axes.grid(axis="y", color=paper.LINE, linewidth=0.6)
     axes.set_axisbelow(True)
@@ -169,8 +181,23 @@ def _sheet(title: str) -> tuple[Figure, Axes]:
     axes.margins(x=0.01)
     axes.tick_params(axis="y", length=0)
     paper.label(axes, "steps")
-    paper.title(axes, title)
+    paper.title(axes, title, below, lift=lift)
     return figure, axes
+
+
+def _told(families: Sequence[Family]) -> str:
+    """What kinds of marks there are."""
+    words = []
+    steps = [family.steps for family in families if family.steps is not None and len(family.steps)]
+    if steps:
+        words.append("thin: each step" if len(steps[0]) <= THIN else "band: nine tenths of the steps")
+    if any(len(one) > FEW_STEPS for one in steps):
+        words.append("line: smoothed")
+    if any(family.epochs for family in families):
+        words.append("dots: epoch means")
+    if any(family.validation for family in families):
+        words.append("dashed: validation")
+    return ", ".join(words)
 
 
 def _hues(index: int, families: int) -> tuple[str, str]:
@@ -187,26 +214,36 @@ def _draw_family(axes: Axes, family: Family, hues: tuple[str, str]) -> list[Labe
     if family.steps is not None and len(family.steps):
         _draw_steps(axes, family.steps, training)
         if family.epochs is None or not len(family.epochs):
-            labels.append(Label.of(*_smooth(family.steps), family.name, training))
+            labels.append(Label.of(_smooth(family.steps)[1], family.name, training))
     if family.epochs is not None and len(family.epochs):
         clock, values = _columns(family.epochs)
+        clock = _middles(clock)
         style = "o-" if family.steps is None else "o"
         axes.plot(clock, values, style, color=training, markersize=_dot(len(clock)), linewidth=1.4,
                   markeredgecolor=paper.PAPER, markeredgewidth=0.8, zorder=5, gid=family.epochs.name)  # fmt: skip
-        labels.append(Label.of(clock, values, family.name, training))
+        labels.append(Label.of(values, family.name, training))
     if family.validation is not None and len(family.validation):
         labels.append(_draw_validation(axes, family, validating))
     return labels
 
 
+def _middles(ends: Numbers) -> Numbers:
+    """The middles of epochs that end at `ends`: where their means belong."""
+    first = ends[0] - (ends[1] - ends[0]) if len(ends) > 1 else 0.0
+    middles: Numbers = (ends + np.append(max(0.0, first), ends[:-1])) / 2
+    return middles
+
+
 def _draw_steps(axes: Axes, series: Series, hue: str) -> None:
     clock, values = _columns(series)
     if len(clock) <= THIN:
-        axes.plot(clock, values, color=hue, alpha=0.28, linewidth=0.7, zorder=2, gid=series.name)
+        few = len(clock) <= FEW_STEPS
+        axes.plot(clock, values, color=hue, alpha=0.7 if few else 0.28, linewidth=1.2 if few else 0.7, zorder=2,
+                  gid=series.name)  # fmt: skip
     else:
         places, low, high = _band(clock, values)
         axes.fill_between(places, low, high, color=hue, alpha=0.18, linewidth=0, zorder=2, gid=series.name)
-    if len(clock) > 20:
+    if len(clock) > FEW_STEPS:
         axes.plot(*_smooth(series), color=hue, linewidth=1.6, zorder=4, gid=f"{series.name} smoothed",
                   solid_capstyle="round")  # fmt: skip
 
@@ -220,10 +257,10 @@ def _draw_validation(axes: Axes, family: Family, hue: str) -> Label:
         at = int(np.nanargmin(np.where(np.isfinite(values), values, np.nan)))
         axes.plot([clock[at]], [values[at]], "o", markersize=11, markerfacecolor="none", markeredgecolor=hue,
                   markeredgewidth=1.1, zorder=7, gid="lowest")  # fmt: skip
-        axes.annotate(f"lowest {paper.short(float(values[at]))}", (clock[at], values[at]), (0, -15), ha="center",
-                      va="top", textcoords="offset points", fontsize=8, fontfamily=paper.FONT, color=hue,
+        axes.annotate(f"lowest {paper.short(float(values[at]))}", (clock[at], values[at]), (0, 10), ha="center",
+                      va="bottom", textcoords="offset points", fontsize=8, fontfamily=paper.FONT, color=hue,
                       zorder=8)  # fmt: skip
-    return Label.of(clock, values, "validation" if family.steps or family.epochs else family.name, hue)
+    return Label.of(values, "validation" if family.steps or family.epochs else family.name, hue)
 
 
 def _dot(count: int) -> float:
@@ -243,8 +280,7 @@ def _smooth(series: Series) -> tuple[Numbers, Numbers]:
     total = np.append(0.0, np.cumsum(np.where(finite, values, 0.0)))
     count = np.append(0, np.cumsum(finite))
     middle = np.arange(len(values))
-    reach = np.minimum(half, np.minimum(middle, len(values) - 1 - middle))
-    start, end = middle - reach, middle + reach + 1
+    start, end = np.maximum(middle - half, 0), np.minimum(middle + half + 1, len(values))
     seen = count[end] - count[start]
     mean = np.divide(total[end] - total[start], seen, out=np.full(len(values), np.nan), where=seen > 0)
     return clock, np.where(finite, mean, np.nan)
@@ -288,24 +324,25 @@ def _rate_hue(index: int, count: int) -> str:
 # scale, marks and labels
 
 
-def _scale(axes: Axes, lines: Sequence[Numbers]) -> None:
-    """Logarithmic where it must be; and in either case wide enough for nearly all, not for a single outlier."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+def _scale(axes: Axes, values: Numbers, wide: bool) -> None:
+    """Logarithmic if the range is `wide` and positive; else room for nearly all, not for a single outlier."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-    values = np.concatenate([line[np.isfinite(line)] for line in lines])
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: paper.short(value)))
-    if not len(values):
-        return
-    if values.min() > 0 and values.max() > WIDE_RANGE * values.min():
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
+    if len(values) and wide and values.min() > 0:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if values.max() > 1e3 * values.min() else (1.0, 3.0)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: paper.short(value)))
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.tick_params(axis="y", which="minor", length=0)
-    else:
+        axes.set_ylim(values.min() / 1.3, values.max() * 1.3)
+    elif len(values):
         low, high = values.min(), np.quantile(values, 0.999)
         room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
         axes.set_ylim(0.0 if 0 <= low < 0.3 * high else low - room, high + room)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: paper.short(value)))
+    left, right = axes.get_xlim()
+    if left < 0.3 * right:
+        axes.set_xlim(-0.01 * right, right)
 
 
 def _mark_non_finite(axes: Axes, families: Sequence[Family]) -> None:
@@ -348,19 +385,18 @@ def _mark_epochs(axes: Axes, families: Sequence[Family]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """Words at the end of a line; `value` is NaN where the line has no point."""
+    """Words at the end of a line, whose last value is `value`."""
 
     value: float
     words: str
     colour: str
 
     @classmethod
-    def of(cls, clock: Numbers, values: Numbers, words: str, colour: str) -> Label:
-        """At the last finite value; frozen if there is none."""
-        finite = np.flatnonzero(np.isfinite(values))
-        if not len(finite):
-            return cls(math.nan, f"{words}: frozen", colour)
-        return cls(float(values[finite[-1]]), words, colour)
+    def of(cls, values: Numbers, words: str, colour: str) -> Label:
+        """At the last finite of `values`, NaN if there is none."""
+        finite = values[np.isfinite(values)]
+        short = words if len(words) <= 30 else words[:29] + "…"
+        return cls(float(finite[-1]) if len(finite) else math.nan, short, colour)
 
 
 def _label_ends(axes: Axes, labels: Sequence[Label]) -> None:
@@ -368,22 +404,15 @@ def _label_ends(axes: Axes, labels: Sequence[Label]) -> None:
     shown = [label for label in labels if math.isfinite(label.value)]
     if len(shown) > LABELLED:
         shown = [shown[round(index)] for index in np.linspace(0, len(shown) - 1, LABELLED)]
-    still = [label for label in labels if not math.isfinite(label.value)]
-    box = axes.get_window_extent()
-    heights = [
-        float(axes.transAxes.inverted().transform(axes.transData.transform((0, label.value)))[1]) for label in shown
-    ]
-    apart = 11 * 150 / 72 / box.height
-    for label, height in zip(shown, _apart(heights, apart), strict=True):
-        _end(axes, label, height)
-    for index, label in enumerate(still):
-        _end(axes, Label(label.value, label.words, paper.SOFT), -0.02 - apart * (index + 1))
-
-
-def _end(axes: Axes, label: Label, height: float) -> None:
-    words = label.words if len(label.words) <= 26 else label.words[:25] + "…"
-    axes.annotate(words, (1, height), (6, 0), xycoords="axes fraction", textcoords="offset points", fontsize=8,
-                  fontfamily=paper.FONT, color=label.colour, va="center", annotation_clip=False)  # fmt: skip
+    figure, place = axes.get_figure(root=True), axes.get_position()
+    assert figure is not None
+    wide, high = 72 * figure.get_figwidth(), 72 * figure.get_figheight()  # in points
+    words = max((paper.width_in_points(label.words, 8) for label in shown), default=0.0)
+    axes.set_position((place.x0, place.y0, 1 - place.x0 - (words + 24) / wide, place.height))
+    heights = [float(axes.transLimits.transform(axes.transScale.transform((1, one.value)))[1]) for one in shown]
+    for label, height in zip(shown, _apart(heights, 11 / (place.height * high)), strict=True):
+        axes.annotate(label.words, (1, height), (6, 0), xycoords="axes fraction", textcoords="offset points", fontsize=8,
+                      fontfamily=paper.FONT, color=label.colour, va="center", annotation_clip=False)  # fmt: skip
 
 
 def _apart(heights: Sequence[float], least: float) -> Iterator[float]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from etude.bind.table import Now
-from etude.step.optim.rule import Setting
+from etude.step.optim.rule import Setting, has_kernel
 
 GRADIENT_SETTINGS: Mapping[str, Setting] = {
     "clip_value": Setting(inf, 0.0, inf, closed=True),
@@ -68,8 +68,14 @@ class Gradients:
 
 def all_finite(gradients: Sequence[Tensor]) -> bool:
     """Whether no element of any gradient is NaN or infinite. Waits for the device."""
-    norms = torch._foreach_norm([g.coalesce().values() if g.is_sparse else g for g in gradients], inf)
-    return all(isfinite(norm) for norm in torch.stack([n.detach().cpu().double() for n in norms]).tolist())
+    first = gradients[0]
+    if all(has_kernel(gradient) and gradient.device == first.device for gradient in gradients):
+        # The kernel of torch's GradScaler: one pass over all, with the gradients multiplied by 1.
+        found = torch.zeros((), device=first.device)
+        one = torch.ones((), device=first.device)
+        torch._amp_foreach_non_finite_check_and_unscale_(list(gradients), found, one)
+        return not found.item()
+    return not names_not_finite([""] * len(gradients), gradients)
 
 
 def names_not_finite(names: Sequence[str], tensors: Sequence[Tensor]) -> tuple[str, ...]:
