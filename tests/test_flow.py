@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -83,7 +83,7 @@ def _labels(batches: Any) -> list[list[int]]:
 def test_an_epoch_gives_each_sample_once_with_its_own_label() -> None:
     batches = list(Flow((X, Y), batch_size=4).batches(epochs=1))
     assert [batch.samples for batch in batches] == [4, 4, 2]
-    assert sorted(sum(_labels(batches), [])) == list(range(10))
+    assert sorted(chain(*_labels(batches))) == list(range(10))
     for batch in batches:
         x, y = batch.values
         assert x.equal(X[y])
@@ -150,8 +150,8 @@ def test_writing_to_a_batch_changes_nothing_else() -> None:
 
 def test_a_part_set_aside_is_read_by_itself() -> None:
     train, aside = split_validation(source((X, Y)), 0.3, seed=1)
-    kept = sorted(sum(_labels(Flow(train, batch_size=3).batches(epochs=1)), []))
-    held = sorted(sum(_labels(Flow(aside, batch_size=3).batches(epochs=1)), []))
+    kept = sorted(chain(*_labels(Flow(train, batch_size=3).batches(epochs=1))))
+    held = sorted(chain(*_labels(Flow(aside, batch_size=3).batches(epochs=1))))
     assert kept == train.indices.tolist()  # type: ignore[attr-defined]
     assert held == aside.indices.tolist()  # type: ignore[attr-defined]
     assert [batch.indices.tolist() for batch in Flow(aside, batch_size=3, shuffle=False).batches(epochs=1)] == [held]  # type: ignore[union-attr]
@@ -362,8 +362,8 @@ def test_an_epoch_that_cannot_be_read(data: Any, message: str) -> None:
         (
             DataLoader(TensorDataset(X)),
             {"batch_size": 2},
-            "batch_size=2 was asked for, but DataLoader gives batches of its own. Leave batch_size out and set it in the "
-            "DataLoader.",
+            "batch_size=2 was asked for, but DataLoader gives batches of its own. Leave batch_size out and set it in "
+            "the DataLoader.",
         ),
         (
             DataLoader(TensorDataset(X)),
@@ -384,7 +384,8 @@ def test_an_epoch_that_cannot_be_read(data: Any, message: str) -> None:
         (
             Counter(4),
             {"batch_size": 2, "shuffle": True},
-            "shuffle=True was asked for, but Counter can only be read forward. Shuffle inside it, and leave shuffle out.",
+            "shuffle=True was asked for, but Counter can only be read forward. Shuffle inside it, and leave shuffle "
+            "out.",
         ),
         (
             Counter(4),

@@ -133,7 +133,8 @@ def test_a_round_length_makes_the_epoch_of_what_is_read_forward() -> None:
         (
             (X, Y),
             {"round_length": 3},
-            "round_length=3 was given with tuple, whose length is known: 10 samples make an epoch. Leave round_length out.",
+            "round_length=3 was given with tuple, whose length is known: 10 samples make an epoch. Leave round_length "
+            "out.",
         ),
         (Squares(), {"round_length": 3}, "round_length=3 was given with Squares, whose length is known"),
     ],

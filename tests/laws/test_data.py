@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -143,7 +143,7 @@ def test_each_batch_is_followed_by_the_next(kind: str, n: int, size: int, seed: 
     assert [batch.cursor for batch in batches[1:]] == [batch.next for batch in batches[:-1]]
     assert batches[-1].next == Cursor(3, 0)
     assert batches[-1].progress_epoch == 3
-    assert all(0 <= b.progress_epoch - a.progress_epoch <= 1 for a, b in zip(batches, batches[1:], strict=False))
+    assert all(0 <= b.progress_epoch - a.progress_epoch <= 1 for a, b in pairwise(batches))
 
 
 @quick

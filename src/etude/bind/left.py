@@ -40,7 +40,9 @@ def set_rules(module: M, *, learning_rate_multipliers: RulesLike = None, **setti
     left = dict(rules_of(module))
     if learning_rate_multipliers is not None:
         if "learning_rate" in settings:
-            raise RuleError("set_rules: learning_rate and learning_rate_multipliers say the same thing; write one of them.")
+            raise RuleError(
+                "set_rules: learning_rate and learning_rate_multipliers say the same thing; write one of them."
+            )
         left["learning_rate"] = rules(learning_rate_multipliers, relative=True)
     for setting, literal in settings.items():
         if literal is None and setting == "learning_rate":
@@ -89,7 +91,9 @@ def left_for(tree: Tree, name: str, setting: str) -> tuple[Any, str] | None:
     found = [decided for path in tree.names[name] if (decided := _at_path(tree, path, setting)) is not None]
     if len({repr(value) for value, _ in found}) > 1:
         said = " and ".join(f"{value!r} ({rule})" for value, rule in found)
-        warnings.warn(f"The shared array {name!r} has two values of {setting}: {said}. The first is used.", stacklevel=4)
+        warnings.warn(
+            f"The shared array {name!r} has two values of {setting}: {said}. The first is used.", stacklevel=4
+        )
     return found[0] if found else None
 
 
@@ -102,7 +106,10 @@ def _at_path(tree: Tree, path: str, setting: str) -> tuple[Any, str] | None:
             if _has(tree, around, place, path):
                 if value is INHERIT:
                     break
-                return value, f"left on {around!r}: {place!r}: {value!r}" if around else f"left on the net: {place!r}: {value!r}"
+                return (
+                    value,
+                    f"left on {around!r}: {place!r}: {value!r}" if around else f"left on the net: {place!r}: {value!r}",
+                )
     return None
 
 

@@ -26,7 +26,7 @@ from etude.values.progress import Extent, Progress
 from etude.values.rules import Rules, Times
 from etude.values.schedule import Constant, Schedule, schedule
 from etude.values.spans import Span
-from etude.values.tree import Tree
+from etude.values.tree import Tree, has_shape
 
 RATE = "learning_rate"
 Memory: TypeAlias = Mapping[Schedule, Any]
@@ -130,7 +130,7 @@ class Table:
     ) -> None:
         self.tree = tree
         self.names = tuple(choices)
-        self.shapes = {name: tuple(tree.arrays[name].shape) for name in self.names if _has_shape(tree.arrays[name])}
+        self.shapes = {name: tuple(tree.arrays[name].shape) for name in self.names if has_shape(tree.arrays[name])}
         self.update_schedule = update_schedule
         self.base_rate = base_rate
         self.frozen_buffers = frozen_buffers
@@ -246,8 +246,14 @@ class Table:
             }
             for name, of in self.choices.items()
         }
-        return Table(self.tree, choices, self.update_schedule, new if setting == RATE else self.base_rate,
-                     self.frozen_buffers, self.covered)
+        return Table(
+            self.tree,
+            choices,
+            self.update_schedule,
+            new if setting == RATE else self.base_rate,
+            self.frozen_buffers,
+            self.covered,
+        )
 
     def multipliers(self) -> dict[str, Any]:
         """The learning-rate multiplier of each array: a number, 0 where frozen, the schedule where it changes."""
@@ -364,7 +370,9 @@ def _matched(tree: Tree, setting: str, rules: Rules) -> list[frozenset[str]]:
         except PartError as error:
             raise PartError(f"In the rule {place!r}: {value!r} for {setting}: {error}") from None
         if not names:
-            raise PartError(f"The rule {place!r}: {value!r} for {setting} matches modules without arrays: it does nothing.")
+            raise PartError(
+                f"The rule {place!r}: {value!r} for {setting} matches modules without arrays: it does nothing."
+            )
         found.append(names)
     return found
 
@@ -414,10 +422,6 @@ def _multiplier(choice: Choice, base: Schedule) -> Any:
     return 0.0 if value is FROZEN else value
 
 
-def _has_shape(array: Any) -> bool:
-    return not isinstance(array, nn.parameter.UninitializedTensorMixin)
-
-
 def parts_of(of: Schedule) -> tuple[Part, ...]:
     """Every part that is written in a schedule of parts."""
     if isinstance(of, Constant):
@@ -427,7 +431,7 @@ def parts_of(of: Schedule) -> tuple[Part, ...]:
 
 def units_of(of: Schedule) -> frozenset[str]:
     """The units of all spans that are written in a schedule."""
-    own = (getattr(of, each.name) for each in fields(of)) if is_dataclass(of) else ()
+    own: list[Any] = [getattr(of, each.name) for each in fields(of)] if is_dataclass(of) else []
     spans = frozenset(span.unit for value in own for span in _spans(value))
     return spans.union(*(units_of(child) for child in of.children))
 

@@ -84,7 +84,7 @@ class _Numpy:
 
 def _memory() -> Any:
     """The state of numpy's generator if it is a Mersenne twister: 624 words and a position."""
-    generator = np.random.get_bit_generator()
+    generator = np.random.get_bit_generator()  # type: ignore[attr-defined]  # public, not in numpy's stubs
     if type(generator) is not np.random.MT19937:
         return None
     return (ctypes.c_char * 2500).from_address(generator.ctypes.state_address)

@@ -39,7 +39,9 @@ def show(checked: Checked) -> str:
         lines.append("")
         if len(checked.works) > 1:
             lines.append(f"Update {work.name!r}:")
-        lines.append(f"{work.trainer.name}: {', '.join(f'{k} {v}' for k, v in work.trainer.settings().items() if k != 'name')}")
+        lines.append(
+            f"{work.trainer.name}: {', '.join(f'{k} {v}' for k, v in work.trainer.settings().items() if k != 'name')}"
+        )
         lines.append(work.trainer.table.show(extent))
     if checked.idle:
         lines += ["", f"Never moved: {', '.join(checked.idle)}"]

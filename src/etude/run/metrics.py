@@ -110,7 +110,9 @@ class Metrics:
         self._metrics = dict(made)
         self.names = tuple(self._metrics)
         if len(self.names) < len(made):
-            raise SettingError(f"metrics: two have one name: {', '.join(name for name, _ in made)}. Give a dict of names.")
+            raise SettingError(
+                f"metrics: two have one name: {', '.join(name for name, _ in made)}. Give a dict of names."
+            )
         self.better = {name: _direction(name, metric) for name, metric in made}
 
     def reset(self) -> None:

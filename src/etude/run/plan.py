@@ -20,16 +20,18 @@ from etude.data.source import Arrays, Source, check_finite, source, split_valida
 from etude.errors import DataError, EtudeError, PlanError, SettingError, nearest
 from etude.run.evaluate import Evaluate, Evaluator, looking
 from etude.run.metrics import MetricLike
+from etude.run.randomness import own_randomness
 from etude.step.gan import GAN
 from etude.step.loss import LossLike
 from etude.step.precision import Precision, check_precision
-from etude.step.trainer import OptimizerLike
+from etude.step.recipe import OptimizerLike
 from etude.step.update import Update
 from etude.step.work import Work
 from etude.values.progress import Extent, Progress
 from etude.values.rules import RulesLike
 from etude.values.schedule import Schedule
 from etude.values.spans import Span
+from etude.values.tree import has_shape
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -312,7 +314,9 @@ def _updates(plan: Plan, net: nn.Module) -> tuple[Update, ...]:
             options["update_schedule"] = ["discriminator", "generator"]
         return net.updates(**options)
     if plan.loss is None:
-        raise PlanError('No loss is given. Write loss="cross_entropy", a function of (output, target), or updates=[...].')
+        raise PlanError(
+            'No loss is given. Write loss="cross_entropy", a function of (output, target), or updates=[...].'
+        )
     return (Update("loss", plan.loss, **options),)
 
 
@@ -353,7 +357,7 @@ def _explained(error: Exception, net: nn.Module, batch: Any, name: str) -> str:
     from etude.data.batch import outline
 
     hint = ""
-    if "dtype" in text or "type" in text.lower() and "expected" in text.lower():
+    if "dtype" in text or ("type" in text.lower() and "expected" in text.lower()):
         hint = f" The net's arrays are {', '.join(sorted(floats))}: give inputs of that type (x.float()), targets of classes as integers."
     elif "out of bounds" in text or "out of range" in text:
         hint = " A target names a class that the net's output does not have: classes count from 0."
@@ -409,12 +413,12 @@ def _idle(net: nn.Module, works: tuple[Work, ...]) -> tuple[str, ...]:
 @contextmanager
 def _restored_on_error(net: nn.Module) -> Iterator[None]:
     """On an error the net goes back to the devices and types it had."""
-    had = [(array, array.data) for array in (*net.parameters(), *net.buffers())]
+    had = [(array, array.data) for array in (*net.parameters(), *net.buffers()) if has_shape(array)]
     try:
         yield
     except BaseException:
         for array, data in had:
-            if not isinstance(data, nn.parameter.UninitializedTensorMixin) and array.data is not data:
+            if has_shape(array) and (data.device, data.dtype) != (array.device, array.dtype):
                 array.data = data
         raise
 
@@ -424,7 +428,7 @@ def _undisturbed() -> Iterator[None]:
     """The random generators of the process are afterwards as they were."""
     here, numpy_state = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+        with own_randomness():
             yield
     finally:
         random.setstate(here)
@@ -482,4 +486,3 @@ def _same(value: Any, default: Any) -> bool:
     if isinstance(value, Tensor | np.ndarray) or default is inspect.Parameter.empty:
         return False
     return value is default or (type(value) is type(default) and value == default)
-

@@ -8,7 +8,6 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,9 +90,7 @@ class Result:
     @property
     def losses(self) -> dict[str, float]:
         """The last value of each epoch mean and validation score, by name."""
-        return {
-            name: series.values[-1] for name, series in self.history.items() if name.startswith(("epoch.", "val."))
-        }
+        return {name: series.values[-1] for name, series in self.history.items() if name.startswith(("epoch.", "val."))}
 
     @property
     def final_net(self) -> nn.Module | None:
@@ -299,5 +296,3 @@ def _replace(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
-
-

@@ -7,16 +7,16 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from etude.data.batch import Batch
 from etude.data.cursor import Cursor
 from etude.errors import NonFiniteError
 from etude.run.evaluate import Means, total_losses
-from etude.run.events import Began, Ended, EpochEnded, Evaluated, Event, Listener, Settled, Skipped, Stepped
+from etude.run.events import Began, Ended, EpochEnded, Event, Listener, Settled, Skipped, Stepped
 from etude.run.keep_best import Best
 from etude.run.plan import Checked, Plan
+from etude.run.randomness import own_randomness, seed_step
 from etude.run.result import Result, gather
 from etude.step.work import Report, Work
 from etude.values.progress import Progress
@@ -79,12 +79,15 @@ class Run:
         gatherer, best = gather(checked), Best(checked)
         means, seconds = Means(), _Stopwatch()
         batches = checked.flow.batches(self.cursor)
-        with _own_randomness(), _training_mode(self.net):
+        # A module that was set to evaluation by itself in a net that trains stays so.
+        if not self.net.training:
+            self.net.train()
+        with own_randomness():
             yield gatherer.see(Began(self.progress, summary(checked)))
             reason, message = self._nothing_to_do()
             while not reason and not (reason := self._reached_end()):
                 batch = next(batches)
-                _seed(plan.seed, int(self.progress.step), checked.device)
+                seed_step(plan.seed, int(self.progress.step), checked.device)
                 before, samples = self.progress, batch.samples
                 try:
                     reports, batch, samples = self._step(works, batch, batches)
@@ -115,7 +118,8 @@ class Run:
         self, works: tuple[Work, ...], batch: Batch, batches: Iterator[Batch]
     ) -> tuple[list[tuple[Work, Report]], Batch, int]:
         """Let every update whose turn it is act; returns what each did, the last batch taken, samples used."""
-        reports, samples, shared = [], batch.samples, batch
+        reports: list[tuple[Work, Report]] = []
+        samples, shared = batch.samples, batch
         for work in works:
             for again in range(work.turns(self.progress)):
                 if len(works) > 1 and not work.moves(self.progress):
@@ -137,9 +141,7 @@ class Run:
             for work in self.checked.works:
                 work.hear(heard)
 
-    def _stepped(
-        self, before: Progress, reports: list[tuple[Work, Report]], samples: int, seconds: float
-    ) -> Stepped:
+    def _stepped(self, before: Progress, reports: list[tuple[Work, Report]], samples: int, seconds: float) -> Stepped:
         alone = len(self.checked.works) == 1
         work, report = reports[0]
         if alone and len(report.terms) == 1 and len(reports) == 1:
@@ -218,40 +220,3 @@ def _losses(reports: list[tuple[Work, Report]], alone: bool) -> dict[str, Tensor
 def _add(means: Means, reports: list[tuple[Work, Report]], alone: bool) -> None:
     for work, report in reports:
         means.add(dict(zip(work.names(alone)[1], report.terms, strict=True)))
-
-
-def _seed(seed: int, step: int, device: torch.device) -> None:
-    """Randomness is counted, not carried: what a step draws depends on the seed and the step alone."""
-    mixed = (seed * 0x9E3779B97F4A7C15 + (step + 1) * 0xBF58476D1CE4E5B9) & 0x7FFFFFFFFFFFFFFF
-    torch.default_generator.manual_seed(mixed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(mixed)
-
-
-class _own_randomness:
-    """Within it the process's generators may be seeded; afterwards they are as they were."""
-
-    def __init__(self) -> None:
-        self._fork = torch.random.fork_rng(
-            devices=list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-        )
-
-    def __enter__(self) -> None:
-        self._fork.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self._fork.__exit__(*error)
-
-
-class _training_mode:
-    """Within it the net is in training mode; a module that was set to evaluation by itself stays so."""
-
-    def __init__(self, net: nn.Module) -> None:
-        self._net = net
-
-    def __enter__(self) -> None:
-        if not self._net.training:
-            self._net.train()
-
-    def __exit__(self, *error: Any) -> None:
-        pass

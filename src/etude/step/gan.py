@@ -87,7 +87,9 @@ class GAN(nn.Module):
     def _split(self, values: Any) -> tuple[Tensor, Tensor]:
         if self.latent is None:
             if not isinstance(values, tuple | list) or len(values) != 2:
-                raise SettingError("GAN: the data are no pairs (sample, latent). Give pairs, or say GAN(..., latent=64).")
+                raise SettingError(
+                    "GAN: the data are no pairs (sample, latent). Give pairs, or say GAN(..., latent=64)."
+                )
             return values[0], values[1]
         sample = values[0] if isinstance(values, tuple | list) else values
         if callable(self.latent):

@@ -43,12 +43,13 @@ class Gradients:
         """From a sum over `count` to a mean."""
         self.values, self.own = list(torch._foreach_div(self.values, count)), True
 
-    def scale(self, factors: Sequence[Tensor] | Tensor) -> None:
+    def scale(self, factor: Tensor) -> None:
         """Multiply by one scalar tensor."""
         if not self.own:
-            self.values, self.own = list(torch._foreach_mul(self.values, factors)), True
+            self.values, self.own = [gradient * factor.to(gradient.device) for gradient in self.values], True
         else:
-            torch._foreach_mul_(self.values, factors)
+            for gradient in self.values:
+                gradient.mul_(factor.to(gradient.device))
 
     def writable(self) -> list[Tensor]:
         """The gradients as tensors of our own."""

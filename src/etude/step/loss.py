@@ -203,7 +203,9 @@ def _output_itself(output: Any) -> Any:
 
 def _check_reduction(name: str, module: nn.Module) -> None:
     if getattr(module, "weight", None) is not None and getattr(module, "reduction", "mean") == "none":
-        raise SettingError(f"loss {name!r}: with class weights, one value a sample cannot be averaged. Leave reduction.")
+        raise SettingError(
+            f"loss {name!r}: with class weights, one value a sample cannot be averaged. Leave reduction."
+        )
 
 
 def _takes(function: LossFunction) -> str:

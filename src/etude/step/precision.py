@@ -29,7 +29,9 @@ def check_precision(precision: str | None) -> str:
     if precision is None:
         return "fp32"
     if precision not in _DTYPES:
-        raise SettingError(f"precision={precision!r}: known are {', '.join(_DTYPES)}.{nearest(str(precision), _DTYPES)}")
+        raise SettingError(
+            f"precision={precision!r}: known are {', '.join(_DTYPES)}.{nearest(str(precision), _DTYPES)}"
+        )
     return precision
 
 
@@ -55,7 +57,7 @@ class Precision:
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of the loss, times the scale."""
-        (loss if self.scale == 1.0 else loss * self.scale).backward()
+        torch.autograd.backward(loss if self.scale == 1.0 else loss * self.scale)
 
     def step(self, trainer: Trainer, ignore_stale_grad: bool) -> bool:
         """Let the trainer step on gradients without the scale; False if it refused them."""

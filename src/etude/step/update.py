@@ -8,7 +8,7 @@ from typing import Any
 
 from etude.errors import SettingError
 from etude.step.loss import LossLike
-from etude.step.trainer import OptimizerLike
+from etude.step.recipe import OptimizerLike
 from etude.values.part import Part, PartLike, part
 from etude.values.rules import RulesLike
 from etude.values.schedule import Schedule, schedule

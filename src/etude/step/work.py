@@ -114,7 +114,9 @@ class Work:
             return 1
         times = turn.at(progress, self._heard)
         if not isinstance(times, int) or times < 0:
-            raise SettingError(f"Update({self.name!r}): its turn is {times!r}. True, False or a whole number is needed.")
+            raise SettingError(
+                f"Update({self.name!r}): its turn is {times!r}. True, False or a whole number is needed."
+            )
         return int(times)
 
     def hear(self, losses: dict[str, float]) -> None:
@@ -193,4 +195,3 @@ def _finite(tensor: Any) -> bool:
     if not isinstance(tensor, Tensor) or not (tensor.is_floating_point() or tensor.is_complex()):
         return True
     return bool(torch.isfinite(tensor.detach()).all())
-

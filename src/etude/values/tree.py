@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar, cast
 
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 Node = nn.Module | Tensor
 T = TypeVar("T")
@@ -105,6 +106,11 @@ class Tree:
         if key not in self._memo:
             self._memo[key] = make()
         return cast("T", self._memo[key])
+
+
+def has_shape(array: Tensor) -> bool:
+    """Whether an array has a shape: those of lazy modules get one when the net is first called."""
+    return not isinstance(array, UninitializedParameter | UninitializedBuffer)
 
 
 def _join(path: str, key: str) -> str:

@@ -139,9 +139,7 @@ class OwnOptimizer:
     def state(self) -> list[dict[str, Any]]:
         """For each array its memory and count; empty for what has never moved. Tensors are not copied."""
         counts = self.counts()
-        return [
-            {**own, "count": int(count)} if count else {} for own, count in zip(self.memory, counts, strict=True)
-        ]
+        return [{**own, "count": int(count)} if count else {} for own, count in zip(self.memory, counts, strict=True)]
 
     def load(self, state: Sequence[Mapping[str, Any]]) -> None:
         """Take over what `state()` gave, copied to the devices of the arrays.
@@ -152,11 +150,7 @@ class OwnOptimizer:
         for index, own in enumerate(state):
             self._check(index, own)
         self.memory = [
-            {
-                key: kept.detach().to(self.arrays[index].device, copy=True)
-                for key, kept in own.items()
-                if key != "count"
-            }
+            {key: kept.detach().to(self.arrays[index].device, copy=True) for key, kept in own.items() if key != "count"}
             for index, own in enumerate(state)
         ]
         self._bundles.clear()

@@ -47,9 +47,9 @@ class SGD(UpdateRule):
         # The kernel turns the gradient before it adds the decay, so decay shrinks whichever way the array moves.
         decay = settings["weight_decay"]
         torch._fused_sgd_(
-            arrays,
-            gradients,
-            memory["momentum"] if settings["momentum"] else [],
+            list(arrays),
+            list(gradients),
+            list(memory["momentum"]) if settings["momentum"] else [],
             weight_decay=decay,
             momentum=settings["momentum"],
             lr=settings["learning_rate"],

@@ -1,0 +1,204 @@
+"""What a trainer was asked for, in one form: the base value of every setting, and rules by setting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import inf
+from typing import Any, TypeAlias
+
+import torch
+
+from etude.bind.left import settings_left
+from etude.bind.table import RATE, Table, resolve, units_of
+from etude.errors import ScheduleError, SettingError, nearest
+from etude.step.gradients import GRADIENT_SETTINGS
+from etude.step.optim.foreign import Factory, ForeignOptimizer, check_options, options_of, settings_of
+from etude.step.optim.own import OwnOptimizer
+from etude.step.optim.registry import by_name
+from etude.step.optim.rule import Setting, UpdateRule
+from etude.values.part import Itself, PartLike, part
+from etude.values.progress import Extent
+from etude.values.rules import Rules, RulesLike, rules
+from etude.values.schedule import Schedule, schedule, update_schedule
+from etude.values.tree import Tree
+
+OptimizerLike: TypeAlias = "str | UpdateRule | type[torch.optim.Optimizer] | torch.optim.Optimizer | Factory"
+
+
+class Recipe:
+    """The optimizer, its settings and its rules, checked; `table` meets a net with them.
+
+    Attributes:
+        base: the schedule of each setting without rules. rules: the call's rules by setting.
+        update_schedule: the schedule of parts that move, or None. limit: the part that is stepped, or None: all.
+    """
+
+    def __init__(
+        self,
+        optimizer: OptimizerLike,
+        learning_rate: Any,
+        given: Mapping[str, RulesLike] | None,
+        multipliers: RulesLike,
+        moves: Any,
+        limit: PartLike | None,
+        strict: bool,
+        settings: Mapping[str, Any],
+    ) -> None:
+        self.optimizer = by_name(optimizer) if isinstance(optimizer, str) else optimizer
+        if isinstance(self.optimizer, type) and issubclass(self.optimizer, UpdateRule):
+            self.optimizer = self.optimizer()
+        self.options: dict[str, Any] = {}
+        self.known = self._known_settings(settings)
+        self.base = self._base(learning_rate, _split_betas(settings, self.known))
+        self.rules = self._rules(given, multipliers)
+        self.update_schedule = update_schedule(moves)
+        self.limit = None if limit is None else part(limit)
+        self.strict = strict
+
+    @property
+    def name(self) -> str:
+        """The optimizer's name, as in a state."""
+        made = self.optimizer
+        if isinstance(made, UpdateRule):
+            return made.name
+        if isinstance(made, type):
+            return made.__name__
+        return type(made).__name__ if isinstance(made, torch.optim.Optimizer) else getattr(made, "__name__", "factory")
+
+    def _known_settings(self, settings: Mapping[str, Any]) -> dict[str, Setting | None]:
+        """Every setting there is, with what it may be (None: whatever the optimizer takes)."""
+        made = self.optimizer
+        if isinstance(made, UpdateRule):
+            return {**made.settings, **GRADIENT_SETTINGS}
+        if isinstance(made, type) and issubclass(made, torch.optim.Optimizer):
+            own = {key: value for key, value in settings.items() if key not in GRADIENT_SETTINGS}
+            check_options(made, own)
+            self.options = {key: value for key, value in own.items() if not isinstance(value, Schedule)}
+            names: Iterable[str] = settings_of(options_of(made))
+        elif isinstance(made, torch.optim.Optimizer):
+            names = settings_of(made)
+        elif callable(made):
+            names = ()
+        else:
+            raise SettingError(
+                f"optimizer={made!r}: a name, a class of torch.optim, an instance or a function of parameter groups is "
+                'needed. Write optimizer="adamw".'
+            )
+        return {**dict.fromkeys(names), **GRADIENT_SETTINGS}
+
+    def _base(self, learning_rate: Any, settings: Mapping[str, Any]) -> dict[str, Schedule]:
+        values: dict[str, Any] = {RATE: self._default_rate() if learning_rate is None else learning_rate}
+        made = self.optimizer
+        if isinstance(made, UpdateRule):
+            values.update({key: setting.default for key, setting in made.settings.items()})
+        elif isinstance(made, torch.optim.Optimizer):
+            values.update(settings_of(made))
+        elif isinstance(made, type):
+            values.update(settings_of({**options_of(made), **self.options}))
+        for key, value in settings.items():
+            if key not in self.known and key not in self.options:
+                raise SettingError(self._unknown(key))
+            if key in self.known:
+                values[key] = value
+        return {key: self._checked(key, value) for key, value in values.items()}
+
+    def _default_rate(self) -> float:
+        made = self.optimizer
+        if isinstance(made, torch.optim.Optimizer):
+            return float(made.param_groups[0]["lr"])
+        return 1e-3
+
+    def _checked(self, key: str, value: Any) -> Schedule:
+        setting = self.known.get(key)
+        if setting is not None and not isinstance(value, Schedule) and not callable(value) and value != setting.default:
+            setting.check(key, value)
+        if key == RATE and not isinstance(value, Schedule) and not callable(value):
+            Setting(1e-3, -inf, inf).check(key, value)
+        return schedule(value)
+
+    def _unknown(self, key: str) -> str:
+        names = [RATE, *self.known]
+        hint = " The learning rate is given as learning_rate=." if key == "lr" else ""
+        return f"{self.name} has no setting {key!r}. Settings: {', '.join(names)}.{nearest(key, names)}{hint}"
+
+    def _rules(self, given: Mapping[str, RulesLike] | None, multipliers: RulesLike) -> dict[str, Rules]:
+        made: dict[str, Rules] = {}
+        for key, literal in (given or {}).items():
+            for setting, piece in _split_betas({key: literal}, self.known).items():
+                if setting != RATE and setting not in self.known:
+                    raise SettingError(f"rules for {setting!r}: {self._unknown(setting)}")
+                made[setting] = rules(piece, setting=setting)
+                self._check_rules(setting, made[setting])
+        if multipliers is not None:
+            if RATE in made:
+                raise SettingError(
+                    "learning_rate_multipliers and rules for 'learning_rate' are both given, and both decide the rate. "
+                    "Write the multipliers as times(r) in the rules."
+                )
+            made[RATE] = rules(multipliers, relative=True)
+        if isinstance(self.optimizer, torch.optim.Optimizer):
+            self._add_groups(self.optimizer, made)
+        for setting in made:
+            if setting not in self.base:
+                self.base[setting] = schedule(GRADIENT_SETTINGS[setting].default)
+        if "clip_norm" in made:
+            raise SettingError(
+                "clip_norm is one bound for the norm of all gradients: give a value or a schedule, no rules."
+            )
+        return made
+
+    def _check_rules(self, setting: str, made: Rules) -> None:
+        known = self.known.get(setting)
+        for place, value in made:
+            if known is not None and isinstance(value, int | float):
+                known.check(f"the rule {place!r} for {setting}", value)
+
+    def _add_groups(self, optimizer: torch.optim.Optimizer, made: dict[str, Rules]) -> None:
+        """The groups of an instance that differ are rules, after the call's own."""
+        if len(optimizer.param_groups) < 2:
+            return
+        for setting in self.base:
+            key = "lr" if setting == RATE else setting
+            values = [group.get(key) for group in optimizer.param_groups]
+            if key in optimizer.param_groups[0] and len(set(map(repr, values))) > 1:
+                own = tuple((Itself(a), g[key]) for g in optimizer.param_groups for a in g["params"])
+                made[setting] = made.get(setting, Rules()) + Rules(own)
+
+    def table(self, tree: Tree, extent: Extent, has_epochs: bool) -> Table:
+        """Resolve against a net, after proving every schedule over the run."""
+        if not tree.trainable:
+            raise SettingError("The net has no trainable arrays: nothing has requires_grad=True.")
+        for setting in settings_left(tree):
+            if setting != RATE and setting in self.known and setting not in self.base:
+                self.base[setting] = schedule(GRADIENT_SETTINGS[setting].default)
+        made = resolve(tree, self.base, self.rules, self.update_schedule, self.limit, self.strict)
+        self._prove(made, extent, has_epochs)
+        return made
+
+    def _prove(self, table: Table, extent: Extent, has_epochs: bool) -> None:
+        for each in table.schedules():
+            each.check(extent)
+            if not has_epochs and "epochs" in units_of(each):
+                raise ScheduleError(
+                    f"{each!r} counts epochs, and the trainer does not know how long one is. Give it steps_per_epoch=, "
+                    "or write the spans in steps."
+                )
+
+    def optimizer_for(self, table: Table) -> OwnOptimizer | ForeignOptimizer:
+        """The optimizer at work on the arrays of `table`."""
+        if isinstance(self.optimizer, UpdateRule):
+            return OwnOptimizer(self.optimizer, [table.tree.arrays[name] for name in table.names])
+        return ForeignOptimizer(self.optimizer, table, self.options)
+
+
+def _split_betas(settings: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """`betas=(b1, b2)` is short for `beta1=b1, beta2=b2` where the rule has those."""
+    if "betas" not in settings or "beta1" not in known:
+        return dict(settings)
+    betas = settings["betas"]
+    if isinstance(betas, Mapping):
+        betas = tuple({place: pair[i] for place, pair in betas.items()} for i in range(2))
+    if not isinstance(betas, tuple | list) or len(betas) != 2:
+        raise SettingError(f"betas={betas!r}: a pair is needed. Write betas=(0.9, 0.999).")
+    rest = {key: value for key, value in settings.items() if key != "betas"}
+    return {**rest, "beta1": betas[0], "beta2": betas[1]}
