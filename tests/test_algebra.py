@@ -27,6 +27,10 @@ def at(made: Schedule, step: int, extent: Extent = RUN) -> Any:
     return made.at(Progress(step, step / 10, 32 * step, 0, extent))
 
 
+def by_epoch(progress: Progress) -> float:
+    return 1 / (1 + progress.amount("epochs"))
+
+
 # Values
 
 
@@ -339,6 +343,14 @@ def test_units_that_cannot_be_converted_are_seen_before_the_run() -> None:
         made.check(Extent(steps=100))
     with pytest.raises(ScheduleError, match="length of the run is not known"):
         warmup(fraction(0.1)).check(Extent())
+
+
+def test_units_that_the_run_does_not_count_are_seen_before_it() -> None:
+    for made in (warmup(epochs(1)), pieces(1, (epochs(3), 2)), 2 * linear(0, 1, over=epochs(2)), schedule(by_epoch)):
+        made.check(Extent(steps=100))
+        with pytest.raises(ScheduleError, match="position in epochs is not known here: this run does not count epochs"):
+            made.check(Extent(steps=100), uncounted=("epochs",))
+    warmup(steps(10)).check(Extent(), uncounted=("epochs", "samples", "tokens"))
 
 
 def test_counts_without_an_end_are_no_error() -> None:

@@ -77,6 +77,8 @@ def test_everything_that_can_be_moved_is() -> None:
         (np.zeros(2), "ndarray float64 (2,)"),
         ((torch.zeros(1), 3), "(Tensor float32 (1,), int 3)"),
         ({"a": [1, 2, 3, 4, 5]}, "{'a': [int 1, int 2, int 3, int 4, ...]}"),
+        (slice(1, 2), "slice slice(1, 2, None)"),
+        (type("Broad", (), {"__repr__": lambda self: "Broad(\n    1)"})(), "Broad Broad( 1)"),
         ("x" * 50, "str '" + "x" * 36 + "..."),
     ],
 )

@@ -135,6 +135,7 @@ def test_lists_in_rows_are_arrays() -> None:
     assert batch["ids"].tolist() == [[1, 2, 3], [4, 5, 6]]
     assert batch["score"].dtype == torch.float32
     assert batch["text"] == ["a", "b"]
+    assert items_of(data, True).names == ("ids", "text", "score")
 
 
 def test_an_item_that_cannot_be_read_is_named_and_its_cause_kept() -> None:

@@ -28,9 +28,7 @@ def test_frozen_is_falsy_and_equal_to_itself_alone() -> None:
     assert len({FROZEN, FROZEN, INHERIT, 0}) == 3
 
 
-@pytest.mark.parametrize(
-    "made", [FROZEN * 0.5, 0.5 * FROZEN, FROZEN + 1, 1 - FROZEN, FROZEN / 2, 2 / FROZEN, -FROZEN]
-)
+@pytest.mark.parametrize("made", [FROZEN * 0.5, 0.5 * FROZEN, FROZEN + 1, 1 - FROZEN, FROZEN / 2, 2 / FROZEN, -FROZEN])
 def test_frozen_absorbs_arithmetic(made: object) -> None:
     assert made is FROZEN
 

@@ -97,10 +97,22 @@ def test_what_cannot_be_converted_is_an_error_only_when_it_is_read() -> None:
     assert local.amount("epochs") == 0.5
     assert isnan(local.step)
     assert local.extent.steps is None
-    with pytest.raises(ScheduleError, match=r"position in steps is not known.*known in steps only"):
+    with pytest.raises(ScheduleError, match=r"position in steps is not known.*length is known in steps"):
         local.amount("steps")
     with pytest.raises(ScheduleError, match="length of the run is not known"):
         _ = local.fraction
+
+
+def test_what_a_run_does_not_count_cannot_be_read() -> None:
+    progress = Progress(3, 0.5, 96, 640, FULL).without("epochs", "tokens").tick(samples=32, tokens=20)
+    assert (progress.step, progress.samples) == (4, 128)
+    for unit in ("epochs", "tokens"):
+        with pytest.raises(
+            ScheduleError, match=f"position in {unit} is not known here: this run does not count {unit}"
+        ):
+            progress.amount(unit)
+    assert isnan(Progress(3).without("steps", "samples").step)
+    assert isnan(Progress(3).without("steps", "samples").samples)
 
 
 def test_a_local_clock_of_whole_steps_has_whole_steps() -> None:

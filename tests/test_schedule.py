@@ -142,7 +142,7 @@ def test_a_cycle_in_several_units_is_added_up_through_the_run() -> None:
     made = cycle(constant(1).until(steps(3)), constant(2).until(epochs(0.2)))
     assert values(made, 10) == [1, 1, 1, 2, 2, 1, 1, 1, 2, 2]
     made.check(RUN)
-    with pytest.raises(ScheduleError, match="items are in steps, epochs.*Write all items in one unit"):
+    with pytest.raises(ScheduleError, match=r"items are in steps, epochs.*Write all items in one unit"):
         made.check(Extent(steps=100))
 
 
@@ -204,7 +204,9 @@ def test_wrong_cycles(make: Callable[[], object], message: str) -> None:
 
 def test_a_curve_to_the_end_of_the_run_has_no_place_in_a_cycle() -> None:
     made = cycle(linear(0, 1).until(steps(5)), 2)
-    with pytest.raises(ScheduleError, match="runs to the end of the run, which is not the end of its turn. Write over="):
+    with pytest.raises(
+        ScheduleError, match=r"runs to the end of the run, which is not the end of its turn. Write over="
+    ):
         made.check(RUN)
 
 

@@ -165,5 +165,5 @@ def outline(value: Any) -> str:
     if isinstance(value, tuple | list):
         inside = ", ".join([outline(inner) for inner in value[:4]] + ["..."] * (len(value) > 4))
         return f"({inside})" if isinstance(value, tuple) else f"[{inside}]"
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return f"{type(value).__name__} {text if len(text) <= 40 else text[:37] + '...'}"

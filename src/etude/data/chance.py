@@ -47,7 +47,7 @@ class _Numpy:
 
     Its bits are copied through the address that `BitGenerator.ctypes` states. Besides them there may be a second normal
     number in waiting, which only `get_state` tells. But drawing a pair moves the bits: as long as they are those of a
-    moment at which nothing was waiting, nothing is.
+    moment at which nothing was waiting, nothing is (unless `set_state` put it there).
     """
 
     __slots__ = ("known",)
@@ -74,7 +74,6 @@ class _Numpy:
             return
         np.random.seed(0)  # leaves no normal number in waiting
         memory.raw = saved
-        self.known = saved
 
     def surely_same(self, saved: Any) -> bool:
         """Whether nothing was drawn since `saved`; False also where only a slow look could tell."""

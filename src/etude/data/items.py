@@ -64,7 +64,7 @@ def items_of(data: Any, rows: bool, dtype: torch.dtype | None = None) -> Items:
     with undisturbed():
         first = reader.seeded(0, 0)
     batch = collate([first], dtype)
-    names = tuple(name for name, _ in leaves(batch))
+    names = tuple(name for name, _ in leaves(first))
     return Items(title, names, data, rows, length, conversions(first, batch), dtype)
 
 

@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TextIO, final
 
 from etude.errors import SettingError
-from etude.listen import account as words
-from etude.listen.account import Account
+from etude.listen import tally as words
+from etude.listen.tally import Tally
 from etude.run.events import Began, Ended, Event, Settled, Stepped
 
 if TYPE_CHECKING:
@@ -62,12 +62,15 @@ class Bar:
 
     @classmethod
     def auto(cls, stream: TextIO | None = None) -> Bar | Silent:
-        """A `Bar` for a person at a terminal; `Silent` in CI (the variable CI is set) or where output goes elsewhere."""
+        """A `Bar` for a person at a terminal; `Silent` in CI (the variable CI is set) and where output goes elsewhere.
+
+        "0" and "false" count as not set.
+        """
         ci = os.environ.get("CI", "").lower() not in ("", "0", "false")
         return cls(stream) if _is_terminal(stream) and not ci else Silent()
 
     def _start(self) -> None:
-        self._account = Account()
+        self._tally = Tally()
         self._pending: list[Stepped] = []
         self._due = self._face.pause
 
@@ -79,18 +82,18 @@ class Bar:
                 self._look(event.seconds)
         elif type(event) is not Settled:
             self._turn(event)
-        elif self._account.epoch_ended or self._account.evaluated:
+        elif self._tally.epoch_ended or self._tally.evaluated:
             self._tell()
 
     def _look(self, seconds: float) -> None:
         self._read()
         if seconds >= self._due:
-            self._face.draw(self._account)
+            self._face.draw(self._tally)
             self._due = seconds + self._face.pause
 
     def _read(self) -> None:
         if self._pending:
-            self._account.steps(self._pending)
+            self._tally.steps(self._pending)
             self._pending = []
 
     def _turn(self, event: Event) -> None:
@@ -99,17 +102,17 @@ class Bar:
         if isinstance(event, Began):
             self.close()
             self._start()
-        self._account.take(event)
+        self._tally.take(event)
         if isinstance(event, Began):
-            self._face.open(self._account)
+            self._face.open(self._tally)
         elif isinstance(event, Ended):
-            self._face.end(self._account, event)
+            self._face.end(self._tally, event)
 
     def _tell(self) -> None:
         """An epoch or an evaluation is complete, with all that followed from it."""
-        if self._face.tell(self._account):
-            self._due = self._account.seconds + self._face.pause
-        self._account.told()
+        if self._face.tell(self._tally):
+            self._due = self._tally.seconds + self._face.pause
+        self._tally.told()
 
     def close(self) -> None:
         """Give the terminal back as it was; what was shown last stays. Closing again does nothing."""
@@ -125,24 +128,24 @@ class Bar:
 
 
 class Face(ABC):
-    """How an account is shown. `pause` is the time between two drawings in seconds."""
+    """How a tally is shown. `pause` is the time between two drawings in seconds."""
 
     pause: float
 
     @abstractmethod
-    def open(self, account: Account) -> None:
+    def open(self, tally: Tally) -> None:
         """The run began."""
 
     @abstractmethod
-    def draw(self, account: Account) -> None:
+    def draw(self, tally: Tally) -> None:
         """It is time to show where the run is."""
 
     @abstractmethod
-    def tell(self, account: Account) -> bool:
+    def tell(self, tally: Tally) -> bool:
         """An epoch or an evaluation is complete; True if it was shown."""
 
     @abstractmethod
-    def end(self, account: Account, event: Ended) -> None:
+    def end(self, tally: Tally, event: Ended) -> None:
         """The run is over."""
 
     @abstractmethod
@@ -177,49 +180,49 @@ class Lines(Face):
         encoding = target.encoding or "utf-8"  # a log in ASCII must not stop a run because of a name in Greek
         print(line.rstrip().encode(encoding, "replace").decode(encoding), file=target, flush=True)
 
-    def open(self, account: Account) -> None:
+    def open(self, tally: Tally) -> None:
         """The heading."""
         self._last, self._written = -math.inf, -1.0
-        self._write(words.heading(account.summary))
+        self._write(words.heading(tally.summary))
 
-    def draw(self, account: Account) -> None:
+    def draw(self, tally: Tally) -> None:
         """A line within an epoch; at its end `tell` is about to be called."""
-        if account.progress.epoch != account.epoch or not account.epoch:
-            self._line(account, "")
+        if tally.progress.epoch != tally.epoch or not tally.epoch:
+            self._line(tally, "")
 
-    def _line(self, account: Account, ending: str) -> None:
-        self._last, self._written = account.seconds, float(account.progress.step)
-        left = account.seconds_left
-        time = words.clock(account.seconds) + (f" of {words.clock(account.seconds + left)}" if left > 0 else "")
+    def _line(self, tally: Tally, ending: str) -> None:
+        self._last, self._written = tally.seconds, float(tally.progress.step)
+        left = tally.seconds_left
+        time = words.clock(tally.seconds) + (f" of {words.clock(tally.seconds + left)}" if left > 0 else "")
         cells = [
-            words.epoch_words(account),
-            words.step_words(account).ljust(0 if account.total_steps else 14),
-            *(f"{name} {words.number(value):<9}" for name, value in account.losses.items()),
-            f"rate {words.rate(account.rate):<8}",
-            f"{words.per_second(account.samples_per_second):>9}/s",
+            words.epoch_words(tally),
+            words.step_words(tally).ljust(0 if tally.total_steps else 14),
+            *(f"{name} {words.number(value):<9}" for name, value in tally.losses.items()),
+            f"rate {words.rate(tally.rate):<8}",
+            f"{words.per_second(tally.samples_per_second):>9}/s",
             f"{time:<12}",
-            f"{account.skipped:,} skipped" if account.skipped else "",
+            f"{tally.skipped:,} skipped" if tally.skipped else "",
             ending,
         ]
         self._write("  ".join(cell for cell in cells if cell))
 
-    def tell(self, account: Account) -> bool:
+    def tell(self, tally: Tally) -> bool:
         """The line of an epoch; that of an evaluation inside an epoch if the last line is old enough."""
         pause = LINE_SECONDS
-        if account.epoch_ended:
-            few = (account.total_epochs or math.inf) <= FEW_EPOCHS
+        if tally.epoch_ended:
+            few = (tally.total_epochs or math.inf) <= FEW_EPOCHS
             pause = 0.0 if few else self._every
-        if account.seconds - self._last < pause:
+        if tally.seconds - self._last < pause:
             return False
-        self._line(account, words.validation_words(account) if account.evaluated else "")
+        self._line(tally, words.validation_words(tally) if tally.evaluated else "")
         return True
 
-    def end(self, account: Account, event: Ended) -> None:
+    def end(self, tally: Tally, event: Ended) -> None:
         """The last line, if it is not there already, and how it ended."""
-        if account.seen and float(account.progress.step) != self._written:
-            self._line(account, words.validation_words(account) if account.evaluated else "")
-        account.told()
-        self._write(words.ending(account, event))
+        if tally.seen and float(tally.progress.step) != self._written:
+            self._line(tally, words.validation_words(tally) if tally.evaluated else "")
+        tally.told()
+        self._write(words.ending(tally, event))
 
     def close(self) -> None:
         """Nothing is left to do: every line was flushed as it was written."""
@@ -237,15 +240,15 @@ class Picture(Face):
         self._live: Live | None = None
         self._drawn = 0.0
 
-    def open(self, account: Account) -> None:
+    def open(self, tally: Tally) -> None:
         """The heading, and an empty bar below it."""
         from rich.live import Live
         from rich.text import Text
 
-        self._console.print(Text(words.heading(account.summary), style="bright_black"))
+        self._console.print(Text(words.heading(tally.summary), style="bright_black"))
         shared = self._console.file in (sys.stdout, sys.stderr)  # only what goes to the same terminal is led past it
         self._live = Live(
-            _rows(account, self._console.width),
+            _rows(tally, self._console.width),
             console=self._console,
             auto_refresh=False,
             redirect_stdout=shared and _is_terminal(sys.stdout),
@@ -254,27 +257,27 @@ class Picture(Face):
         self._live.start(refresh=True)
         atexit.register(self.close)  # a run that is abandoned must not leave the cursor hidden
 
-    def draw(self, account: Account) -> None:
+    def draw(self, tally: Tally) -> None:
         """The bar as it is now."""
         if self._live is not None:
-            self._live.update(_rows(account, self._console.width), refresh=True)
+            self._live.update(_rows(tally, self._console.width), refresh=True)
             self._drawn = time.monotonic()
 
-    def tell(self, account: Account) -> bool:
+    def tell(self, tally: Tally) -> bool:
         """The bar as it is now, unless it was drawn just before; then the next drawing has the news."""
         if time.monotonic() - self._drawn < self.pause:
             return False
-        self.draw(account)
+        self.draw(tally)
         return True
 
-    def end(self, account: Account, event: Ended) -> None:
+    def end(self, tally: Tally, event: Ended) -> None:
         """The bar as it ended, and below it why."""
         from rich.text import Text
 
-        self.draw(account)
+        self.draw(tally)
         self.close()
         style = "bold red" if event.reason == "non-finite" else "bold"
-        self._console.print(Text(words.ending(account, event), style=style))
+        self._console.print(Text(words.ending(tally, event), style=style))
 
     def close(self) -> None:
         """Show the cursor again and leave the last drawing where it is."""
@@ -284,29 +287,29 @@ class Picture(Face):
             live.stop()
 
 
-def _rows(account: Account, width: int) -> Group:
+def _rows(tally: Tally, width: int) -> Group:
     from rich.console import Group
     from rich.text import Text
 
-    rows = [_bar_row(account, width)]
-    told = words.validation_words(account)
+    rows = [_bar_row(tally, width)]
+    told = words.validation_words(tally)
     if told:
         rows.append(Text(told, style="cyan", no_wrap=True, overflow="ellipsis"))
-    if account.skipped:
-        told = f"{account.skipped:,} skipped, the last: {account.skip_reason}"
+    if tally.skipped:
+        told = f"{tally.skipped:,} skipped, the last: {tally.skip_reason}"
         rows.append(Text(told, style="yellow", no_wrap=True, overflow="ellipsis"))
     return Group(*rows)
 
 
-def _bar_row(account: Account, width: int) -> Any:
+def _bar_row(tally: Tally, width: int) -> Any:
     """One row no wider than the terminal: as many words as fit, the bar in what is left."""
     from rich.progress_bar import ProgressBar
     from rich.table import Table
 
-    cells = _cells(account)
+    cells = _cells(tally)
     while len(cells) > 1 and _room(cells, width) < 10:
         cells.remove(max(cells, key=lambda cell: cell[0]))
-    share = account.share
+    share = tally.share
     bar = ProgressBar(
         total=None if share is None else 1.0,
         completed=share or 0.0,
@@ -317,7 +320,7 @@ def _bar_row(account: Account, width: int) -> Any:
         finished_style="green",
     )
     texts: list[Any] = [text for _, text in cells]
-    texts.insert(1 if account.epoch else 0, bar)
+    texts.insert(1 if tally.epoch else 0, bar)
     row = Table.grid(padding=(0, 2, 0, 0))
     for _ in texts:
         row.add_column(no_wrap=True)
@@ -329,19 +332,20 @@ def _room(cells: list[tuple[int, Text]], width: int) -> int:
     return width - 1 - sum(len(text) + 2 for _, text in cells)
 
 
-def _cells(account: Account) -> list[tuple[int, Text]]:
+def _cells(tally: Tally) -> list[tuple[int, Text]]:
     """What stands beside the bar, in order, each with its rank: where room is short the greatest goes first."""
     from rich.text import Text
 
-    total, left = account.total_steps, account.seconds_left
-    cells = [(2, Text(words.epoch_words(account)))] if account.epoch else []
-    cells.append((3 if account.epoch and total else 1, Text(words.step_words(account))))
-    for index, (name, value) in enumerate(account.losses.items()):
+    total, left = tally.total_steps, tally.seconds_left
+    cells = [(2, Text(words.epoch_words(tally)))] if tally.epoch else []
+    cells.append((3 if tally.epoch and total else 1, Text(words.step_words(tally))))
+    for index, (name, value) in enumerate(tally.losses.items()):
         style = "bold" if math.isfinite(value) else "bold red"
         cells.append((index and 6 + index, Text.assemble(f"{name} ", (words.number(value), style))))
-    cells.append((5, Text(f"rate {words.rate(account.rate)}")))
-    cells.append((4, Text(f"{words.per_second(account.samples_per_second)}/s")))
-    done = account.share == 1.0 or not math.isfinite(left)
-    time_words = words.clock(account.seconds) if done else f"{words.clock(max(1.0, left))} left"
+    if tally.seen:
+        cells.append((5, Text(f"rate {words.rate(tally.rate)}")))
+        cells.append((4, Text(f"{words.per_second(tally.samples_per_second)}/s")))
+    done = tally.share == 1.0 or not math.isfinite(left)
+    time_words = words.clock(tally.seconds) if done else f"{words.clock(max(1.0, left))} left"
     cells.append((1, Text(time_words.ljust(9))))  # of steady width, so that the bar does not twitch
     return cells

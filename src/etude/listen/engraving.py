@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -128,7 +128,8 @@ class Scale:
             shares = np.log(sizes / self.low) / math.log(self.high / self.low)
         else:
             shares = sizes / self.high
-        return np.rint(shares * (LEVELS - 1)).astype(np.int64)
+        levels: NDArray[np.int64] = np.rint(shares * (LEVELS - 1)).astype(np.int64)
+        return levels
 
     def colours(self, rates: Numbers) -> NDArray[np.float64]:
         """Red, green, blue and opacity for each rate."""
@@ -237,7 +238,7 @@ def _epochs(steps: Sequence[float] | Sequence[Progress]) -> list[float]:
     clock = [step for step in steps if isinstance(step, Progress)]
     begins = [
         float(later.step)
-        for sooner, later in zip(clock, clock[1:], strict=False)
+        for sooner, later in pairwise(clock)
         if math.floor(later.epoch + 1e-9) > math.floor(sooner.epoch + 1e-9)
     ]
     return begins if len(begins) < MOST_EPOCHS else []

@@ -23,9 +23,9 @@ class JsonLines:
     """A listener that adds one JSON object for each event to the end of a file.
 
     Every object has "event" (began, stepped, skipped, epoch_ended, evaluated, ended) and the clock after it: "step",
-    "epoch", "samples", "tokens". The rest is what the event tells: "losses", "batch" (its samples), "rate", "updates",
-    "seconds"; "number" (of the epoch ended, from 0) and "means"; "scores", "best"; "reason", "message". NaN and infinity are
-    written as the words "nan", "inf" and "-inf", which `float` reads. `Settled` events are left out.
+    "epoch", "samples", "tokens". The rest is what the event tells: "summary"; "losses", "batch" (its samples), "rate",
+    "updates", "seconds"; "number" (of the epoch) and "means"; "scores", "best"; "reason", "message". NaN and infinity
+    are written as the words "nan", "inf" and "-inf", which `float` reads. `Settled` events are left out.
 
     Steps are written 50 at a time, or when any other event comes, and flushed; so their losses are read from the
     device in bulk. What an existing file holds is kept; folders that are missing are made. `SettingError` where `path`

@@ -1,4 +1,4 @@
-"""What the pictures share: paper, ink, hues that are told apart by everybody and in grey, and the saving of a figure."""
+"""What the pictures share: paper, ink, hues that everybody can tell apart (also in grey), and how a figure is saved."""
 
 from __future__ import annotations
 
@@ -63,13 +63,14 @@ def count(value: float) -> str:
 
 
 def title(axes: Axes, words: str, below: str = "", shift: float = 0.0, lift: float = 0.0) -> None:
-    """A title over `axes` and a softer line under it, `shift` points right of its left edge and `lift` points higher."""
+    """A title over `axes` and a softer line below it, moved by `shift` points to the right and `lift` points up."""
     for text, up, size, weight, colour in (
         (words, 24, 11.5, "bold", INK),
         (below, 10, 8, "normal", SOFT),
     ):
-        axes.annotate(text, (0, 1), (shift, lift + up), xycoords="axes fraction", textcoords="offset points", color=colour,
-                      fontsize=size, fontweight=weight, fontfamily=FONT, annotation_clip=False)  # fmt: skip
+        axes.annotate(text, (0, 1), (shift, lift + up), xycoords="axes fraction", textcoords="offset points",
+                      color=colour, fontsize=size, fontweight=weight, fontfamily=FONT,
+                      annotation_clip=False)  # fmt: skip
 
 
 def label(axes: Axes, across: str, up: str = "") -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,13 +48,13 @@ def plot_series(
 
     For each name: its value at each step (thin; a band of nine tenths of them where there are more than 2,000), the
     same smoothed, its mean over each epoch (dots) and its value on the validation data (dashed, diamonds). The lowest
-    validation loss is marked. The scale is logarithmic where values span more than 50 times. Steps with NaN or infinity
-    are marked at the bottom.
+    validation loss is marked if it was not the last. The scale is logarithmic where values span more than 50 times.
+    Steps with NaN or infinity are marked at the bottom.
 
     Args:
         history: series by name, as a run records them.
         names: "loss", a further loss term, a metric, or several; each stands for "<name>", "epoch.<name>" and
-            "val.<name>", as far as they are there. The full name of one series draws that alone.
+            "val.<name>", as far as they are there. "epoch.<name>" or "val.<name>" alone draws no more than that.
         path: where to write the picture; its ending says how.
         title: default: the names.
 
@@ -62,7 +62,8 @@ def plot_series(
         SettingError: no series of that name, a path that cannot be written.
     """
     wanted = [names] if isinstance(names, str) else list(names)
-    families = [_family(history, name) for name in wanted]
+    families = _families(history, wanted)
+    wanted = [family.name for family in families]
     words = ", ".join(wanted)
     figure, axes = _sheet(title or words[:1].upper() + words[1:], _told(families), lift=16)
     labels: list[Label] = []
@@ -78,8 +79,8 @@ def plot_series(
 
 
 def plot_rates(
-    steps: Sequence[float],
-    rates: Mapping[str, Sequence[float]],
+    rates: Mapping[str, Series] | Mapping[str, Sequence[float]],
+    steps: Sequence[float] | None = None,
     path: str | os.PathLike[str] | None = None,
     title: str | None = None,
 ) -> Figure:
@@ -90,19 +91,19 @@ def plot_rates(
     span more than 50 times and none is negative or zero.
 
     Args:
-        steps: the steps made before each value.
-        rates: by label, as many values as steps; lines that are equal share one label.
+        rates: a history, of which "rate" and the series that end in ".rate" are drawn; or values by label, as many as
+            steps. Lines that are equal share one label.
+        steps: the steps made before each value; None with a history, which knows them.
         path: where to write the picture; its ending says how.
         title: default "Learning rates".
 
     Raises:
         SettingError: lengths that differ, no rates, a path that cannot be written.
     """
-    lines = _lines(steps, rates)
+    clock, lines = _lines(rates, steps)
     moving = [(words, values) for words, values in lines if np.isfinite(values).any()]
     frozen = [words for words, values in lines if not np.isfinite(values).any()]
     figure, axes = _sheet(title or "Learning rates", f"frozen: {', '.join(frozen)}" if frozen else "", lift=0)
-    clock = np.asarray(steps, dtype=np.float64)
     labels = []
     for index, (words, values) in enumerate(moving):
         colour = _rate_hue(index, len(moving))
@@ -133,13 +134,19 @@ class Family:
         return [one for one in (self.steps, self.epochs, self.validation) if one is not None and len(one)]
 
 
-def _family(history: Mapping[str, Series], name: str) -> Family:
-    if name.startswith("epoch."):
-        family = Family(name, None, history.get(name), None)
-    elif name.startswith("val."):
-        family = Family(name, None, None, history.get(name))
-    else:
-        family = Family(name, history.get(name), history.get(f"epoch.{name}"), history.get(f"val.{name}"))
+def _families(history: Mapping[str, Series], names: Sequence[str]) -> list[Family]:
+    """One for each plain name; "epoch.x" and "val.x" without "x" are a part of the family of x."""
+    parts: dict[str, set[str]] = {}
+    for name in names:
+        plain = name.removeprefix("epoch.").removeprefix("val.")
+        kinds = {"", "epoch.", "val."} if name == plain else {name.removesuffix(plain)}
+        parts.setdefault(plain, set()).update(kinds)
+    return [_family(history, name, kinds) for name, kinds in parts.items()]
+
+
+def _family(history: Mapping[str, Series], name: str, kinds: set[str]) -> Family:
+    found = {kind: history[kind + name] for kind in kinds if kind + name in history}
+    family = Family(name, found.get(""), found.get("epoch."), found.get("val."))
     if not family.all():
         known = list(dict.fromkeys(key.removeprefix("epoch.").removeprefix("val.") for key in history))
         there = ", ".join(f'"{one}"' for one in known) or "nothing"
@@ -147,21 +154,44 @@ def _family(history: Mapping[str, Series], name: str) -> Family:
     return family
 
 
-def _lines(steps: Sequence[float], rates: Mapping[str, Sequence[float]]) -> list[tuple[str, Numbers]]:
-    """Labels and values; lines that are equal are one."""
-    if not rates or not len(steps):
-        raise SettingError(f"There is nothing to plot: {len(rates)} rates at {len(steps)} steps.")
-    same: dict[bytes, list[str]] = {}
-    lines: dict[bytes, Numbers] = {}
-    for label, values in rates.items():
+def _lines(
+    rates: Mapping[str, Series] | Mapping[str, Sequence[float]], steps: Sequence[float] | None
+) -> tuple[Numbers, list[tuple[str, Numbers]]]:
+    """The steps, and labels with values; lines that are equal are one."""
+    named: Mapping[str, Any] = rates
+    if steps is None:
+        steps, named = _recorded(rates)
+    if not named or not len(steps):
+        raise SettingError(f"There is nothing to plot: {len(named)} rates at {len(steps)} steps.")
+    lines: dict[bytes, tuple[list[str], Numbers]] = {}
+    for label, values in named.items():
         line = np.asarray(values, dtype=np.float64)
         if line.shape != (len(steps),):
             raise SettingError(
-                f'The rates of "{label}" are {line.size} values for {len(steps)} steps; give one a step.'
+                f'The rates of "{label}" are {line.size} values for {len(steps)} steps: give one a step.'
             )
-        lines[line.tobytes()] = line
-        same.setdefault(line.tobytes(), []).append(label)
-    return [(_joined(labels), lines[key]) for key, labels in same.items()]
+        lines.setdefault(line.tobytes(), ([], line))[0].append(label)
+    return np.asarray(steps, dtype=np.float64), [(_joined(labels), line) for labels, line in lines.values()]
+
+
+def _recorded(history: Mapping[str, Any]) -> tuple[list[float], dict[str, Numbers]]:
+    """The rates that a history holds, NaN at steps at which one was not recorded."""
+    found = {name: one for name, one in history.items() if name == "rate" or name.endswith(".rate")}
+    wrong = [name for name, one in history.items() if not isinstance(one, Series)]
+    if wrong:
+        raise SettingError(
+            f'plot_rates was given values for "{wrong[0]}" without steps: write plot_rates(rates, steps).'
+        )
+    if not found:
+        there = ", ".join(f'"{name}"' for name in history) or "nothing"
+        raise SettingError(f'The history has no series "rate" to plot; it has {there}.')
+    steps = sorted({step for one in found.values() for step in one.steps})
+    places = {step: index for index, step in enumerate(steps)}
+    rates = {}
+    for name, one in found.items():
+        rates[name] = np.full(len(steps), np.nan)
+        rates[name][[places[step] for step in one.steps]] = one.values
+    return [float(step) for step in steps], rates
 
 
 def _joined(labels: list[str]) -> str:
@@ -223,14 +253,18 @@ def _draw_family(axes: Axes, family: Family, hues: tuple[str, str]) -> list[Labe
                   markeredgecolor=paper.PAPER, markeredgewidth=0.8, zorder=5, gid=family.epochs.name)  # fmt: skip
         labels.append(Label.of(values, family.name, training))
     if family.validation is not None and len(family.validation):
-        labels.append(_draw_validation(axes, family, validating))
+        labels.append(_draw_validation(axes, family.validation, validating))
+        if len(family.all()) == 1:
+            labels[-1] = replace(labels[-1], words=family.name)
+        elif training == validating:
+            labels[-1] = replace(labels[-1], words=f"{family.name}, validation")
     return labels
 
 
 def _middles(ends: Numbers) -> Numbers:
     """The middles of epochs that end at `ends`: where their means belong."""
     first = ends[0] - (ends[1] - ends[0]) if len(ends) > 1 else 0.0
-    middles: Numbers = (ends + np.append(max(0.0, first), ends[:-1])) / 2
+    middles: Numbers = (ends + np.append(max(0.0, first), ends[:-1]) + 1) / 2
     return middles
 
 
@@ -248,19 +282,23 @@ def _draw_steps(axes: Axes, series: Series, hue: str) -> None:
                   solid_capstyle="round")  # fmt: skip
 
 
-def _draw_validation(axes: Axes, family: Family, hue: str) -> Label:
-    assert family.validation is not None
-    clock, values = _columns(family.validation)
+def _draw_validation(axes: Axes, series: Series, hue: str) -> Label:
+    clock, values = _columns(series)
     axes.plot(clock, values, "D--", color=hue, markersize=_dot(len(clock)) * 0.85, linewidth=1.2, zorder=6,
-              markeredgecolor=paper.PAPER, markeredgewidth=0.8, gid=family.validation.name)  # fmt: skip
-    if family.validation.name == "val.loss" and np.isfinite(values).any() and len(values) > 1:
-        at = int(np.nanargmin(np.where(np.isfinite(values), values, np.nan)))
-        axes.plot([clock[at]], [values[at]], "o", markersize=11, markerfacecolor="none", markeredgecolor=hue,
-                  markeredgewidth=1.1, zorder=7, gid="lowest")  # fmt: skip
-        axes.annotate(f"lowest {paper.short(float(values[at]))}", (clock[at], values[at]), (0, 10), ha="center",
-                      va="bottom", textcoords="offset points", fontsize=8, fontfamily=paper.FONT, color=hue,
-                      zorder=8)  # fmt: skip
-    return Label.of(values, "validation" if family.steps or family.epochs else family.name, hue)
+              markeredgecolor=paper.PAPER, markeredgewidth=0.8, gid=series.name)  # fmt: skip
+    if series.name == "val.loss" and np.isfinite(values).any():
+        at = int(np.nanargmin(values))
+        if at < len(values) - 1:
+            _ring(axes, float(clock[at]), float(values[at]), hue)
+    return Label.of(values, "validation", hue)
+
+
+def _ring(axes: Axes, step: float, value: float, hue: str) -> None:
+    """The lowest of a line that rises again."""
+    axes.plot([step], [value], "o", markersize=11, markerfacecolor="none", markeredgecolor=hue, markeredgewidth=1.1,
+              zorder=7, gid="lowest")  # fmt: skip
+    axes.annotate(f"lowest {paper.short(value)}", (step, value), (0, 10), ha="center", va="bottom",
+                  textcoords="offset points", fontsize=8, fontfamily=paper.FONT, color=hue, zorder=8)  # fmt: skip
 
 
 def _dot(count: int) -> float:
@@ -411,8 +449,9 @@ def _label_ends(axes: Axes, labels: Sequence[Label]) -> None:
     axes.set_position((place.x0, place.y0, 1 - place.x0 - (words + 24) / wide, place.height))
     heights = [float(axes.transLimits.transform(axes.transScale.transform((1, one.value)))[1]) for one in shown]
     for label, height in zip(shown, _apart(heights, 11 / (place.height * high)), strict=True):
-        axes.annotate(label.words, (1, height), (6, 0), xycoords="axes fraction", textcoords="offset points", fontsize=8,
-                      fontfamily=paper.FONT, color=label.colour, va="center", annotation_clip=False)  # fmt: skip
+        axes.annotate(label.words, (1, height), (6, 0), xycoords="axes fraction", textcoords="offset points",
+                      fontsize=8, fontfamily=paper.FONT, color=label.colour, va="center",
+                      annotation_clip=False)  # fmt: skip
 
 
 def _apart(heights: Sequence[float], least: float) -> Iterator[float]:

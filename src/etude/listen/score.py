@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -101,7 +102,7 @@ def score(names: Sequence[str], steps: Sequence[float], rates: Any, columns: int
 
 
 def opening(names: Sequence[str], steps: Sequence[float], rates: Any, columns: int = MOST_COLUMNS) -> Score | None:
-    """The first cycles step by step, in the rows of `score`; None where `score` shows each step or nothing alternates."""
+    """The first cycles step by step, in the rows of `score`; None where it shows each step or nothing alternates."""
     table = checked(names, steps, rates)
     clock = np.asarray(steps, dtype=np.float64)
     runs = _runs(clock)
@@ -124,7 +125,7 @@ def checked(names: Sequence[str], steps: Sequence[float], rates: Any) -> Numbers
             f"A score of {len(names)} names and {len(steps)} steps needs rates of shape ({len(names)}, {len(steps)}), "
             f"each at least 1; they have shape {table.shape}. Pass them as `Table.score` returns them."
         )
-    if any(later <= sooner for sooner, later in zip(steps, steps[1:], strict=False)):
+    if any(later <= sooner for sooner, later in pairwise(steps)):
         raise SettingError("The steps of a score must ascend: sort them and leave out those that are there twice.")
     return np.where(np.isfinite(table), table, np.nan)
 
@@ -147,11 +148,16 @@ def cycle_length(table: Numbers, runs: Places | None = None) -> int:
 
 
 def _runs(clock: Numbers) -> Places:
-    """The columns at which runs of neighbouring steps begin: one where the steps are evenly spaced."""
+    """The columns at which runs of neighbouring steps begin; one run where the steps are evenly spaced, or uneven.
+
+    Runs are what `score_steps` asks for: equally long, and of two steps at least.
+    """
     gaps = np.diff(clock)
     if not len(gaps) or gaps.max() == gaps.min():
         return np.array([0])
-    return np.append(0, np.flatnonzero(gaps > gaps.min()) + 1)
+    starts = np.append(0, np.flatnonzero(gaps > gaps.min()) + 1)
+    lengths = np.diff(np.append(starts, len(clock)))
+    return starts if lengths.min() == lengths.max() > 1 else np.array([0])
 
 
 def _step(clock: Numbers) -> float:
@@ -160,24 +166,29 @@ def _step(clock: Numbers) -> float:
 
 def _columns(clock: Numbers, table: Numbers, columns: int) -> Columns:
     """The columns of the score: of as many steps each, or the runs of neighbouring steps; in whole cycles."""
-    starts = _runs(clock)
+    starts, end = _runs(clock), clock[-1] + _step(clock)
     cycle = cycle_length(table, starts)
-    if len(starts) == 1:
-        starts = np.arange(0, len(clock), _column_width(len(clock), cycle, columns))
-        last = clock[-1] + _step(clock)
+    if len(starts) > 1:
+        end = max(end, clock[starts[-1]] + np.median(np.diff(clock[starts])))
+    elif (clock[-1] - clock[0]) / _step(clock) > len(clock) > columns:  # uneven: columns are of equal width
+        cycle, places = 1, clock[0] + (end - clock[0]) * np.arange(columns) / columns
+        starts = np.unique(np.searchsorted(clock, places))
     else:
-        last = max(clock[-1] + _step(clock), clock[starts[-1]] + np.median(np.diff(clock[starts])))
+        width = _column_width(len(clock), cycle, columns)
+        starts = np.arange(0, len(clock), width)
+        if width % cycle == 0 and 0 < len(clock) - starts[-1] < cycle < len(clock):
+            starts = starts[:-1]  # what is left is less than a cycle: its share would be another
     widths = np.diff(np.append(starts, len(clock)))
     whole = widths // cycle * cycle
     ends = starts + np.where((whole > 0) & (widths > 1), whole, widths)
-    return Columns(starts, ends, np.append(clock[starts], last))
+    return Columns(starts, ends, np.append(clock[starts], end))
 
 
 def _column_width(steps: int, cycle: int, columns: int) -> int:
     """Steps in one column: whole cycles where that leaves enough columns."""
     width = math.ceil(steps / columns)
     whole = math.ceil(width / cycle) * cycle
-    return whole if width > 1 and steps / whole >= columns / 5 else width
+    return whole if width > 1 and steps / whole >= columns / 8 else width
 
 
 def _first_turn(table: Numbers, cycle: int) -> int:
@@ -249,7 +260,7 @@ def _ranges(children: list[Group], parent: Group, count: int) -> list[Group]:
     if count < 2:
         return [Group(parent.path, parent.rows, parent.last, done=True)]
     bounds = [round(index * len(children) / count) for index in range(count + 1)]
-    parts = [children[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    parts = [children[start:end] for start, end in pairwise(bounds)]
     return [part[0] if len(part) == 1 else _range(part) for part in parts]
 
 

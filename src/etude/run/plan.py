@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from etude.data.flow import Flow
-from etude.data.source import Arrays, Source, check_finite, source, split_validation
+from etude.data.source import Arrays, Items, Source, check_finite, source, split_validation
 from etude.errors import DataError, EtudeError, PlanError, SettingError, nearest
 from etude.run.evaluate import Evaluate, Evaluator, looking
 from etude.run.metrics import MetricLike
@@ -263,17 +263,24 @@ def _flow(plan: Plan, training: Source, device: torch.device, chosen: dict[str, 
     if size is None and not training.batched:
         size = 32 if training.length is None else min(32, training.length)
         chosen["batch_size"] = size
-    if training.converted:
-        chosen["converted"] = list(training.converted)
-    return Flow(
-        training,
-        batch_size=size,
-        shuffle=plan.shuffle,
-        seed=plan.seed,
-        device=device,
-        workers=plan.workers,
-        dtype=torch.float64 if plan.precision == "fp64" else None,
-    )
+    made = Flow(training, batch_size=size, shuffle=plan.shuffle, **_reading(plan, device, training))
+    if made.source.converted:
+        chosen["converted"] = list(made.source.converted)
+    return made
+
+
+def _reading(plan: Plan, device: torch.device, data: Source) -> dict[str, Any]:
+    """How data are read, for training and validation alike; workers read the items of data sets."""
+    if plan.workers and not isinstance(data, Items) and data.batched:
+        raise PlanError(
+            f"workers={plan.workers}: {data.title} come in batches of their own. Give its loader the workers."
+        )
+    return {
+        "seed": plan.seed,
+        "device": device,
+        "workers": plan.workers if isinstance(data, Items) else 0,
+        "dtype": torch.float64 if plan.precision == "fp64" else None,
+    }
 
 
 def _extent(plan: Plan, flow: Flow) -> Extent:
@@ -329,7 +336,15 @@ def _works(plan: Plan, net: nn.Module, device: torch.device, extent: Extent) -> 
         raise PlanError("precision='fp16' scales one loss; with several updates use precision='bf16'.")
     options = {"total": extent, "strict": plan.strict, "seed": plan.seed}
     made = tuple(
-        Work(update, net, Precision(plan.precision, device), plan.non_finite, plan.ignore_stale_grad, options)
+        Work(
+            update,
+            net,
+            Precision(plan.precision, device),
+            plan.non_finite,
+            plan.ignore_stale_grad,
+            plan.compile,
+            options,
+        )
         for update in updates
     )
     for work in made:
@@ -393,10 +408,7 @@ def _evaluator(
         aside,
         batch_size=None if aside.batched else size if aside.length is None else min(size, aside.length),
         shuffle=False,
-        seed=plan.seed,
-        device=device,
-        workers=plan.workers,
-        dtype=torch.float64 if plan.precision == "fp64" else None,
+        **_reading(plan, device, aside),
     )
     if plan.non_finite in ("raise", "stop"):
         check_finite(aside)

@@ -7,7 +7,7 @@ batch and over processes are exact whatever the sizes.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -231,6 +231,18 @@ def samples_in(values: Any) -> int:
         return values.shape[0] if values.dim() else 1
     pieces = values.values() if isinstance(values, Mapping) else values
     return samples_in(next(iter(pieces))) if isinstance(values, Mapping | tuple | list) and len(values) else 1
+
+
+def tensors_in(values: Any, name: str = "") -> Iterable[tuple[str, Tensor]]:
+    """Every tensor of a batch with its place: "batch[0]", "x", ..."""
+    if isinstance(values, Tensor):
+        yield name or "batch", values
+    elif isinstance(values, dict):
+        for key, value in values.items():
+            yield from tensors_in(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(values, tuple | list):
+        for i, value in enumerate(values):
+            yield from tensors_in(value, f"{name or 'batch'}[{i}]")
 
 
 class Losses:

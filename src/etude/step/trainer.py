@@ -20,6 +20,7 @@ from etude.bind.table import RATE, Moving, Now, Table
 from etude.errors import NonFiniteError, ScheduleError, SettingError, StaleGradientError, StateError
 from etude.step.gradients import GRADIENT_SETTINGS, Gradients, all_finite, clip_weights, names_not_finite, prepare
 from etude.step.holder import holder
+from etude.step.optim.foreign import ForeignOptimizer
 from etude.step.optim.own import OwnOptimizer
 from etude.step.recipe import OptimizerLike, Recipe
 from etude.values.part import PartLike
@@ -248,7 +249,7 @@ class Trainer:
         epoch = (self.progress.step + 1) / self._steps_per_epoch if self._steps_per_epoch else None
         self.progress = self.progress.tick(samples=round(count), epoch=epoch)
 
-    def _begin_forward(self) -> None:
+    def begin_forward(self) -> None:
         """The net is called with gradients on: what a step has used goes, frozen statistics stand still."""
         if self._used:
             self.zero_grad()
@@ -256,6 +257,16 @@ class Trainer:
             module.training = False
 
     # ------------------------------------------------------------------------------------------------- the rates
+
+    @property
+    def optimizer(self) -> OwnOptimizer | ForeignOptimizer:
+        """What keeps the optimizer's memory and moves the arrays; of a torch optimizer, `.optimizer.optimizer`."""
+        return self._optimizer
+
+    @property
+    def shapes_gradients(self) -> bool:
+        """Whether gradients or arrays are clipped, or noise is added."""
+        return bool(self._extra)
 
     @property
     def name(self) -> str:
@@ -370,7 +381,7 @@ def _before_forward(net: nn.Module, trainer: Trainer) -> None:
         if alive is None:
             handle.remove()
         elif torch.is_grad_enabled():
-            alive._begin_forward()
+            alive.begin_forward()
 
     handle = net.register_forward_pre_hook(begin)
 

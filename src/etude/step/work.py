@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -10,14 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from etude.bind.table import Moving
+from etude.bind.table import Moving, Now
 from etude.errors import NonFiniteError, SettingError
-from etude.step.loss import Losses, Measured, Reader, terms
+from etude.step.loss import Losses, Measured, Reader, tensors_in, terms
+from etude.step.compiled import CompiledStep
 from etude.step.precision import Precision
 from etude.step.trainer import Trainer
 from etude.step.update import Update
 from etude.values.progress import Progress
-from etude.values.tree import Tree
+from etude.values.tree import Tree, has_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Work:
         precision: Precision,
         policy: str,
         ignore_stale_grad: bool,
+        compile: bool,
         options: dict[str, Any],
     ) -> None:
         self.name = update.name
@@ -70,6 +73,8 @@ class Work:
         self.listens = turn is not None and turn.reactive
         self._heard: Any = turn.start() if turn is not None and turn.reactive else None
         self._rate: float | None = None
+        self._compiled = CompiledStep(net, self.losses, self.read, self.trainer, precision) if compile else None
+        self._statistics = _Unkept() if policy == "apply" else _Statistics(net)
 
     def step(self, progress: Progress, values: Any) -> Report:
         """Compute the loss of a batch and move what moves at `progress`.
@@ -80,26 +85,53 @@ class Work:
         """
         trainer = self.trainer
         trainer.progress = progress
-        moving = trainer.table.at(progress, trainer.memory).moving
-        if not moving.indices:
+        now = trainer.table.at(progress, trainer.memory)
+        if not now.moving.indices:
             return self.look(progress, values)
+        trainer.begin_forward()
+        with self._only(now.moving):
+            if self._compiled is not None and self._compiled.takes(now.moving):
+                return self._step_compiled(self._compiled, now, progress, values)
+            self._statistics.keep()
+            loss, measured = self.measure(progress, values)
+            if self._policy != "apply" and not isfinite(loss.item()):
+                return self._refused(progress, values, loss, measured)
+            self._precision.backward(loss)
+        try:
+            made = self._precision.step(trainer, self._ignore_stale)
+        except NonFiniteError:
+            self._statistics.restore()
+            raise
+        if not made:
+            self._statistics.restore()
+        return Report(loss.detach(), measured, made, not made)
+
+    def _step_compiled(self, compiled: CompiledStep, now: Now, progress: Progress, values: Any) -> Report:
+        loss, fine, measured = compiled(now, values, self.losses.weights(progress))
+        if not fine:
+            return self._refused(progress, values, loss, measured)
+        return Report(loss, measured, True)
+
+    def _refused(self, progress: Progress, values: Any, loss: Tensor, measured: tuple[Measured, ...]) -> Report:
+        """Nothing moves; under "raise" and "stop" an error says what is not finite."""
+        self._statistics.restore()
+        if self._policy != "skip":
+            self._explain(progress, values, loss, measured)
+        return Report(loss.detach(), measured, False, True)
+
+    @contextmanager
+    def _only(self, moving: Moving) -> Iterator[None]:
+        """Take every array that does not move out of the graph; afterwards all is as before."""
         out = self._out.get(moving)
         if out is None:
             out = self._out[moving] = self._taken_out(moving)
-        trainer._begin_forward()
         for array in out:
             array.requires_grad = False
         try:
-            loss, measured = self.measure(progress, values)
-            if self._policy != "apply" and not isfinite(loss.item()):
-                self._refuse(progress, values, measured)
-                return Report(loss.detach(), measured, False, True)
-            self._precision.backward(loss)
+            yield
         finally:
             for array in out:
                 array.requires_grad = True
-        made = self._precision.step(trainer, self._ignore_stale)
-        return Report(loss.detach(), measured, made, not made)
 
     def measure(self, progress: Progress, values: Any) -> tuple[Tensor, tuple[Measured, ...]]:
         """The weighted sum of the terms over a batch, and each term; nothing moves."""
@@ -156,39 +188,57 @@ class Work:
         moved = {id(trainer.table.tree.arrays[trainer.table.names[i]]) for i in moving.indices}
         return tuple(array for array in self._trainable if id(array) not in moved)
 
-    def _refuse(self, progress: Progress, values: Any, measured: tuple[Measured, ...]) -> None:
-        if self._policy == "skip":
-            return
+    def _explain(self, progress: Progress, values: Any, loss: Tensor, measured: tuple[Measured, ...]) -> None:
         number = int(progress.step) + 1
-        terms_ = [term.name for term, m in zip(self.losses.terms, measured, strict=True) if not _finite(m.mean)]
+        named = [term.name for term, m in zip(self.losses.terms, measured, strict=True) if not _finite(m.mean)]
         inputs = [name for name, tensor in tensors_in(values) if not _finite(tensor)]
         arrays = [name for name, array in self.trainer.table.tree.arrays.items() if not _finite(array)]
-        found = (
-            f"The batch has NaN or infinity in {', '.join(inputs)}."
-            if inputs
-            else f"The net has NaN or infinity in {', '.join(map(repr, arrays))}."
-            if arrays
-            else "The batch and the arrays of the net are finite: the loss itself overflows. Lower the learning rate, "
-            "clip gradients (clip_norm=1.0), or scale the data."
-        )
+        if inputs:
+            found = f"The batch has NaN or infinity in {', '.join(inputs)}."
+        elif arrays:
+            found = f"The net has NaN or infinity in {', '.join(map(repr, arrays))}."
+        else:
+            found = (
+                "The batch and the arrays of the net are finite: the numbers overflow on the way. Lower the learning "
+                "rate, clip gradients (clip_norm=1.0), or scale the data."
+            )
+        what = f"the loss {', '.join(map(repr, named)) or repr('loss')}" if not _finite(loss) else "a gradient"
         raise NonFiniteError(
-            f"Step {number} is refused: the loss {', '.join(map(repr, terms_)) or repr('loss')} is not finite. {found} "
-            'Nothing was changed by this step. To leave such steps out write non_finite="skip".',
-            tuple(inputs or arrays or terms_),
+            f"Step {number} is refused: {what} is not finite. {found} Nothing was changed by this step. "
+            'To leave such steps out write non_finite="skip".',
+            tuple(inputs or arrays or named),
             number,
         )
 
 
-def tensors_in(values: Any, name: str = "") -> Iterable[tuple[str, Tensor]]:
-    """Every tensor of a batch with its place: "batch[0]", "x", ..."""
-    if isinstance(values, Tensor):
-        yield name or "batch", values
-    elif isinstance(values, dict):
-        for key, value in values.items():
-            yield from tensors_in(value, f"{name}.{key}" if name else str(key))
-    elif isinstance(values, tuple | list):
-        for i, value in enumerate(values):
-            yield from tensors_in(value, f"{name or 'batch'}[{i}]")
+class _Statistics:
+    """The buffers of a net, kept before each step, so that a step that is refused leaves no trace in them."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self._buffers = [buffer for buffer in net.buffers() if has_shape(buffer) and buffer.numel()]
+        self._kept = [torch.empty_like(buffer) for buffer in self._buffers]
+
+    def keep(self) -> None:
+        """Take a copy."""
+        if self._kept:
+            with torch.no_grad():
+                torch._foreach_copy_(self._kept, self._buffers)
+
+    def restore(self) -> None:
+        """Put the copy back."""
+        if self._kept:
+            with torch.no_grad():
+                torch._foreach_copy_(self._buffers, self._kept)
+
+
+class _Unkept:
+    """For a net whose steps are never refused."""
+
+    def keep(self) -> None:
+        """Nothing to do."""
+
+    def restore(self) -> None:
+        """Nothing to do."""
 
 
 def _finite(tensor: Any) -> bool:

@@ -83,16 +83,20 @@ class Schedule(ABC):
         seats = self.start() if memory is None else memory
         return tuple(child.see(seat, metrics) for child, seat in zip(self.children, seats, strict=True))
 
-    def check(self, extent: Extent) -> None:
+    def check(self, extent: Extent, uncounted: Sequence[str] = ()) -> None:
         """Raise, before the first step, what would be wrong in a run of this extent.
+
+        Args:
+            extent: the run's length, as far as it is known.
+            uncounted: units in which this run's clock does not move, such as "epochs" in a hand-written loop.
 
         Raises:
             ScheduleError: the schedule ends before the run does, a warm-up is longer than the run, the run's length is
                 needed and not known, units cannot be converted, moments are out of order, or no value comes out.
         """
-        self._inspect(Progress(extent=extent), extent)
+        self._inspect(Progress(extent=extent).without(*uncounted), extent)
         for progress in preview.moments(extent, 33, unknown=0.0):
-            _probe(self, progress)
+            _probe(self, progress.without(*uncounted))
 
     def values(self, extent: Extent | Span, points: int = 20) -> list[tuple[Progress, Any]]:
         """The values at `points` moments spread evenly over the run, each with the moment."""

@@ -12,12 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import cos, floor, log, pi, sqrt
-from typing import Any, final
+from typing import final
 
 from etude.errors import ScheduleError, nearest
 from etude.values.algebra import Memory, Schedule, number, read, surplus
 from etude.values.progress import TINY, Extent, Progress
 from etude.values.spans import Span, progress_span
+
+# What an option is where nothing else is said; None for all others.
+_DEFAULTS = {"power": 1.0, "rise": 0.3, "floor": 0.0, "decay": 1.0, "growth": 1.0, "shape": "linear"}
+_STARTS = {"linear": 0.0, "exponential": 0.01}
 
 
 class Curve(Schedule):
@@ -66,7 +70,7 @@ class Linear(Curve):
         return _mix(self.begin, self.end, x)
 
     def __repr__(self) -> str:
-        return _call("linear", self.begin, self.end, over=(self.over, None))
+        return _call("linear", self.begin, self.end, over=self.over)
 
 
 @final
@@ -82,7 +86,7 @@ class Cosine(Curve):
         return _mix(self.end, self.begin, (1 + cos(pi * x)) / 2)
 
     def __repr__(self) -> str:
-        return _call("cosine", self.begin, self.end, over=(self.over, None))
+        return _call("cosine", self.begin, self.end, over=self.over)
 
 
 @final
@@ -99,7 +103,7 @@ class Polynomial(Curve):
         return _mix(self.end, self.begin, (1 - x) ** self.power)
 
     def __repr__(self) -> str:
-        return _call("polynomial", self.begin, self.end, power=(self.power, 1.0), over=(self.over, None))
+        return _call("polynomial", self.begin, self.end, power=self.power, over=self.over)
 
 
 @final
@@ -115,7 +119,7 @@ class Exponential(Curve):
         return self.end if x == 1 else self.begin * (self.end / self.begin) ** x
 
     def __repr__(self) -> str:
-        return _call("exponential", self.begin, self.end, over=(self.over, None))
+        return _call("exponential", self.begin, self.end, over=self.over)
 
 
 @final
@@ -136,7 +140,7 @@ class OneCycle(Curve):
 
     def __repr__(self) -> str:
         given = (self.peak, self.begin, self.end)
-        return _call("one_cycle", *given, rise=(self.rise, 0.3), over=(self.over, None))
+        return _call("one_cycle", *given, rise=self.rise, over=self.over)
 
 
 @final
@@ -174,7 +178,7 @@ class StepDecay(Schedule):
         return max(self.floor, self.begin * self.factor ** floor(progress.amount(every.unit) / every.amount + TINY))
 
     def __repr__(self) -> str:
-        return _call("step_decay", self.begin, self.factor, self.every, floor=(self.floor, 0.0))
+        return _call("step_decay", self.begin, self.factor, self.every, floor=self.floor)
 
     def _inspect(self, clock: Progress, life: Extent) -> None:
         read(clock, self.every.unit, self)
@@ -230,8 +234,7 @@ class Cyclic(Schedule):
         return _mix(self.low, _mix(self.low, self.high, self.decay**laps), up)
 
     def __repr__(self) -> str:
-        options = {"decay": (self.decay, 1.0), "shape": (self.shape, "linear")}
-        return _call("cyclic", self.low, self.high, self.period, **options)
+        return _call("cyclic", self.low, self.high, self.period, decay=self.decay, shape=self.shape)
 
     def _inspect(self, clock: Progress, life: Extent) -> None:
         read(clock, self.period.unit, self)
@@ -253,8 +256,7 @@ class WarmRestarts(Schedule):
         return _mix(self.end, _mix(self.end, self.begin, self.decay**laps), (1 + cos(pi * x)) / 2)
 
     def __repr__(self) -> str:
-        options = {"growth": (self.growth, 1.0), "decay": (self.decay, 1.0)}
-        return _call("warm_restarts", self.begin, self.end, self.period, **options)
+        return _call("warm_restarts", self.begin, self.end, self.period, growth=self.growth, decay=self.decay)
 
     def _inspect(self, clock: Progress, life: Extent) -> None:
         read(clock, self.period.unit, self)
@@ -284,8 +286,8 @@ class Warmup(Schedule):
         return (self.over,)
 
     def __repr__(self) -> str:
-        default = {"linear": 0.0, "exponential": 0.01, "constant": None}[self.shape]
-        return _call("warmup", self.over, start=(self.begin, default), shape=(self.shape, "linear"))
+        start = None if self.begin == _STARTS.get(self.shape) else self.begin
+        return _call("warmup", self.over, start=start, shape=self.shape)
 
     def _inspect(self, clock: Progress, life: Extent) -> None:
         read(clock, self.over.unit, self)
@@ -309,7 +311,7 @@ def linear(start: float, end: float, over: Span | None = None) -> Schedule:
     Raises:
         ScheduleError: a value that is no finite number, or `over` is no span of progress. So for all curves.
     """
-    said = _said("linear", start, end, over=over)
+    said = _call("linear", start, end, over=over)
     return Linear(number(start, said), number(end, said), _over(over, said))
 
 
@@ -318,7 +320,7 @@ def cosine(start: float, end: float = 0.0, over: Span | None = None) -> Schedule
 
     Args: as for `linear`.
     """
-    said = _said("cosine", start, end, over=over)
+    said = _call("cosine", start, end, over=over)
     return Cosine(number(start, said), number(end, said), _over(over, said))
 
 
@@ -329,7 +331,7 @@ def polynomial(start: float, end: float = 0.0, power: float = 1.0, over: Span | 
         start, end, over: as for `linear`.
         power: above 0.
     """
-    said = _said("polynomial", start, end, power=power, over=over)
+    said = _call("polynomial", start, end, power=power, over=over)
     return Polynomial(number(start, said), number(end, said), _above(power, 0, "power", said), _over(over, said))
 
 
@@ -340,7 +342,7 @@ def exponential(start: float, end: float, over: Span | None = None) -> Schedule:
         start, end: not 0, and of one sign.
         over: as for `linear`.
     """
-    said = _said("exponential", start, end, over=over)
+    said = _call("exponential", start, end, over=over)
     first, last = number(start, said), number(end, said)
     if first * last <= 0:
         raise ScheduleError(f"{said}: no factor leads from {first!r} to {last!r}. Write a small end, or linear(...).")
@@ -360,7 +362,7 @@ def one_cycle(
         peak: the highest value. start: the first, `peak / 25` if None. end: the last, `peak / 1e4` if None.
         rise: the share of the way that leads up, between 0 and 1. over: as for `linear`.
     """
-    said = _said("one_cycle", peak, start, end, rise=rise, over=over)
+    said = _call("one_cycle", peak, start, end, rise=rise, over=over)
     top = number(peak, said)
     first = top / 25 if start is None else number(start, said)
     last = top / 1e4 if end is None else number(end, said)
@@ -374,7 +376,7 @@ def inverse_sqrt(start: float, after: Span) -> Schedule:
 
     With `warmup(after) *` before it, this is the schedule of Vaswani et al. 2017 (arXiv:1706.03762).
     """
-    said = _said("inverse_sqrt", start, after)
+    said = _call("inverse_sqrt", start, after)
     return InverseSqrt(number(start, said), progress_span(after, said))
 
 
@@ -384,7 +386,7 @@ def step_decay(start: float, factor: float, every: Span, floor: float = 0.0) -> 
     Args:
         start: at least `floor`. factor: above 0, at most 1. every: more than nothing.
     """
-    said = _said("step_decay", start, factor, every, floor=floor)
+    said = _call("step_decay", start, factor, every, floor=floor)
     first, least = number(start, said), number(floor, said)
     if first < least:
         raise ScheduleError(f"{said}: the start {first!r} is below the floor {least!r}. Write a lower floor.")
@@ -397,7 +399,7 @@ def multi_step(start: float, factor: float, at: Sequence[Span]) -> Schedule:
     Args:
         start: any finite number. factor: above 0. at: moments counted from the start, one after the other.
     """
-    said = _said("multi_step", start, factor, at)
+    said = _call("multi_step", start, factor, at)
     if not isinstance(at, list | tuple) or not at:
         raise ScheduleError(f"{said}: a list of moments is needed. Write at=[epochs(30), epochs(60)].")
     moments = tuple(progress_span(moment, said) for moment in at)
@@ -415,7 +417,7 @@ def cyclic(low: float, high: float, period: Span, decay: float = 1.0, shape: str
         decay: the rise above `low` is multiplied by it after each period; above 0, at most 1.
         shape: "linear" or "cosine".
     """
-    said = _said("cyclic", low, high, period, decay=decay, shape=shape)
+    said = _call("cyclic", low, high, period, decay=decay, shape=shape)
     kind = _one_of(shape, ("linear", "cosine"), said)
     return Cyclic(
         number(low, said), number(high, said), progress_span(period, said), _share(decay, "decay", said), kind
@@ -432,7 +434,7 @@ def warm_restarts(
         growth: each wave is so many times as long as the one before; at least 1.
         decay: the height above `end` is multiplied by it at each restart; above 0, at most 1.
     """
-    said = _said("warm_restarts", start, end, period=period, growth=growth, decay=decay)
+    said = _call("warm_restarts", start, end, period=period, growth=growth, decay=decay)
     if period is None:
         raise ScheduleError(f"{said}: the length of the first wave is missing. Write period=epochs(10).")
     longer = number(growth, said)
@@ -456,10 +458,9 @@ def warmup(over: Span, start: float | None = None, shape: str = "linear") -> Sch
     Raises:
         ScheduleError: as said; and before the first step, if `over` is longer than the run.
     """
-    said = _said("warmup", over, start=start, shape=shape)
+    said = _call("warmup", over, start=start, shape=shape)
     kind = _one_of(shape, ("linear", "exponential", "constant"), said)
-    default = {"linear": 0.0, "exponential": 0.01}.get(kind)
-    given = default if start is None else number(start, said)
+    given = _STARTS.get(kind) if start is None else number(start, said)
     if given is None or not 0 <= given <= 1 or (given == 0 and kind != "linear"):
         least = "from 0" if kind == "linear" else "above 0 and"
         raise ScheduleError(f"{said}: the factor it starts with must be {least} up to 1. Write start=0.1.")
@@ -506,12 +507,7 @@ def _one_of(shape: object, shapes: tuple[str, ...], said: str) -> str:
     raise ScheduleError(f"{said}: the shape is one of {', '.join(map(repr, shapes))}.{nearest(str(shape), shapes)}")
 
 
-def _said(name: str, *given: object, **options: object) -> str:
-    """A call as it was written, for a message."""
-    return _call(name, *given, **{key: (value, None) for key, value in options.items()})
-
-
-def _call(name: str, *given: object, **options: tuple[Any, Any]) -> str:
-    """The text of a call; an option (value, default) is left out where it has its default."""
-    said = [f"{key}={value!r}" for key, (value, default) in options.items() if value != default]
+def _call(name: str, *given: object, **options: object) -> str:
+    """The text of a call, without the options that have their default."""
+    said = [f"{key}={value!r}" for key, value in options.items() if value != _DEFAULTS.get(key)]
     return f"{name}({', '.join([*map(repr, given), *said])})"

@@ -7,7 +7,7 @@ nothing there is an error that names what is near. What can be written:
 `part("encoder")`                      the child of that name, with all arrays under it; `"encoder.0.weight"` goes down
 `part("*.bias")`                       every node whose path matches: `*` any characters (dots too), `?` one, `[ab]`
 `part(re.compile(r"layers\\.\\d+"))`     every node whose whole path matches the regular expression
-`part(nn.LayerNorm)`                   every module of that type
+`part(nn.LayerNorm)`                   every module of that type; `nn.LayerNorm | nn.BatchNorm1d` of either
 `part(0)`, `part(-1)`, `part(slice(2, 6))`   the n-th layer (child module), counted from 0; a half-open span of layers
 `part(("layers", 0, "weight"))`        a path of parts, each inside the one before: the same as `part("layers") / 0 / "weight"`
 `part(net.encoder)`                    the module or parameter itself
@@ -28,7 +28,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TypeAlias
+from types import UnionType
+from typing import TypeAlias, get_args
 
 from torch import Tensor, nn
 
@@ -37,7 +38,7 @@ from etude.values.tree import Tree
 
 PartLike: TypeAlias = (
     "Part | str | int | slice | tuple[PartLike, ...] | set[PartLike] | frozenset[PartLike] | type[nn.Module]"
-    " | nn.Module | Tensor | re.Pattern[str] | Callable[[str, Tensor], bool]"
+    " | UnionType | nn.Module | Tensor | re.Pattern[str] | Callable[[str, Tensor], bool]"
 )
 
 
@@ -96,13 +97,13 @@ class Part(ABC):
         return Difference(everything, self)
 
     def __truediv__(self, other: PartLike) -> Part:
-        return Inside(self, part(other))
+        return _inside(self, part(other))
 
     def __rtruediv__(self, other: PartLike) -> Part:
-        return Inside(part(other), self)
+        return _inside(part(other), self)
 
     def __getitem__(self, index: int | slice | str) -> Part:
-        return Inside(self, part(index))
+        return _inside(self, part(index))
 
     def __iter__(self) -> Iterator[Part]:
         # Without this, Python would build an endless iterator out of __getitem__.
@@ -268,12 +269,13 @@ class Inside(Part):
         return self.inner._inside(tree, tuple(dict.fromkeys(self.outer._inside(tree, bases))))
 
     def __repr__(self) -> str:
-        outer = _wrapped(self.outer)
-        if isinstance(self.inner, Layers):
-            return f"{outer}[{self.inner._text()}]"
-        if isinstance(self.inner, Layer):
-            return f"{outer}[{self.inner.index}]"
-        return f"{outer} / {f'({self.inner!r})' if isinstance(self.inner, Inside | _Sets) else repr(self.inner)}"
+        if isinstance(self.inner, Layers | Layer):
+            # An index binds more than any operator.
+            outer = f"({self.outer!r})" if isinstance(self.outer, _Sets) else _wrapped(self.outer)
+            index = self.inner._text() if isinstance(self.inner, Layers) else self.inner.index
+            return f"{outer}[{index}]"
+        inner = f"({self.inner!r})" if isinstance(self.inner, Inside | _Sets) else repr(self.inner)
+        return f"{_wrapped(self.outer)} / {inner}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +318,8 @@ class Difference(Part):
 
     def __repr__(self) -> str:
         if self.left == everything:
-            return f"~{_wrapped(self.right)}"
+            # Without brackets `~a / b` would be the rest of a, and b inside it.
+            return f"~({self.right!r})" if isinstance(self.right, Inside) else f"~{_wrapped(self.right)}"
         return _infix(self.left, "-", self.right)
 
 
@@ -384,11 +387,13 @@ def part(what: PartLike) -> Part:
     if isinstance(what, int) and not isinstance(what, bool):
         return Layer(what)
     if isinstance(what, slice):
-        return Layers(what.start, what.stop, what.step)
+        return _layers(what)
     if isinstance(what, tuple) and what:
         return _path(what)
     if isinstance(what, set | frozenset) and what:
         return _union(what)
+    if isinstance(what, UnionType):
+        return _union(set(get_args(what)))
     if isinstance(what, type) and issubclass(what, nn.Module):
         return OfType(what)
     if isinstance(what, nn.Module | Tensor):
@@ -413,11 +418,23 @@ def _from_text(text: str) -> Part:
     return Matching(text) if any(mark in text for mark in "*?[") else Named(text)
 
 
+def _layers(span: slice) -> Part:
+    ends = (span.start, span.stop, span.step)
+    if any(isinstance(end, bool) or not isinstance(end, int | None) for end in ends) or span.step == 0:
+        raise PartError(f"part({span!r}): no span of layers. Write whole numbers, as in part('layers')[2:6].")
+    return Layers(*ends)
+
+
 def _path(pieces: tuple[PartLike, ...]) -> Part:
     made = part(pieces[0])
     for piece in pieces[1:]:
-        made = Inside(made, part(piece))
+        made = _inside(made, part(piece))
     return made
+
+
+def _inside(outer: Part, inner: Part) -> Part:
+    # Inside the whole net is where a part is looked for anyway; one form, so that equal parts are equal.
+    return inner if outer == everything else Inside(outer, inner)
 
 
 def _union(pieces: Iterable[PartLike]) -> Part:
@@ -524,7 +541,9 @@ def _type_name(kind: type) -> str:
 
 
 def _wrapped(value: object) -> str:
-    return f"({value!r})" if isinstance(value, _Sets) and not repr(value).startswith("~") else repr(value)
+    """The text of an operand: sets in brackets, unless they are written with `~`, which binds more than the rest."""
+    loose = isinstance(value, _Sets) and not (isinstance(value, Difference) and value.left == everything)
+    return f"({value!r})" if loose else repr(value)
 
 
 def _infix(left: Part, sign: str, right: Part) -> str:

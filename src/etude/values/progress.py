@@ -102,8 +102,8 @@ class Progress:
         samples, tokens: consumed so far.
         extent: how long the run is.
 
-    In a run the counts are whole numbers. In a local clock (`after`) they may be fractions, or nan where the
-    run's length would be needed to know them.
+    In a run the counts are whole numbers, or nan where nothing counts them (`without`). In a local clock (`after`)
+    they may be fractions, or nan where the run's length would be needed to know them.
     """
 
     step: float = 0
@@ -129,6 +129,16 @@ class Progress:
             self.epoch if epoch is None else epoch,
             self.samples + samples,
             self.tokens + tokens,
+            self.extent,
+        )
+
+    def without(self, *units: str) -> Progress:
+        """The same clock in a run that does not count `units`: they are nan, which `amount` refuses to read."""
+        return Progress(
+            nan if "steps" in units else self.step,
+            nan if "epochs" in units else self.epoch,
+            nan if "samples" in units else self.samples,
+            nan if "tokens" in units else self.tokens,
             self.extent,
         )
 
@@ -226,6 +236,7 @@ def _less(done: float, gone: float | None) -> float:
 def _unconvertible(unit: str, extent: Extent) -> str:
     known = ", ".join(unit for unit, _ in (extent.run or extent).known()) or "nothing"
     return (
-        f"The position in {unit} is not known here: it follows a span in another unit, and the run's length is "
-        f"known in {known} only. Write both spans in one unit, or give the run a length in {unit}."
+        f"The position in {unit} is not known here: this run does not count {unit}, or a span in another unit comes "
+        f"before and cannot be converted (the run's length is known in {known}). Write all spans in one unit that "
+        f"the run counts, or give the run a length in {unit}."
     )

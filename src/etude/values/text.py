@@ -124,8 +124,9 @@ class _Reader:
         raise _refused(node, f"the name is not known; read(text, names={{{node.id!r}: ...}}) gives it", near)
 
     def attribute(self, node: ast.Attribute) -> Any:
-        found = getattr(nn, node.attr, None) if isinstance(node.value, ast.Name) and node.value.id == "nn" else None
-        if isinstance(found, type) and issubclass(found, nn.Module):
+        home = node.value.id if isinstance(node.value, ast.Name) else ""
+        found = getattr({"nn": nn, "re": re}.get(home), node.attr, None)
+        if isinstance(found, re.RegexFlag) or (isinstance(found, type) and issubclass(found, nn.Module)):
             return found
         raise _refused(node, "only types of modules are read this way, nn.LayerNorm")
 

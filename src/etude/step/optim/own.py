@@ -15,7 +15,7 @@ from etude.step.optim.rule import UpdateRule, has_kernel
 
 
 @dataclass(slots=True)
-class _Bundle:
+class Bundle:
     """The tensors of one call of the rule: arrays of one row that move together, alike in device and type."""
 
     row: int
@@ -41,7 +41,7 @@ class OwnOptimizer:
         self.rule = rule
         self.arrays = tuple(arrays)
         self.memory: list[dict[str, Tensor]] = [{} for _ in arrays]
-        self._bundles: dict[Moving, list[_Bundle]] = {}
+        self._bundles: dict[Moving, list[Bundle]] = {}
         self._marks: dict[Moving, list[tuple[Tensor, Tensor | None]]] = {}
         self._vectors: dict[torch.device, Tensor] = {}
         self._counts: list[Tensor] = []
@@ -55,15 +55,9 @@ class OwnOptimizer:
 
     def move(self, now: Now, gradients: Sequence[Tensor]) -> None:
         """Move what `now.moving` names; `gradients` are in the order of `now.moving.indices`."""
-        bundles = self._bundles.get(now.moving)
-        if bundles is None:
-            bundles = self._bundles[now.moving] = self._bundle(now.moving)
-        for vector, mark in self._marks[now.moving]:
-            vector.add_(1 if mark is None else mark)
+        bundles = self.begin(now)
         rates, alone = now.columns[RATE], len(bundles) == 1
         for bundle in bundles:
-            if bundle.columns is not now.columns:
-                self._set(bundle, now)
             rate = rates[bundle.row]
             bundle.settings[RATE] = rate if rate > 0 else -rate
             own = gradients if alone else [gradients[p] for p in bundle.positions]
@@ -71,7 +65,24 @@ class OwnOptimizer:
                 own = [torch.view_as_real(gradient) for gradient in own]
             bundle.update(bundle.arrays, own, bundle.memory, bundle.counts, bundle.settings, rate < 0)
 
-    def _set(self, bundle: _Bundle, now: Now) -> None:
+    def begin(self, now: Now) -> list[Bundle]:
+        """Count the step for what moves, and bring its memory and settings (but the rates) up to date."""
+        bundles = self._bundles.get(now.moving)
+        if bundles is None:
+            bundles = self._bundles[now.moving] = self._bundle(now.moving)
+        for vector, mark in self._marks[now.moving]:
+            vector.add_(1 if mark is None else mark)
+        for bundle in bundles:
+            if bundle.columns is not now.columns:
+                self._set(bundle, now)
+        return bundles
+
+    def take_back(self, now: Now) -> None:
+        """The step that was begun was not made after all: it does not count."""
+        for vector, mark in self._marks[now.moving]:
+            vector.sub_(1 if mark is None else mark)
+
+    def _set(self, bundle: Bundle, now: Now) -> None:
         """Bring the settings of a bundle up to date; those that never change cost one comparison."""
         changed = False
         for key, column in now.columns.items():
@@ -83,7 +94,7 @@ class OwnOptimizer:
                 if key not in bundle.memory:
                     bundle.memory[key] = [self._memory(i, key) for i in bundle.indices]
 
-    def _bundle(self, moving: Moving) -> list[_Bundle]:
+    def _bundle(self, moving: Moving) -> list[Bundle]:
         positions = {index: position for position, index in enumerate(moving.indices)}
         made = []
         for group in moving.groups:
@@ -95,7 +106,7 @@ class OwnOptimizer:
         self._marks[moving] = self._mark(moving)
         return made
 
-    def _one_bundle(self, row: int, indices: tuple[int, ...], positions: Mapping[int, int]) -> _Bundle:
+    def _one_bundle(self, row: int, indices: tuple[int, ...], positions: Mapping[int, int]) -> Bundle:
         arrays = [self.arrays[i] for i in indices]
         is_complex = arrays[0].is_complex()
         if is_complex:
@@ -103,7 +114,7 @@ class OwnOptimizer:
         counts = [self._counts[i] for i in indices]
         update = self.rule.update if has_kernel(arrays[0]) else self.rule.formulas
         places = tuple(positions[i] for i in indices)
-        return _Bundle(row, indices, places, arrays, counts, {}, update, {}, {}, is_complex)
+        return Bundle(row, indices, places, arrays, counts, {}, update, {}, {}, is_complex)
 
     def _mark(self, moving: Moving) -> list[tuple[Tensor, Tensor | None]]:
         """For each device the vector of counts and what a step adds to it (None: 1 everywhere)."""

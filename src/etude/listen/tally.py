@@ -39,7 +39,7 @@ class Mean:
 
 
 @dataclass(slots=True)
-class Account:
+class Tally:
     """The state of a run as a listener can know it.
 
     `losses` are means over the epoch so far (exact ones at its end). `seconds` is the time of the last step, `seen` the
@@ -201,36 +201,36 @@ def counted(amount: float, unit: str) -> str:
     return f"{amount:,.10g} {unit}" + ("" if amount == 1 else "s")
 
 
-def epoch_words(account: Account) -> str:
+def epoch_words(tally: Tally) -> str:
     """ "epoch  3/10", as wide at every epoch; empty where epochs are not counted."""
-    if not account.epoch:
+    if not tally.epoch:
         return ""
-    total = account.total_epochs
-    return f"epoch {account.epoch}" if total is None else f"epoch {account.epoch:>{len(str(total))}}/{total}"
+    total = tally.total_epochs
+    return f"epoch {tally.epoch}" if total is None else f"epoch {tally.epoch:>{len(str(total))}}/{total}"
 
 
-def step_words(account: Account) -> str:
+def step_words(tally: Tally) -> str:
     """ "  938/9,380", as wide at every step; "step 938" where the number of steps is not known."""
-    total, step = account.total_steps, f"{account.progress.step:,.0f}"
+    total, step = tally.total_steps, f"{tally.progress.step:,.0f}"
     return f"step {step}" if total is None else f"{step:>{len(f'{total:,}')}}/{total:,}"
 
 
-def validation_words(account: Account) -> str:
+def validation_words(tally: Tally) -> str:
     """ "validation loss 0.4012  accuracy 0.9120  best" (or which was the best); empty before an evaluation."""
-    if not account.scores:
+    if not tally.scores:
         return ""
-    words = [f"{name} {number(value)}" for name, value in account.scores.items()]
-    if account.best_is_last:
+    words = [f"{name} {number(value)}" for name, value in tally.scores.items()]
+    if tally.best_is_last:
         words.append("best")
-    elif account.best:
-        words.append(f"(best {best_words(account)})")
+    elif tally.best:
+        words.append(f"(best {best_words(tally)})")
     return "validation " + "  ".join(words)
 
 
-def best_words(account: Account) -> str:
+def best_words(tally: Tally) -> str:
     """ "loss 0.3871 at epoch 7": the first of the best scores, "loss" if it is among them."""
-    name = "loss" if "loss" in account.best else next(iter(account.best))
-    return f"{name} {number(account.best[name])} at {account.best_at}"
+    name = "loss" if "loss" in tally.best else next(iter(tally.best))
+    return f"{name} {number(tally.best[name])} at {tally.best_at}"
 
 
 def heading(summary: Mapping[str, Any]) -> str:
@@ -241,7 +241,7 @@ def heading(summary: Mapping[str, Any]) -> str:
         words.append("updates " + ", ".join(summary["updates"]))
     if summary.get("seed") is not None:
         words.append(f"seed {summary['seed']}")
-    return "training " + ", ".join(word for word in words if word)
+    return ("training " + ", ".join(word for word in words if word)).rstrip()
 
 
 def _size(summary: Mapping[str, Any]) -> str:
@@ -264,10 +264,10 @@ def _length(summary: Mapping[str, Any]) -> str:
     return " / ".join(told)
 
 
-def ending(account: Account, event: Ended) -> str:
+def ending(tally: Tally, event: Ended) -> str:
     """One line of how it ended."""
-    words = f"{event.message or event.reason}".rstrip(".")
-    made = f"{counted(account.progress.step, 'step')} in {clock(account.seconds)}"
-    best = f", best validation {best_words(account)}" if account.best else ""
-    skipped = f", {account.skipped:,} skipped ({account.skip_reason})" if account.skipped else ""
+    words = "finished" if event.reason == "finished" else (event.message or event.reason).rstrip(".")
+    made = f"{counted(tally.progress.step, 'step')} in {clock(tally.seconds)}"
+    best = f", best validation {best_words(tally)}" if tally.best else ""
+    skipped = f", {tally.skipped:,} skipped ({tally.skip_reason})" if tally.skipped else ""
     return f"{words}: {made}{best}{skipped}"

@@ -1,0 +1,151 @@
+"""A whole step as one compiled program: loss, gradients of what moves, finiteness, and the update rule.
+
+Every set of arrays that moves together has a program of its own, which computes gradients for these arrays only. Rates
+and counts are inputs of the program, so that a schedule needs no new one. Where the loss or a gradient is not finite
+the program leaves every array, memory and buffer as it was.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from etude.bind.table import RATE, Moving, Now
+from etude.errors import PlanError
+from etude.step.loss import Losses, Measured, Reader, tensors_in
+from etude.step.optim.own import Bundle, OwnOptimizer
+from etude.step.precision import Precision
+from etude.step.trainer import Trainer
+
+PROGRAMS = 16
+"""Sets of moving arrays that get a program; what moves in further sets is stepped without one."""
+
+Program: TypeAlias = Callable[[Any, Tensor], tuple[Tensor, Tensor, list[Tensor], list[Any]]]
+
+
+class CompiledStep:
+    """Steps one update on one net through compiled programs.
+
+    Raises:
+        PlanError: the optimizer, the precision or a setting cannot be compiled, or this version of torch cannot do it.
+    """
+
+    def __init__(self, net: nn.Module, losses: Losses, read: Reader, trainer: Trainer, precision: Precision) -> None:
+        self._optimizer = _compilable(trainer, precision)
+        self._net, self._losses, self._read = net, losses, read
+        self._trainer, self._precision = trainer, precision
+        self._buffers = tuple(net.buffers())
+        self._programs: dict[tuple[Any, ...], Program] = {}
+        self._seen: set[tuple[Any, ...]] = set()
+        self._sets: set[Moving] = set()
+
+    def takes(self, moving: Moving) -> bool:
+        """Whether there is a program for what moves now, or room for one."""
+        if moving in self._sets or len(self._sets) < PROGRAMS:
+            return True
+        if len(self._sets) == PROGRAMS:
+            warnings.warn(
+                f"More than {PROGRAMS} sets of arrays move in turn: the further ones are not compiled.", stacklevel=2
+            )
+        return False
+
+    def __call__(self, now: Now, values: Any, weights: tuple[float, ...]) -> tuple[Tensor, bool, tuple[Measured, ...]]:
+        """Compute, and move unless something is not finite.
+
+        Returns:
+            the loss, whether everything was finite, and the terms.
+        """
+        bundles = self._optimizer.begin(now)
+        rates = now.columns[RATE]
+        fixed = tuple(tuple(value for key, value in b.settings.items() if key != RATE) for b in bundles)
+        climbs = tuple(rates[bundle.row] < 0 for bundle in bundles)
+        key = (now.moving, weights, fixed, climbs)
+        program = self._programs.get(key)
+        if program is None:
+            self._sets.add(now.moving)
+            program = self._programs[key] = self._program(bundles, weights, climbs)
+        shapes = (key, *((tensor.shape, tensor.dtype) for _, tensor in tensors_in(values)))
+        numbers = torch.tensor([abs(rates[bundle.row]) for bundle in bundles])
+        if shapes in self._seen:
+            loss, fine, means, counts = program(values, numbers)
+        else:
+            with _tracing():
+                loss, fine, means, counts = _explained(program, values, numbers)
+            self._seen.add(shapes)
+        ok = bool(fine)
+        if not ok:
+            self._optimizer.take_back(now)
+        return loss, ok, tuple(Measured(mean, count) for mean, count in zip(means, counts, strict=True))
+
+    def _program(self, bundles: Sequence[Bundle], weights: tuple[float, ...], climbs: tuple[bool, ...]) -> Program:
+        net, losses, read, precision = self._net, self._losses, self._read, self._precision
+        rule, buffers = self._optimizer.rule, self._buffers
+        arrays = [array for bundle in bundles for array in bundle.arrays]
+
+        def program(values: Any, rates: Tensor) -> tuple[Tensor, Tensor, list[Tensor], list[Any]]:
+            before = [buffer.clone() for buffer in buffers]
+            with precision.context():
+                loss, measured = losses.measure(net, read, values, weights)
+            gradients = list(torch.autograd.grad(loss, arrays))
+            with torch.no_grad():
+                fine = torch.isfinite(loss)
+                for gradient in gradients:
+                    fine = fine & torch.isfinite(gradient).all()
+                place = 0
+                for number, bundle in enumerate(bundles):
+                    settings = {**bundle.settings, RATE: rates[number]}
+                    for i, array in enumerate(bundle.arrays):
+                        kept = [array, *(tensors[i] for tensors in bundle.memory.values())]
+                        news = [old.clone() for old in kept]
+                        memory = dict(zip(bundle.memory, news[1:], strict=True))
+                        rule.formula(news[0], gradients[place], memory, bundle.counts[i], settings, climbs[number])
+                        for old, new in zip(kept, news, strict=True):
+                            old.copy_(torch.where(fine, new, old))
+                        place += 1
+                for buffer, old in zip(buffers, before, strict=True):
+                    buffer.copy_(torch.where(fine, buffer, old))
+            return loss.detach(), fine, [one.mean.detach() for one in measured], [one.count for one in measured]
+
+        return torch.compile(program, fullgraph=True, dynamic=False)
+
+
+def _compilable(trainer: Trainer, precision: Precision) -> OwnOptimizer:
+    optimizer = trainer.optimizer
+    if not isinstance(optimizer, OwnOptimizer):
+        raise PlanError(
+            f"compile=True compiles the update too, and {trainer.name!r} is not one of étude's own rules. "
+            'Write optimizer="adamw", "adam" or "sgd", or leave compile out.'
+        )
+    if precision.name == "fp16":
+        raise PlanError('compile=True: fp16 needs a loss scale, which is not compiled. Write precision="bf16".')
+    if trainer.shapes_gradients:
+        raise PlanError("compile=True: clipping and noise are not compiled. Leave them out, or leave compile out.")
+    return optimizer
+
+
+@contextmanager
+def _tracing() -> Iterator[None]:
+    """Let torch's tracer follow gradients, and keep a program for each set of arrays and each shape of a batch."""
+    import torch._dynamo as dynamo
+
+    if not hasattr(dynamo.config, "trace_autograd_ops"):
+        raise PlanError(f"compile=True needs torch 2.11 or later, this is {torch.__version__}. Leave compile out.")
+    with dynamo.config.patch(trace_autograd_ops=True, recompile_limit=8 * PROGRAMS):
+        yield
+
+
+def _explained(program: Program, values: Any, rates: Tensor) -> tuple[Tensor, Tensor, list[Tensor], list[Any]]:
+    """The first call of a program, in which it is made."""
+    try:
+        return program(values, rates)
+    except torch._dynamo.exc.TorchDynamoException as error:
+        reason = str(error).strip().splitlines()[0]
+        raise PlanError(
+            f"compile=True: the step cannot be compiled as one program: {reason}. Leave compile out, or change what "
+            "the message names in the net or the loss."
+        ) from error

@@ -1,0 +1,277 @@
+"""Laws of schedules, for every schedule that can be built: purity, text, boundaries, arithmetic, periods."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from etude.errors import ScheduleError
+from etude.values.curves import (
+    cosine,
+    cyclic,
+    exponential,
+    inverse_sqrt,
+    linear,
+    multi_step,
+    one_cycle,
+    polynomial,
+    step_decay,
+    warm_restarts,
+    warmup,
+)
+from etude.values.marks import FROZEN
+from etude.values.part import everything, part
+from etude.values.progress import Extent, Progress
+from etude.values.reactive import when
+from etude.values.schedule import Schedule, constant, cycle, pieces, repeat
+from etude.values.spans import Span, epochs, every, fraction, samples, steps, tokens
+from etude.values.text import read, write
+
+quick = settings(max_examples=60, deadline=None)
+
+STEPS, PER_EPOCH, BATCH, LENGTH = 120, 12, 8, 16
+RUN = Extent(STEPS, STEPS / PER_EPOCH, STEPS * BATCH, STEPS * BATCH * LENGTH)
+
+
+def before(step: int, run: Extent = RUN) -> Progress:
+    """The clock before a step of a run in which every step is alike."""
+    return Progress(step, step / PER_EPOCH, step * BATCH, step * BATCH * LENGTH, run)
+
+
+def spans(least: int = 1, most: int = STEPS) -> st.SearchStrategy[Span]:
+    """Spans of a whole number of steps, said in any unit."""
+    return st.builds(
+        lambda n, say: say(n),
+        st.integers(least, most),
+        st.sampled_from(
+            [
+                steps,
+                lambda n: epochs(n / PER_EPOCH),
+                lambda n: samples(n * BATCH),
+                lambda n: tokens(n * BATCH * LENGTH),
+                lambda n: fraction(n / STEPS),
+            ]
+        ),
+    )
+
+
+def in_steps(span: Span) -> int:
+    """The whole number of steps that a span of `spans()` takes."""
+    return round(RUN.convert(span.amount, span.unit, "steps") or 0)
+
+
+clocks = st.integers(0, STEPS - 1).map(before)
+numbers = st.floats(-10, 10, allow_nan=False).map(lambda x: round(x, 3)) | st.integers(-5, 5)
+positive = st.floats(1e-4, 10).map(lambda x: float(f"{x:.4g}"))
+shares = st.floats(0.05, 1).map(lambda x: round(x, 3))
+overs = st.none() | spans()
+parts = st.sampled_from([part("a"), part("b.0"), part("*.bias"), everything, part("a") | "c", part("l")[2:4]])
+
+curves: st.SearchStrategy[Schedule] = st.one_of(
+    st.builds(linear, numbers, numbers, overs),
+    st.builds(cosine, numbers, numbers, overs),
+    st.builds(polynomial, numbers, numbers, positive, overs),
+    st.builds(exponential, positive, positive, overs),
+    st.builds(one_cycle, numbers, numbers, numbers, st.floats(0.1, 0.9), overs),
+    st.builds(inverse_sqrt, numbers, spans()),
+    st.builds(step_decay, positive, shares, spans()),
+    st.builds(lambda start, f, n: multi_step(start, f, [steps(n), steps(n + 3)]), numbers, shares, st.integers(1, 99)),
+    st.builds(cyclic, numbers, numbers, spans(), shares, st.sampled_from(["linear", "cosine"])),
+    st.builds(warm_restarts, numbers, numbers, spans(), st.sampled_from([1, 1.5, 2]), shares),
+    st.builds(warmup, spans(), shares, st.sampled_from(["linear", "exponential", "constant"])),
+)
+
+
+def turns(values: st.SearchStrategy[Any], made: st.SearchStrategy[Schedule]) -> st.SearchStrategy[Schedule]:
+    """Cycles of values, repetitions and schedules of known length."""
+    items = st.one_of(
+        values,
+        st.builds(repeat, values, st.integers(1, 4)),
+        st.builds(lambda inner, n: inner.until(steps(n)), made, st.integers(1, 9)),
+    )
+    return st.lists(items, min_size=1, max_size=4).map(lambda given: cycle(*given))
+
+
+def joined(made: st.SearchStrategy[Schedule]) -> st.SearchStrategy[Schedule]:
+    """Schedules one after the other, by `then` and by `pieces`."""
+    return st.one_of(
+        st.builds(lambda a, span, b: a.until(span).then(b), made, spans(), made),
+        st.builds(
+            lambda a, n, b, more, c: pieces(a, (steps(n), b), (steps(n + more), c)),
+            made,
+            st.integers(1, 60),
+            made,
+            st.integers(1, 50),
+            made,
+        ),
+    )
+
+
+def reckoned(made: st.SearchStrategy[Schedule]) -> st.SearchStrategy[Schedule]:
+    return st.one_of(
+        st.builds(lambda a, b: a * b, made, made | numbers),
+        st.builds(lambda a, b: b + a, made, made | numbers),
+        st.builds(lambda a, b: a - b, made, made | numbers),
+        st.builds(lambda a, b: a / b, made, positive),
+        st.builds(lambda a: a.clamp(-1, 1), made),
+        joined(made),
+    )
+
+
+closed = st.builds(linear, numbers, numbers, spans()) | numbers.map(constant)
+of_numbers = st.recursive(curves | numbers.map(constant) | turns(numbers, closed), reckoned, max_leaves=5)
+of_parts = st.recursive(parts.map(constant) | turns(parts, parts.map(constant)), joined, max_leaves=5)
+of_bools = joined(st.booleans().map(constant) | st.builds(when, st.sampled_from(["loss", "score"]), numbers))
+schedules = of_numbers | of_parts | of_bools
+
+
+@quick
+@given(schedules, st.lists(clocks, min_size=2, max_size=6))
+def test_asking_in_any_order_gives_the_same(made: Schedule, asked: list[Progress]) -> None:
+    forth = [made.at(progress) for progress in asked]
+    back = [made.at(progress) for progress in reversed(asked)]
+    assert forth == back[::-1]
+
+
+@quick
+@given(schedules)
+def test_text_is_the_schedule(made: Schedule) -> None:
+    again = read(write(made))
+    assert again == made
+    assert hash(again) == hash(made)
+    assert repr(again) == repr(made)
+    assert [again.at(before(n)) for n in (0, 50, 119)] == [made.at(before(n)) for n in (0, 50, 119)]
+
+
+@quick
+@given(spans(), st.one_of(st.none(), st.just(steps(1))))
+def test_spans_and_cadences_are_their_text(span: Span, minimum: Span | None) -> None:
+    assert read(write(span)) == span
+    assert read(write(every(span))) == every(span)
+
+
+@quick
+@given(schedules)
+def test_what_check_passes_has_a_value_at_every_step(made: Schedule) -> None:
+    try:
+        made.check(RUN)
+    except ScheduleError:
+        return
+    for step in range(STEPS):
+        made.at(before(step))
+
+
+@quick
+@given(of_numbers, of_numbers, clocks)
+def test_arithmetic_is_that_of_the_values(one: Schedule, other: Schedule, progress: Progress) -> None:
+    a, b = one.at(progress), other.at(progress)
+    assert (one + other).at(progress) == a + b
+    assert (one - other).at(progress) == a - b
+    assert (one * other).at(progress) == a * b
+    assert (2 * one).at(progress) == 2 * a
+    assert (-one).at(progress) == -a
+    assert one.clamp(-1, 1).at(progress) == min(max(a, -1), 1)
+    assert (constant(FROZEN) * one).at(progress) is FROZEN
+    if b:
+        assert (one / other).at(progress) == a / b
+
+
+@quick
+@given(schedules, schedules, spans())
+def test_then_changes_over_exactly_at_its_span(one: Schedule, other: Schedule, span: Span) -> None:
+    try:
+        made = one.until(span).then(other)
+    except ScheduleError:
+        assert one.kind != other.kind
+        return
+    change = in_steps(span)
+    assert made.at(before(change - 1)) == one.at(before(change - 1))
+    if change < STEPS:
+        assert made.at(before(change)) == other.at(before(change).after(span))
+        assert other.at(before(change).after(span)) == other.at(Progress(extent=RUN.after(span)))
+    with pytest.raises(ScheduleError):
+        one.until(span).at(before(change))
+
+
+@quick
+@given(of_numbers, of_numbers, spans(), clocks)
+def test_pieces_are_then_counted_from_the_start(a: Schedule, b: Schedule, when: Span, progress: Progress) -> None:
+    assert pieces(a, (when, b)).at(progress) == a.until(when).then(b).at(progress)
+
+
+@quick
+@given(of_parts, of_parts, of_parts, st.integers(1, 50), st.integers(1, 50), clocks)
+def test_then_is_associative(a: Schedule, b: Schedule, c: Schedule, m: int, n: int, progress: Progress) -> None:
+    first, second = a.until(steps(m)), b.until(steps(n))
+    assert first.then(second).then(c).at(progress) == first.then(second.then(c)).at(progress)
+
+
+@quick
+@given(turns(numbers, closed), clocks, st.integers(1, 5))
+def test_a_cycle_has_its_period(made: Schedule, progress: Progress, laps: int) -> None:
+    period = sum(int(item.span.amount) for item in made.children)  # type: ignore[attr-defined]
+    later = Progress(progress.step + laps * period, extent=RUN)
+    assert made.at(later) == made.at(Progress(progress.step, extent=RUN))
+
+
+@quick
+@given(st.lists(st.tuples(parts, st.integers(1, 4)), min_size=1, max_size=4))
+def test_a_cycle_is_its_items_written_out(items: list[tuple[Any, int]]) -> None:
+    made = cycle(*(item * times for item, times in items))
+    written = [item for item, times in items for _ in range(times)]
+    assert [made.at(Progress(n)) for n in range(2 * len(written))] == written * 2
+
+
+@quick
+@given(st.lists(spans(1, 20), min_size=1, max_size=4), clocks)
+def test_a_cycle_in_any_units_is_the_cycle_in_steps(lengths: list[Span], progress: Progress) -> None:
+    said = cycle(*(constant(i).until(span) for i, span in enumerate(lengths)))
+    counted = cycle(*(repeat(i, in_steps(span)) for i, span in enumerate(lengths)))
+    assert said.at(progress) == counted.at(progress)
+
+
+@quick
+@given(numbers, numbers, spans())
+def test_curves_have_exact_ends_in_every_unit(start: float, end: float, span: Span) -> None:
+    last = before(in_steps(span))
+    for made in (linear(start, end, span), cosine(start, end, span), polynomial(start, end, 2, span)):
+        assert made.at(before(0)) == start
+        assert made.at(last) == pytest.approx(end, abs=1e-12)
+
+
+@quick
+@given(spans(), shares)
+def test_a_warm_up_is_full_at_its_last_step_in_every_unit(span: Span, start: float) -> None:
+    last = in_steps(span) - 1
+    for shape in ("linear", "exponential"):
+        made = warmup(span, start, shape)
+        assert made.at(before(last)) == 1.0
+        assert [made.at(before(n)) for n in range(last)] == sorted(made.at(before(n)) for n in range(last))
+        assert last == 0 or start == 1 or made.at(before(last - 1)) < 1
+
+
+@quick
+@given(spans(), clocks)
+def test_a_local_clock_is_one_in_all_units(span: Span, progress: Progress) -> None:
+    local, begun = progress.after(span), in_steps(span)
+    assert local.step == pytest.approx(progress.step - begun)
+    assert local.epoch == pytest.approx(local.step / PER_EPOCH)
+    assert local.samples == pytest.approx(local.step * BATCH)
+    assert local.tokens == pytest.approx(local.samples * LENGTH)
+    assert local.amount("fraction") == pytest.approx(local.step / STEPS)
+    assert local.extent.steps == pytest.approx(STEPS - begun)
+
+
+@quick
+@given(of_bools, st.lists(st.dictionaries(st.sampled_from(["loss", "score"]), numbers), max_size=6), clocks)
+def test_what_is_remembered_decides_alone(made: Schedule, seen: list[dict[str, float]], progress: Progress) -> None:
+    memory, again = made.start(), made.start()
+    for metrics in seen:
+        memory, again = made.see(memory, metrics), made.see(again, metrics)
+        made.at(progress, memory)
+    assert memory == again
+    assert made.at(progress, memory) == made.at(progress, again)
+    assert (memory is None) == (not made.reactive)
