@@ -12,13 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
-from told import Terminal, a_run, at, stepped
 
 from etude.errors import SettingError
 from etude.listen.bar import Bar, Silent
 from etude.run.events import Began, Ended, Event, Settled, Skipped
 from etude.values.progress import Extent, Progress
+from told import Terminal, a_run, at, reads_of, stepped
 
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 
@@ -149,10 +148,10 @@ def test_a_run_without_a_step_has_no_line() -> None:
 
 
 def test_a_log_in_ascii_takes_words_in_greek() -> None:
-    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    bar = Bar(stream)
+    written = io.BytesIO()
+    bar = Bar(io.TextIOWrapper(written, encoding="ascii"))
     bar(Began(at(0), {"optimizer": "λ"}))
-    assert stream.buffer.getvalue() == b"training ?\n"  # type: ignore[attr-defined]
+    assert written.getvalue() == b"training ?\n"
 
 
 # a terminal
@@ -180,10 +179,15 @@ def test_the_cursor_is_hidden_while_the_bar_is_drawn_and_shown_after() -> None:
 
 def test_an_exception_leaves_the_terminal_clean() -> None:
     stream = Terminal()
-    with pytest.raises(ValueError, match="boom"), Bar(stream) as bar:
-        bar(Began(at(0)))
-        bar(stepped(at(1), 1.0))
-        raise ValueError("boom")
+
+    def broken() -> None:
+        with Bar(stream) as bar:
+            bar(Began(at(0)))
+            bar(stepped(at(1), 1.0))
+            raise ValueError("boom")
+
+    with pytest.raises(ValueError, match="boom"):
+        broken()
     assert stream.getvalue().count(SHOW) == 1
     assert stream.getvalue().endswith(SHOW)
 
@@ -220,9 +224,7 @@ def test_the_bar_is_drawn_at_its_cadence() -> None:
 
 
 def test_losses_are_read_only_when_something_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    reads = []
-    stack = torch.stack
-    monkeypatch.setattr(torch, "stack", lambda losses: reads.append(len(losses)) or stack(losses))
+    reads = reads_of(monkeypatch)
     bar = Bar(Terminal(), every=1.0)
     bar(Began(at(0)))
     for step in range(1, 250):
@@ -233,9 +235,7 @@ def test_losses_are_read_only_when_something_is_drawn(monkeypatch: pytest.Monkey
 
 
 def test_losses_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    reads = []
-    stack = torch.stack
-    monkeypatch.setattr(torch, "stack", lambda losses: reads.append(len(losses)) or stack(losses))
+    reads = reads_of(monkeypatch)
     bar = Bar(Terminal(), every=1e9)
     step = stepped(at(1))
     for _ in range(10_000):
@@ -312,7 +312,7 @@ def test_prints_and_errors_of_a_real_terminal_appear_above_the_bar_and_the_curso
 
     script = tmp_path / "run.py"
     script.write_text(
-        "from told import at, stepped\n"
+        "from told import at, reads_of, stepped\n"
         "from etude.listen.bar import Bar\n"
         "from etude.run.events import Began\n"
         "bar = Bar(every=0)\n"

@@ -7,11 +7,11 @@ import math
 
 import pytest
 import torch
-from told import a_run, at, stepped
 
 from etude.errors import EtudeError, StateError
 from etude.run.events import EpochEnded, Evaluated, Settled, Skipped, Stepped
 from etude.run.history import BULK, History, Series, SeriesError
+from told import a_run, at, reads_of, stepped
 
 
 def recorded(**options: object) -> History:
@@ -45,7 +45,7 @@ def test_a_term_has_the_steps_at_which_it_was_computed() -> None:
     history = History()
     for step in range(1, 7):
         own = {"critic.loss": float(step)} if step % 3 else {"generator.loss": -float(step)}
-        history.see(stepped(at(step), loss=float(step), **own))
+        history.see(stepped(at(step), 0.0, ("both",), loss=float(step), **own))
     assert history["critic.loss"].steps == [1, 2, 4, 5]
     assert history["generator.loss"].steps == [3, 6]
     assert history["generator.loss"].values == [-3.0, -6.0]
@@ -53,9 +53,7 @@ def test_a_term_has_the_steps_at_which_it_was_computed() -> None:
 
 
 def test_losses_are_read_in_bulk(monkeypatch: pytest.MonkeyPatch) -> None:
-    reads = []
-    stack = torch.stack
-    monkeypatch.setattr(torch, "stack", lambda losses: reads.append(len(losses)) or stack(losses))
+    reads = reads_of(monkeypatch)
     history = History()
     for step in range(1, 2 * BULK + 1):
         history.see(stepped(at(step)))

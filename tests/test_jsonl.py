@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from told import a_run, at, stepped
 
 from etude.errors import SettingError
 from etude.listen.jsonl import BULK, JsonLines
 from etude.run.events import Began, Ended, Evaluated, Settled, Skipped
+from told import a_run, at, reads_of, stepped
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -76,9 +76,7 @@ def test_what_is_not_a_number_is_a_word(tmp_path: Path) -> None:
 
 
 def test_steps_are_read_and_written_in_bulk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads = []
-    stack = torch.stack
-    monkeypatch.setattr(torch, "stack", lambda losses: reads.append(len(losses)) or stack(losses))
+    reads = reads_of(monkeypatch)
     listener = JsonLines(tmp_path / "run.jsonl")
     for step in range(1, BULK):
         listener(stepped(at(step)))
@@ -97,7 +95,11 @@ def test_terms_that_come_in_turns_keep_their_step(tmp_path: Path) -> None:
         listener(stepped(at(1), critic=1.0))
         listener(stepped(at(2), generator=2.0))
         listener(stepped(at(3), critic=3.0))
-    assert [line["losses"] for line in lines(tmp_path / "run.jsonl")] == [{"critic": 1}, {"generator": 2}, {"critic": 3}]
+    assert [line["losses"] for line in lines(tmp_path / "run.jsonl")] == [
+        {"critic": 1},
+        {"generator": 2},
+        {"critic": 3},
+    ]
 
 
 def test_a_second_run_is_added_to_the_file(tmp_path: Path) -> None:
@@ -138,5 +140,5 @@ def test_folders_are_made(tmp_path: Path) -> None:
 
 
 def test_a_path_that_cannot_be_written_is_an_error_before_the_run(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r'cannot be written: Is a directory. Give the path of a file'):
+    with pytest.raises(SettingError, match=r"cannot be written: Is a directory. Give the path of a file"):
         JsonLines(tmp_path)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
-from told import BATCH, a_run, at, stepped
 
 from etude.listen.tally import Tally, clock, counted, ending, heading, number, per_second, rate
 from etude.run.events import Began, Ended, EpochEnded, Evaluated, Skipped
 from etude.values.progress import Extent, Progress
+from told import BATCH, a_run, at, stepped
 
 
 def test_losses_are_means_over_the_epoch_so_far() -> None:
@@ -137,7 +137,11 @@ def test_other_words() -> None:
     assert [rate(3e-4), rate(0.0)] == ["3.00e-04", "0"]
     assert [per_second(12345.6), per_second(3.25), per_second(math.nan)] == ["12,346", "3.2", "-"]
     assert [clock(0.081), clock(83), clock(7384), clock(math.nan)] == ["0.08 s", "1:23", "2:03:04", "-"]
-    assert [counted(1, "epoch"), counted(2.5, "epoch"), counted(9380, "step")] == ["1 epoch", "2.5 epochs", "9,380 steps"]
+    assert [counted(1, "epoch"), counted(2.5, "epoch"), counted(9380, "step")] == [
+        "1 epoch",
+        "2.5 epochs",
+        "9,380 steps",
+    ]
 
 
 def test_the_heading_says_what_is_known() -> None:

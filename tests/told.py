@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import pytest
 import torch
 
 from etude.run.events import Began, Ended, EpochEnded, Evaluated, Event, Settled, Stepped
@@ -22,6 +23,19 @@ class Terminal(io.StringIO):
 
     def isatty(self) -> bool:
         return True
+
+
+def reads_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that gets the number of losses of every read of the device from now on."""
+    counts: list[int] = []
+    stack = torch.stack
+
+    def counting(losses: list[torch.Tensor]) -> torch.Tensor:
+        counts.append(len(losses))
+        return stack(losses)
+
+    monkeypatch.setattr(torch, "stack", counting)
+    return counts
 
 
 def at(step: int, per_epoch: int = 10, extent: Extent | None = None) -> Progress:

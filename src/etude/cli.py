@@ -36,6 +36,8 @@ net, data and a plan: return net, data, plan. Its arguments are the options: `et
   --version     the version
   --traceback   show where an error came from, with any command
 """
+_RESERVED: Final = ("help", "traceback", "out", "overwrite", "quiet", "plot")
+_HELP: Final = ("-h", "--help", "help")
 _WRITTEN: Final = ("result.json", "result.safetensors", "events.jsonl", "loss.png", "score.png")
 
 
@@ -67,14 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(words: list[str]) -> None:
-    name = next((word for word in words if word != "--traceback"), "--help")
-    if name in ("-h", "--help", "help"):
+    name, *rest = [word for word in words if word != "--traceback"] or ["--help"]
+    if name in _HELP or (name in ("train", "plan") and rest and rest[0] in _HELP):
         print(_USAGE, end="")
     elif name == "--version":
         print(f"etude {__version__}")
     elif name in _COMMANDS:
-        words.remove(name)
-        _COMMANDS[name](words)
+        _COMMANDS[name](rest)
     else:
         raise SettingError(f"There is no command {name!r}: {', '.join(_COMMANDS)}.{nearest(name, _COMMANDS)}")
 
@@ -124,12 +125,9 @@ class _Parser(ArgumentParser):
 
 def _file(command: str, words: list[str]) -> tuple[Callable[..., Any], list[str]]:
     """The experiment function of the file that is named first, and the words from the file on."""
-    words = [word for word in words if word != "--traceback"]
-    if not words or words[0] in ("-h", "--help"):
-        print(_USAGE, end="")
-        raise SystemExit(0 if words else 2)
-    if words[0].startswith("-"):
-        raise SettingError(f"The experiment file comes first. Write: etude {command} FILE {words[0]} ...")
+    if not words or words[0].startswith("-"):
+        rest = f" {words[0]} ..." if words else ""
+        raise SettingError(f"The experiment file comes first. Write: etude {command} FILE{rest}")
     return load(words[0]), words
 
 
@@ -153,7 +151,7 @@ def _trainer(program: str, function: Callable[..., Any]) -> _Parser:
 
 def _parsed(parser: _Parser, function: Callable[..., Any], words: list[str]) -> Namespace:
     own = _options(parser)
-    add_options(parser, function)
+    add_options(parser, function, _RESERVED)
     given, rest = parser.parse_known_args([_dashed(word) for word in words])
     for word in rest:
         option = word.split("=")[0]
@@ -178,8 +176,7 @@ def _dashed(word: str) -> str:
 
 
 def _run(function: Callable[..., Any], given: Namespace) -> Run:
-    own = ("traceback", "out", "overwrite", "quiet", "plot")
-    made = build(function, {name: value for name, value in vars(given).items() if name not in own})
+    made = build(function, {name: value for name, value in vars(given).items() if name not in _RESERVED})
     return Run(made.plan, made.net, made.data)
 
 

@@ -18,7 +18,7 @@ import sys
 import types
 import typing
 from argparse import ArgumentParser, ArgumentTypeError, BooleanOptionalAction, _ArgumentGroup
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -30,7 +30,7 @@ from etude.errors import SettingError, nearest
 from etude.run.plan import Plan
 
 NAME: Final = "experiment"
-_TYPES: Final = "int, float, str, bool, Path, Literal, list and tuple of these, and any of them or None"
+_TYPES: Final = "int, float, str, bool, Path, Literal[...], tuple[int, ...], and any of them | None"
 _PARTS: Final = ("net", "data", "plan")
 
 
@@ -87,7 +87,8 @@ def build(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Experim
     Raises:
         SettingError: it returned something else.
     """
-    made = function(**arguments)
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
+    made = function(**given)
     if isinstance(made, Mapping):
         if set(made) != set(_PARTS):
             raise _no_experiment(f"a dict with {', '.join(map(repr, made)) or 'no keys'}")
@@ -116,20 +117,24 @@ def described(function: Callable[..., Any]) -> str:
     return inspect.getdoc(function).split("\nArgs:")[0].strip() if function.__doc__ else ""  # type: ignore[union-attr]
 
 
-def add_options(parser: ArgumentParser, function: Callable[..., Any]) -> None:
+def add_options(parser: ArgumentParser, function: Callable[..., Any], reserved: Collection[str]) -> None:
     """Give a parser one option for each argument of an experiment function.
 
+    Args:
+        parser: of the command.
+        function: the experiment function; text for each option comes from the section "Args:" of its docstring.
+        reserved: names that the command keeps for itself.
+
     Raises:
-        SettingError: an argument that cannot be an option: of another type, *args, or named as one of the command.
+        SettingError: an argument that cannot be an option: of another type, *args, or with a reserved name.
     """
     texts = _argument_texts(inspect.getdoc(function) or "")
     group = parser.add_argument_group("options of the experiment")
     hints = _hints(function)
-    taken = {action.dest for action in parser._actions}
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise SettingError(f"{NAME}(): {parameter} cannot be an option. Give every argument a name and a type.")
-        if name in taken:
+        if name in reserved:
             raise SettingError(f"{NAME}(): the argument {name!r} is an option of the command itself. Rename it.")
         _add(group, name, hints.get(name), parameter.default, texts.get(name, ""))
         if parameter.default is not parameter.empty:
@@ -160,7 +165,7 @@ def _add(group: _ArgumentGroup, name: str, hint: Any, default: Any, text: str) -
 def _reading(name: str, kind: Any, optional: bool) -> dict[str, Any]:
     """How the text of an option is read, and what stands for it in the help."""
     origin, inside = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (list, tuple) and inside and (origin is list or inside[1:] == (...,)):
+    if origin is tuple and inside[1:] == (...,):
         return {**_reading(name, inside[0], False), "nargs": "*"}
     if origin is Literal:
         by_text = dict(zip(map(str, inside), inside, strict=True))

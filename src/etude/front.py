@@ -38,7 +38,7 @@ def train(
         The result: net, history, rates, timings and everything that was chosen.
 
     Raises:
-        EtudeError: the plan cannot be carried out on this net with these data. Before the first step nothing is changed.
+        EtudeError: the plan cannot be carried out on this net with these data; nothing is changed then.
     """
     if plan is not None and options:
         raise TypeError(f"train(): a plan and options ({', '.join(options)}) are both given. Write them into the plan.")

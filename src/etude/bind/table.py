@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from math import inf
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -29,6 +30,8 @@ from etude.values.spans import Span
 from etude.values.tree import Tree, has_shape
 
 RATE = "learning_rate"
+_KEPT = 512
+"""How many sets of moving arrays are remembered; more come up only where gradients are missing at random."""
 Memory: TypeAlias = Mapping[Schedule, Any]
 
 
@@ -40,16 +43,18 @@ class Choice:
         base: the schedule of the value, or None where the array is frozen.
         factor: a schedule that multiplies it, or None.
         rule: the rule that decided, in words.
+        absolute: whether the rule gave the value itself, so that another base leaves it as it is.
     """
 
     base: Schedule | None
     factor: Schedule | None
     rule: str
+    absolute: bool = False
 
     @property
-    def value(self) -> tuple[Schedule | None, Schedule | None]:
+    def value(self) -> tuple[Schedule | None, Schedule | None, bool]:
         """What decides the number, without the words."""
-        return (self.base, self.factor)
+        return (self.base, self.factor, self.absolute)
 
     @property
     def frozen(self) -> bool:
@@ -62,7 +67,7 @@ class Choice:
             return None
         factor = 1.0 if self.factor is None else self.factor.at(progress)
         value = self.base.at(progress)
-        if factor is FROZEN or value is FROZEN:
+        if _held(factor) or _held(value):
             return None
         return value if self.factor is None else value * factor
 
@@ -226,6 +231,8 @@ class Table:
         """What moves, without some arrays (given by index)."""
         key = (moving, left_out)
         if key not in self._less:
+            if len(self._less) >= _KEPT:
+                self._less.clear()
             groups = (Group(g.row, tuple(i for i in g.indices if i not in left_out)) for g in moving.groups)
             kept = tuple(i for i in moving.indices if i not in left_out)
             self._less[key] = Moving(tuple(group for group in groups if group.indices), kept)
@@ -239,13 +246,13 @@ class Table:
         return tuple(asked)
 
     def replaced(self, setting: str, old: Schedule, new: Schedule) -> Table:
-        """The same table where `setting` has the schedule `new` as its base wherever it had `old`."""
-        choices = {
-            name: {
-                key: Choice(new, c.factor, c.rule) if key == setting and c.base == old else c for key, c in of.items()
-            }
-            for name, of in self.choices.items()
-        }
+        """The same table with `new` in place of the base `old` of a setting; the rows stay the same rows."""
+
+        def choice(own: str, made: Choice) -> Choice:
+            kept = own != setting or made.absolute or made.base != old
+            return made if kept else Choice(new, made.factor, made.rule)
+
+        choices = {name: {own: choice(own, made) for own, made in of.items()} for name, of in self.choices.items()}
         return Table(
             self.tree,
             choices,
@@ -283,7 +290,7 @@ class _Column:
         for base, factor in self._plan:
             value = values[base] if base >= 0 else FROZEN
             scale = values[factor] if factor >= 0 else 1.0
-            if value is FROZEN or scale is FROZEN:
+            if value is None or value is FROZEN or scale is FROZEN or scale is None:
                 made.append(None)
             else:
                 made.append(value if factor < 0 else value * scale)
@@ -359,7 +366,7 @@ class _Chooser:
         if isinstance(value, Times):
             factor = schedule(value.factor)
             return Choice(base, None if value.factor == 1 else factor, rule)
-        return Choice(schedule(value), None, rule)
+        return Choice(schedule(value), None, rule, absolute=True)
 
 
 def _matched(tree: Tree, setting: str, rules: Rules) -> list[frozenset[str]]:
@@ -371,7 +378,8 @@ def _matched(tree: Tree, setting: str, rules: Rules) -> list[frozenset[str]]:
             raise PartError(f"In the rule {place!r}: {value!r} for {setting}: {error}") from None
         if not names:
             raise PartError(
-                f"The rule {place!r}: {value!r} for {setting} matches modules without arrays: it does nothing."
+                f"The rule {place!r}: {value!r} for {setting} selects no arrays, so it would do nothing. "
+                f"{_without_arrays(tree, place)}"
             )
         found.append(names)
     return found
@@ -396,7 +404,21 @@ def _check_schedule(tree: Tree, update_schedule: Schedule | None) -> None:
         except PartError as error:
             raise PartError(f"In the update schedule: {error}") from None
         if not names:
-            raise PartError(f"In the update schedule: {place!r} matches modules without arrays.")
+            raise PartError(
+                f"In the update schedule: {place!r} selects no arrays, so nothing would move. "
+                f"{_without_arrays(tree, place)}"
+            )
+
+
+def _without_arrays(tree: Tree, place: Part) -> str:
+    """What a part without arrays stands for, and what to write."""
+    nodes = place.nodes(tree)
+    if not nodes:
+        return "It is empty in this net. Write parts that have arrays in common, or leave the rule out."
+    kinds = ", ".join(f"{path!r} ({type(tree.nodes[path]).__name__})" for path in nodes[:3])
+    return (
+        f"It stands for {kinds}. Name a layer with arrays, such as {next(iter(tree.arrays), None)!r}, or leave it out."
+    )
 
 
 def _rows(choices: Mapping[str, Mapping[str, Choice]]) -> tuple[Row, ...]:
@@ -413,13 +435,24 @@ def _rows(choices: Mapping[str, Mapping[str, Choice]]) -> tuple[Row, ...]:
 def _multiplier(choice: Choice, base: Schedule) -> Any:
     if choice.base is None:
         return 0.0
-    if choice.base != base:
-        both = choice.base.constant and base.constant and base.at(Progress())
-        return choice.at(Progress()) / base.at(Progress()) if both else choice.base
-    if choice.factor is None:
+    if not choice.absolute:
+        return 1.0 if choice.factor is None else _plain(choice.factor)
+    if choice.base == base:
         return 1.0
-    value = choice.factor.at(Progress()) if choice.factor.constant else choice.factor
-    return 0.0 if value is FROZEN else value
+    still = base.at(Progress()) if base.constant else None
+    if still == 0:
+        return inf if _plain(choice.base) else 0.0
+    return _plain(choice.base / base)
+
+
+def _held(value: Any) -> bool:
+    return value is None or value is FROZEN
+
+
+def _plain(of: Schedule) -> Any:
+    """The number, where a schedule has only one; 0 where it is held."""
+    value = of.at(Progress()) if of.constant else of
+    return 0.0 if _held(value) else value
 
 
 def parts_of(of: Schedule) -> tuple[Part, ...]:

@@ -121,11 +121,11 @@ class Scale:
 
     def levels(self, rates: Numbers) -> NDArray[np.int64]:
         """From 0 (lightest) to 255 for each rate, by its magnitude."""
-        sizes = np.clip(np.abs(rates), self.low, self.high)
-        if self.low == self.high:
+        sizes = np.minimum(np.abs(rates), self.high)
+        if self.least == self.high:
             shares = np.full_like(sizes, 0.62)
         elif self.logarithmic:
-            shares = np.log(sizes / self.low) / math.log(self.high / self.low)
+            shares = np.log(np.maximum(sizes, self.low) / self.low) / math.log(self.high / self.low)
         else:
             shares = sizes / self.high
         levels: NDArray[np.int64] = np.rint(shares * (LEVELS - 1)).astype(np.int64)

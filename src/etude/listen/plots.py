@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["plot_rates", "plot_score", "plot_series", "score_steps"]
 
 Numbers = NDArray[np.float64]
+Rates = Mapping[str, Series] | Mapping[str, Sequence[float]] | Mapping[str, Numbers]
 
 WIDE_RANGE: Final = 50.0  # of the greatest to the least; above it the scale is logarithmic
 WIDE_PEAKS: Final = 20.0  # the same, of the greatest rates of two lines
@@ -79,7 +80,7 @@ def plot_series(
 
 
 def plot_rates(
-    rates: Mapping[str, Series] | Mapping[str, Sequence[float]],
+    rates: Rates,
     steps: Sequence[float] | None = None,
     path: str | os.PathLike[str] | None = None,
     title: str | None = None,
@@ -111,7 +112,7 @@ def plot_rates(
         labels.append(Label.of(values, words, colour))
     peaks = [float(np.nanmax(np.abs(values))) for _, values in moving]
     finite = np.array([value for _, values in moving for value in values[np.isfinite(values)]])
-    wide = len(peaks) > 0 and max(peaks) > WIDE_PEAKS * min(peaks)
+    wide = len(peaks) > 0 and max(peaks) > WIDE_PEAKS * min(peaks) and finite.min() >= 0
     _scale(axes, np.maximum(finite, max(peaks, default=1.0) * FAINTEST) if wide else np.append(finite, 0.0), wide=wide)
     _label_ends(axes, labels)
     return paper.save(figure, path)
@@ -154,9 +155,7 @@ def _family(history: Mapping[str, Series], name: str, kinds: set[str]) -> Family
     return family
 
 
-def _lines(
-    rates: Mapping[str, Series] | Mapping[str, Sequence[float]], steps: Sequence[float] | None
-) -> tuple[Numbers, list[tuple[str, Numbers]]]:
+def _lines(rates: Rates, steps: Sequence[float] | None) -> tuple[Numbers, list[tuple[str, Numbers]]]:
     """The steps, and labels with values; lines that are equal are one."""
     named: Mapping[str, Any] = rates
     if steps is None:
@@ -342,7 +341,7 @@ def _draw_rate(axes: Axes, clock: Numbers, values: Numbers, colour: str) -> None
     gaps = np.diff(moving)
     usual = float(np.median(gaps)) if len(gaps) else 1.0
     long = np.flatnonzero(gaps > max(4 * usual, 12))
-    turns = len(gaps) > 0 and gaps.max() > 1
+    turns = (gaps > 1).sum() > len(long)
     for part in np.split(moving, long + 1):
         axes.plot(clock[part], values[part], color=colour, linewidth=1.6, zorder=3, solid_capstyle="round",
                   alpha=0.45 if turns and len(moving) <= 200 else 1.0)  # fmt: skip

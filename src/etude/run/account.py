@@ -50,7 +50,7 @@ def show(checked: Checked) -> str:
 
 def score_of(checked: Checked, steps: int) -> dict[str, Any]:
     """Names, steps (from 1) and the effective rate of every array at each of them; None where it is held."""
-    shown = _steps(steps)
+    shown = _steps(max(steps, 1))
     names: list[str] = []
     rates: list[list[float | None]] = []
     for work in checked.works:
@@ -58,7 +58,10 @@ def score_of(checked: Checked, steps: int) -> dict[str, Any]:
         for name, row in zip(own, found, strict=True):
             values = [None if np.isnan(value) else float(value) for value in row]
             if name in names:
-                rates[names.index(name)] = [b if b is not None else a for a, b in zip(rates[names.index(name)], values)]
+                # An array that several updates move: the last of them that moves it in a step is shown.
+                seat = names.index(name)
+                both = zip(rates[seat], values, strict=True)
+                rates[seat] = [before if rate is None else rate for before, rate in both]
             else:
                 names.append(name)
                 rates.append(values)

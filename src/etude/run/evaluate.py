@@ -19,6 +19,9 @@ from etude.values.progress import Progress
 from etude.values.spans import Cadence, Span, epochs, every
 
 
+_EVERY_EPOCH = every(epochs(1))
+
+
 @dataclass(frozen=True)
 class Evaluate:
     """Validation data, what is measured on them, and when.
@@ -37,7 +40,7 @@ class Evaluate:
 
     data: Any
     metrics: MetricLike | None = None
-    every: Cadence | Span = every(epochs(1))
+    every: Cadence | Span = _EVERY_EPOCH
     batch_size: int | None = None
     best: str | tuple[str, str] = "loss"
 
@@ -65,6 +68,18 @@ class Evaluator:
         self.metrics = Metrics(evaluate.metrics)
         self.best_by, self.larger = _best(evaluate.best, self.metrics)
 
+    def prove(self, batch: Any) -> None:
+        """Measure one batch, so that what cannot be measured is found before the first step."""
+        self.metrics.reset()
+        with looking(self._net):
+            for work in self._works:
+                work.measure(Progress(), batch)
+            if self.metrics.names:
+                args, kwargs, target = self._read(batch)
+                self.metrics.update(self._net(*args, **kwargs), target)
+                self.metrics.values()
+        self.metrics.reset()
+
     def scores(self, progress: Progress) -> dict[str, float]:
         """The mean of the loss and of each of its terms, and every metric, over all validation data."""
         means = Means()
@@ -78,7 +93,8 @@ class Evaluator:
                     args, kwargs, target = self._read(batch.values)
                     self.metrics.update(self._net(*args, **kwargs), target)
         found = means.values()
-        return {**total_losses(self._works, found, progress), **found, **self.metrics.values()}
+        totals = total_losses(self._works, found, progress)
+        return {"loss": totals["loss"], **found, **totals, **self.metrics.values()}
 
 
 def total_losses(works: Sequence[Work], means: Mapping[str, float], progress: Progress) -> dict[str, float]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from etude.run.events import Evaluated
 from etude.run.plan import Checked
 from etude.values.progress import Progress
+from etude.values.spans import Cadence
 
 
 class Best:
@@ -29,12 +30,23 @@ class Best:
         self._waiting = 0
         self._judged: float | None = None
         self._final: dict[str, Tensor] | None = None
+        self._last: float | None = None
 
-    def due(self, before: Progress, after: Progress, last: bool) -> bool:
-        """Whether the validation data are to be looked at now."""
+    @property
+    def never_looked(self) -> bool:
+        """Whether there are validation data that nobody has looked at."""
+        return self._evaluator is not None and self._last is None
+
+    def due(self, before: Progress, after: Progress, elapsed: float) -> bool:
+        """Whether the validation data are to be looked at now, `elapsed` seconds after the run began."""
         if self._evaluator is None:
             return False
-        return self._evaluator.evaluate.every.due(before, after)  # type: ignore[union-attr]
+        cadence = self._evaluator.evaluate.every
+        assert isinstance(cadence, Cadence)
+        due = cadence.due(before, after, elapsed, self._last or 0.0)
+        if due:
+            self._last = elapsed
+        return due
 
     def look(self, progress: Progress) -> Evaluated:
         """Look at the validation data."""

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from etude.data.batch import outline
 from etude.data.flow import Flow
 from etude.data.source import Arrays, Items, Source, check_finite, source, split_validation
 from etude.errors import DataError, EtudeError, PlanError, SettingError, nearest
@@ -24,7 +25,7 @@ from etude.run.randomness import own_randomness
 from etude.step.gan import GAN
 from etude.step.loss import LossLike
 from etude.step.precision import Precision, check_precision
-from etude.step.recipe import OptimizerLike
+from etude.step.recipe import OptimizerLike, settings_known
 from etude.step.update import Update
 from etude.step.work import Work
 from etude.values.progress import Extent, Progress
@@ -112,7 +113,7 @@ class Plan:
         self.learning_rate_multipliers = learning_rate_multipliers
         self.rules = rules
         self.update_schedule = update_schedule
-        self.updates = None if updates is None else tuple(updates)
+        self.updates = None if updates is None else _listed(updates)
         self.epochs = _whole("epochs", epochs)
         self.steps = _whole("steps", steps)
         self.batch_size = _whole("batch_size", batch_size)
@@ -124,15 +125,16 @@ class Plan:
         self.precision = check_precision(precision)
         self.device = device
         self.seed = _seed(seed)
-        self.shuffle = shuffle
-        self.workers = workers
+        self.shuffle = None if shuffle is None else _flag("shuffle", shuffle)
+        self.workers = _whole("workers", workers, 0) or 0
         self.round_length = round_length
-        self.compile = compile
+        self.compile = _flag("compile", compile)
         self.non_finite = _one_of("non_finite", non_finite, POLICIES)
-        self.ignore_stale_grad = ignore_stale_grad
-        self.strict = strict
+        self.ignore_stale_grad = _flag("ignore_stale_grad", ignore_stale_grad)
+        self.strict = _flag("strict", strict)
         self.settings = settings
         _check_options(self)
+        _check_settings(self)
 
     def options(self) -> dict[str, Any]:
         """Every option that is not at its default, by name."""
@@ -218,9 +220,8 @@ def _check(plan: Plan, net: nn.Module, data: Any) -> Checked:
             net.double()
         batch = _first(flow)
         works = _works(plan, net, device, extent)
-        _dry_run(works, net, batch)
-        _check_classes(works, net, batch, training)
-    evaluator = _evaluator(plan, evaluate, aside, net, works, flow, device)
+        _dry_run(works, net, batch, training)
+        evaluator = _evaluator(plan, evaluate, aside, net, works, flow, device)
     return Checked(plan, net, works, flow, evaluator, extent, device, chosen, _idle(net, works))
 
 
@@ -253,7 +254,7 @@ def _device(plan: Plan, net: nn.Module, chosen: dict[str, Any]) -> torch.device:
     try:
         device = torch.device(plan.device)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise PlanError(f"device={plan.device!r} is not there: {str(error).splitlines()[0]}") from None
     return device
 
@@ -291,6 +292,9 @@ def _extent(plan: Plan, flow: Flow) -> Extent:
     if not ends:
         return Extent()
     steps, passes = min(ends, key=lambda end: end[0])
+    if plan.updates is not None and any(update.own_batch for update in plan.updates):
+        # A step takes as many batches as turns say: how many steps an epoch has is only seen when it is made.
+        return Extent(steps=plan.steps, epochs=plan.epochs)
     return Extent(
         steps=steps if isfinite(steps) else None,
         epochs=passes,
@@ -327,8 +331,21 @@ def _updates(plan: Plan, net: nn.Module) -> tuple[Update, ...]:
     return (Update("loss", plan.loss, **options),)
 
 
+def _check_settings(plan: Plan) -> None:
+    """An unknown setting may be a misspelt option of the plan: look among both for the nearest."""
+    for name in plan.settings:
+        known = settings_known(plan.optimizer)
+        if known is not None and name not in known:
+            raise SettingError(unknown_option(name, known))
+
+
 def _works(plan: Plan, net: nn.Module, device: torch.device, extent: Extent) -> tuple[Work, ...]:
     updates = _updates(plan, net)
+    wrong = [update for update in updates if not isinstance(update, Update)]
+    if wrong:
+        raise PlanError(
+            f"updates: {wrong[0]!r} is no Update. Write updates=[Update('critic', loss=..., part=...), ...]."
+        )
     names = [update.name for update in updates]
     if len(set(names)) < len(names) or not names:
         raise PlanError(f"updates: every update needs a name of its own, and one at least is needed: {names}.")
@@ -348,46 +365,55 @@ def _works(plan: Plan, net: nn.Module, device: torch.device, extent: Extent) -> 
         for update in updates
     )
     for work in made:
-        turn = work.update.turn
-        if turn is not None:
-            turn.check(extent)
+        for each in (work.update.turn, *(term.weight for term in work.losses.terms)):
+            if each is not None:
+                each.check(extent)
     return made
 
 
-def _dry_run(works: tuple[Work, ...], net: nn.Module, batch: Any) -> None:
+def _dry_run(works: tuple[Work, ...], net: nn.Module, batch: Any, training: Source) -> None:
     """Compute every loss once, in evaluation mode, so that nothing of the net changes."""
+    whole = _in_memory(training)
     for work in works:
         try:
-            with looking(net), torch.enable_grad():
-                work.measure(Progress(), batch)
+            with looking(net):
+                if whole is not None and work.losses.needs_output:
+                    work.losses.check_classes(net, work.read, batch, whole)
+                with torch.enable_grad():
+                    loss, _ = work.measure(Progress(), batch)
         except EtudeError:
             raise
         except Exception as error:
             raise PlanError(_explained(error, net, batch, work.name)) from error
+        if not loss.requires_grad and work.trainer.table.ever_moving():
+            raise PlanError(
+                f"The loss {work.name!r} does not depend on any trainable array: no gradient can reach one. The net or "
+                "the loss leaves the graph (detach(), no_grad(), argmax, numpy)."
+            )
 
 
 def _explained(error: Exception, net: nn.Module, batch: Any, name: str) -> str:
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     floats = {str(array.dtype).removeprefix("torch.") for array in net.parameters() if array.is_floating_point()}
-    from etude.data.batch import outline
-
     hint = ""
     if "dtype" in text or ("type" in text.lower() and "expected" in text.lower()):
-        hint = f" The net's arrays are {', '.join(sorted(floats))}: give inputs of that type (x.float()), targets of classes as integers."
+        hint = (
+            f" The net's arrays are {', '.join(sorted(floats))}: give inputs of that type (x.float()), and class targets "
+            "as integers."
+        )
     elif "out of bounds" in text or "out of range" in text:
         hint = " A target names a class that the net's output does not have: classes count from 0."
-    return f"The loss {name!r} cannot be computed on the first batch, {outline(batch)}: {text}{'' if text.endswith('.') else '.'}{hint}"
+    end = "" if text.endswith(".") else "."
+    return f"The loss {name!r} cannot be computed on the first batch, {outline(batch)}: {text}{end}{hint}"
 
 
-def _check_classes(works: tuple[Work, ...], net: nn.Module, batch: Any, training: Source) -> None:
-    """Every class index in memory has to be a class of the net's output: a device would only find out late."""
+def _in_memory(training: Source) -> Any:
+    """All data, shaped as a batch, where they are arrays in memory."""
     if not isinstance(training, Arrays):
-        return
-    forms = {"one": training.arrays[0], "tuple": training.arrays, "dict": dict(zip(training.names, training.arrays))}
-    for work in works:
-        if work.losses.needs_output:
-            with looking(net):
-                work.losses.check_classes(net, work.read, batch, forms[training.form])
+        return None
+    if training.form == "dict":
+        return dict(zip(training.names, training.arrays, strict=True))
+    return training.arrays if training.form == "tuple" else training.arrays[0]
 
 
 def _evaluator(
@@ -403,16 +429,33 @@ def _evaluator(
         if plan.patience is not None and flow.batches_per_epoch is None and plan.epochs is None:
             raise PlanError("patience needs validation data, or epochs that end. Write validation=.")
         return None
-    size = evaluate.batch_size or flow.batch_size or 32
-    made = Flow(
-        aside,
-        batch_size=None if aside.batched else size if aside.length is None else min(size, aside.length),
-        shuffle=False,
-        **_reading(plan, device, aside),
-    )
+    size: int | None = evaluate.batch_size or flow.batch_size or 32
+    if evaluate.batch_size is None and aside.batched:
+        size = None
+    elif aside.length is not None and size is not None:
+        size = min(size, aside.length)
+    # What is read forward keeps its own order; workers read ahead as in training.
+    made = Flow(aside, batch_size=size, shuffle=False, **_reading(plan, device, aside))
     if plan.non_finite in ("raise", "stop"):
         check_finite(aside)
-    return Evaluator(evaluate, net, works, made)
+    evaluator = Evaluator(evaluate, net, works, made)
+    _prove_validation(evaluator, works, net, aside, _first(made))
+    return evaluator
+
+
+def _prove_validation(evaluator: Evaluator, works: tuple[Work, ...], net: nn.Module, aside: Source, batch: Any) -> None:
+    """Measure one batch of the validation data, and look at all class targets, before the first step."""
+    whole = _in_memory(aside)
+    try:
+        with looking(net):
+            for work in works:
+                if whole is not None and work.losses.needs_output:
+                    work.losses.check_classes(net, work.read, batch, whole, keep=False)
+        evaluator.prove(batch)
+    except EtudeError as error:
+        raise type(error)(f"In the validation data: {error}") from error
+    except Exception as error:
+        raise PlanError("In the validation data: " + _explained(error, net, batch, "loss")) from error
 
 
 def _idle(net: nn.Module, works: tuple[Work, ...]) -> tuple[str, ...]:
@@ -455,11 +498,26 @@ def _check_options(plan: Plan) -> None:
         given = [name for name in own if getattr(plan, name) is not None] + list(plan.settings)
         if given:
             raise SettingError(f"{', '.join(given)}: with updates=[...] these are said in each Update.")
-    options = [name for name in inspect.signature(Plan.__init__).parameters if name not in ("self", "settings")]
-    for name in plan.settings:
-        near = nearest(name, options)
-        if near and name.replace("_", "") in {option.replace("_", "") for option in options}:
-            raise SettingError(f"There is no option {name!r}.{near}")
+    if plan.min_delta and plan.patience is None:
+        raise SettingError(f"min_delta={plan.min_delta!r} says what patience counts as better. Write patience= too.")
+
+
+def unknown_option(name: str, settings: Sequence[str]) -> str:
+    """The message for an option that is neither one of the plan nor a setting of the optimizer."""
+    options = [each for each in inspect.signature(Plan.__init__).parameters if each not in ("self", "settings")]
+    return f"There is no option {name!r}.{nearest(name, [*options, *settings])} Options: {', '.join(options)}."
+
+
+def _listed(updates: Sequence[Update]) -> tuple[Update, ...]:
+    if isinstance(updates, Update):
+        raise SettingError("updates: a list is needed. Write updates=[Update(...)].")
+    return tuple(updates)
+
+
+def _flag(name: str, value: bool) -> bool:
+    if not isinstance(value, bool):
+        raise SettingError(f"{name}={value!r}: True or False is needed.")
+    return value
 
 
 def _whole(name: str, value: int | None, least: int = 1) -> int | None:

@@ -164,10 +164,8 @@ class Result:
     def __repr__(self) -> str:
         losses = ", ".join(f"{name} {value:.4g}" for name, value in self.losses.items())
         best = f", best after epoch {self.best_epoch:g}" if self.best_epoch is not None else ""
-        return (
-            f"Result({self.steps} steps, {self.epochs:g} epochs in {self.seconds:.1f} s, {losses or 'no losses'}{best}, "
-            f"{self.stop_reason})"
-        )
+        done = f"{self.steps} steps, {self.epochs:g} epochs in {self.seconds:.1f} s"
+        return f"Result({done}, {losses or 'no losses'}{best}, {self.stop_reason})"
 
 
 _NOT_KEPT = frozenset({"net", "plan", "_final"})

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor, nn
 
 from etude.data.batch import Batch
 from etude.data.cursor import Cursor
-from etude.errors import NonFiniteError
+from etude.errors import NonFiniteError, StateError
 from etude.run.evaluate import Means, total_losses
 from etude.run.events import Began, Ended, EpochEnded, Event, Listener, Settled, Skipped, Stepped
 from etude.run.keep_best import Best
@@ -43,8 +44,10 @@ class Run:
         self.net = net
         self.progress = Progress(extent=self.checked.extent)
         self.cursor = Cursor()
+        self._alone = len(self.checked.works) == 1
+        self._terms = {work.name: work.names(self._alone)[1] for work in self.checked.works}
         self._listeners: list[Listener] = []
-        self._events = self._run()
+        self._events: Generator[Event, None, None] = self._run()
         self._result: Result | None = None
 
     def to(self, *listeners: Listener | None) -> Run:
@@ -53,31 +56,34 @@ class Run:
         return self
 
     def __iter__(self) -> Iterator[Event]:
-        try:
+        with ExitStack() as leaving:
+            # However the run is left, it ends there: listeners are closed, the random generators are as they were.
+            leaving.callback(self._events.close)
+            for listener in self._listeners:
+                leaving.callback(getattr(listener, "close", _nothing))
             for event in self._events:
                 for listener in self._listeners:
                     listener(event)
                 yield event
-        finally:
-            for listener in self._listeners:
-                close = getattr(listener, "close", None)
-                if close is not None:
-                    close()
 
     def result(self) -> Result:
-        """What came out; the run is first carried to its end."""
+        """What came out; the run is first carried to its end.
+
+        Raises:
+            StateError: the run was left before its end.
+        """
         for _ in self:
             pass
         if self._result is None:
-            raise RuntimeError("The run was left before its end (an error, or close()): it has no result.")
+            raise StateError("The run was left before its end, by an error or by leaving the loop: it has no result.")
         return self._result
 
     # ------------------------------------------------------------------------------------------- the page itself
 
-    def _run(self) -> Iterator[Event]:
+    def _run(self) -> Generator[Event, None, None]:
         checked, plan, works = self.checked, self.plan, self.checked.works
         gatherer, best = gather(checked), Best(checked)
-        means, seconds = Means(), _Stopwatch()
+        means, clock = Means(), _Stopwatch()
         batches = checked.flow.batches(self.cursor)
         # A module that was set to evaluation by itself in a net that trains stays so.
         if not self.net.training:
@@ -86,53 +92,63 @@ class Run:
             yield gatherer.see(Began(self.progress, summary(checked)))
             reason, message = self._nothing_to_do()
             while not reason and not (reason := self._reached_end()):
-                batch = next(batches)
+                taken = [next(batches)]
                 seed_step(plan.seed, int(self.progress.step), checked.device)
-                before, samples = self.progress, batch.samples
+                before = self.progress
                 try:
-                    reports, batch, samples = self._step(works, batch, batches)
+                    reports = self._step(works, taken, batches)
                 except NonFiniteError as error:
                     if plan.non_finite != "stop":
                         raise
                     reason, message = "non-finite", str(error)
                     break
-                self.cursor = batch.next
-                self.progress = before.tick(samples=samples, tokens=batch.tokens, epoch=batch.progress_epoch)
+                self._advance(taken)
                 if any(report.refused for _, report in reports):
                     yield gatherer.see(Skipped(self.progress, "the loss or a gradient is not finite"))
                 else:
-                    _add(means, reports, len(works) == 1)
-                    yield gatherer.see(self._stepped(before, reports, samples, seconds.elapsed()))
-                if batch.last:
+                    self._add(means, reports)
+                    yield gatherer.see(self._stepped(before, reports, taken, clock.elapsed()))
+                if any(batch.last for batch in taken):
                     yield gatherer.see(self._epoch_ended(means, best))
-                if best.due(before, self.progress, batch.last):
+                if best.due(before, self.progress, clock.elapsed()):
                     yield gatherer.see(best.look(self.progress))
                 yield gatherer.see(Settled(self.progress))
-                reason = best.out_of_patience() or seconds.reached(plan.time_limit)
-            yield gatherer.see(Ended(self.progress, reason or "finished", message or best.message(reason)))
+                reason = best.out_of_patience() or clock.reached(plan.time_limit)
+            if best.never_looked and reason != "non-finite":
+                yield gatherer.see(best.look(self.progress))
+            yield gatherer.see(Ended(self.progress, reason, message or best.message(reason)))
         best.restore()
         self.net.eval()
-        self._result = gatherer.result(best, seconds.elapsed())
+        self._result = gatherer.result(best, clock.elapsed())
 
-    def _step(
-        self, works: tuple[Work, ...], batch: Batch, batches: Iterator[Batch]
-    ) -> tuple[list[tuple[Work, Report]], Batch, int]:
-        """Let every update whose turn it is act; returns what each did, the last batch taken, samples used."""
+    def _advance(self, taken: list[Batch]) -> None:
+        """The clock and the cursor after the batches of a step."""
+        batch = taken[-1]
+        samples, tokens = batch.samples, batch.tokens
+        for other in taken[:-1]:
+            samples, tokens = samples + other.samples, tokens + other.tokens
+        self.cursor = batch.next
+        self.progress = self.progress.tick(samples=samples, tokens=tokens, epoch=batch.progress_epoch)
+
+    def _step(self, works: tuple[Work, ...], taken: list[Batch], batches: Iterator[Batch]) -> list[tuple[Work, Report]]:
+        """Let every update whose turn it is act; batches that one takes for itself are added to `taken`."""
+        progress, shared = self.progress, taken[0]
+        if len(works) == 1 and works[0].update.turn is None:
+            return [(works[0], works[0].step(progress, shared.values))]
         reports: list[tuple[Work, Report]] = []
-        samples, shared = batch.samples, batch
-        for work in works:
-            for again in range(work.turns(self.progress)):
-                if len(works) > 1 and not work.moves(self.progress):
-                    break
+        # Every turn is asked before any update acts: a turn that is none is an error before anything moves.
+        turns = [work.turns(progress) for work in works]
+        for work, times in zip(works, turns, strict=True):
+            for again in range(times if work.moves(progress) or len(works) == 1 else 0):
+                batch = shared
                 if work.update.own_batch and (reports or again):
                     batch = next(batches)
-                    samples += batch.samples
-                report = work.step(self.progress, batch.values if work.update.own_batch else shared.values)
-                reports.append((work, report))
+                    taken.append(batch)
+                reports.append((work, work.step(progress, batch.values)))
         if not reports:
-            reports = [(works[0], works[0].look(self.progress, batch.values))]
+            reports.append((works[0], works[0].look(progress, shared.values)))
         self._tell_turns(reports)
-        return reports, batch, samples
+        return reports
 
     def _tell_turns(self, reports: list[tuple[Work, Report]]) -> None:
         """Turns that listen to losses hear those of this step."""
@@ -141,21 +157,26 @@ class Run:
             for work in self.checked.works:
                 work.hear(heard)
 
-    def _stepped(self, before: Progress, reports: list[tuple[Work, Report]], samples: int, seconds: float) -> Stepped:
-        alone = len(self.checked.works) == 1
+    def _stepped(
+        self, before: Progress, reports: list[tuple[Work, Report]], taken: list[Batch], seconds: float
+    ) -> Stepped:
         work, report = reports[0]
-        if alone and len(report.terms) == 1 and len(reports) == 1:
-            losses: Mapping[str, Tensor] = {"loss": report.loss}
-        else:
-            losses = _losses(reports, alone)
+        simple = self._alone and len(report.terms) == 1 and len(reports) == 1
+        losses: Mapping[str, Tensor] = {"loss": report.loss} if simple else _losses(reports, self._alone)
+        samples = taken[0].samples if len(taken) == 1 else sum([batch.samples for batch in taken])
         return Stepped(self.progress, losses, samples, work.rate(before), tuple([w.name for w, _ in reports]), seconds)
+
+    def _add(self, means: Means, reports: list[tuple[Work, Report]]) -> None:
+        for work, report in reports:
+            names = self._terms[work.name]
+            means.add(dict(zip(names, report.terms, strict=True)) if len(names) > 1 else {names[0]: report.terms[0]})
 
     def _epoch_ended(self, means: Means, best: Best) -> EpochEnded:
         found = means.values()
         if found:
-            found = {**total_losses(self.checked.works, found, self.progress), **found}
+            found.update(total_losses(self.checked.works, found, self.progress))
         best.epoch(found)
-        return EpochEnded(self.progress, round(self.progress.epoch), found)
+        return EpochEnded(self.progress, self.cursor.epoch, found)
 
     def _nothing_to_do(self) -> tuple[str, str]:
         if any(work.trainer.table.ever_moving() for work in self.checked.works):
@@ -217,6 +238,5 @@ def _losses(reports: list[tuple[Work, Report]], alone: bool) -> dict[str, Tensor
     return {"loss": total, **{key: value for key, value in found.items() if key != "loss"}}
 
 
-def _add(means: Means, reports: list[tuple[Work, Report]], alone: bool) -> None:
-    for work, report in reports:
-        means.add(dict(zip(work.names(alone)[1], report.terms, strict=True)))
+def _nothing() -> None:
+    """What closing a listener without `close` does."""

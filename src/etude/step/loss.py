@@ -158,6 +158,9 @@ def terms(literal: LossLike) -> tuple[Term, ...]:
     if isinstance(literal, Mapping):
         if not literal:
             raise SettingError('loss={}: no term. Write loss="cross_entropy" or loss={"name": function}.')
+        taken = [name for name in literal if len(literal) > 1 and name in ("loss", "rate")]
+        if taken:
+            raise SettingError(f"loss: a term is called {taken[0]!r}, as is the sum (or the rate). Write another name.")
         return tuple(_weighted(str(name), what) for name, what in literal.items())
     return (_term("loss", literal, 1.0),)
 
@@ -258,19 +261,22 @@ class Losses:
         )
         self.needs_output = any(term.takes != "net" for term in made)
 
-    def check_classes(self, net: nn.Module, read: Reader, batch: Any, whole: Any) -> None:
+    def check_classes(self, net: nn.Module, read: Reader, batch: Any, whole: Any, keep: bool = True) -> None:
         """Look at all targets of class losses: each must be a class of the net's output, or ignored.
 
         Args:
             net, read, batch: the net is called on the batch, to see how many classes there are.
             whole: all data, shaped as a batch.
+            keep: remember where no target is ignored, so that nobody has to count them in each step.
 
         Raises:
             DataError: naming the term, the number of classes and the first samples with another class.
         """
         args, kwargs, _ = read(batch)
         output, target = net(*args, **kwargs), read(whole)[2]
-        self.terms = tuple(term.checked(_own(term.name, output), _own(term.name, target)) for term in self.terms)
+        terms_ = tuple(term.checked(_own(term.name, output), _own(term.name, target)) for term in self.terms)
+        if keep:
+            self.terms = terms_
 
     def weights(self, progress: Progress) -> tuple[float, ...]:
         """The weight of each term at a moment."""

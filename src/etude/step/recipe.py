@@ -202,3 +202,18 @@ def _split_betas(settings: Mapping[str, Any], known: Mapping[str, Any]) -> dict[
         raise SettingError(f"betas={betas!r}: a pair is needed. Write betas=(0.9, 0.999).")
     rest = {key: value for key, value in settings.items() if key != "betas"}
     return {**rest, "beta1": betas[0], "beta2": betas[1]}
+
+
+def settings_known(optimizer: OptimizerLike) -> tuple[str, ...] | None:
+    """The settings that an optimizer takes, and those every trainer does; None where only making it would tell.
+
+    Raises:
+        SettingError: no optimizer has that name.
+    """
+    made = by_name(optimizer) if isinstance(optimizer, str) else optimizer
+    common = (RATE, *GRADIENT_SETTINGS)
+    if isinstance(made, UpdateRule):
+        return (*common, *made.settings, *(("betas",) if "beta1" in made.settings else ()))
+    if isinstance(made, type) and issubclass(made, torch.optim.Optimizer):
+        return (*common, *options_of(made))
+    return (*common, *settings_of(made)) if isinstance(made, torch.optim.Optimizer) else None

@@ -62,6 +62,7 @@ class Trainer:
     Attributes:
         progress: the clock: the step about to be made has number `progress.step + 1`.
         table: what every array's settings are; `print(trainer.table.show())`.
+        detach: call it to let go of the net, which then no longer tells the trainer when it is called.
 
     Raises:
         PartError, RuleError, ScheduleError, SettingError: before anything is changed.
@@ -98,8 +99,11 @@ class Trainer:
         self._optimizer = self._recipe.optimizer_for(self.table)
         self._used: dict[int, tuple[Tensor, int]] = {}
         self.memory: Mapping[Schedule, Any] = self.table.start()
+        self.detach: Callable[[], None] = _nothing
         if self.net is not None:
-            _before_forward(self.net, self)
+            handle = self.net.register_forward_pre_hook(_Told(self))
+            # Called by the user, or when the trainer is gone: nothing stays behind on the net.
+            self.detach = weakref.finalize(self, handle.remove)
 
     def _use(self, table: Table) -> None:
         self.table = table
@@ -187,7 +191,7 @@ class Trainer:
         lazy = [self.table.names[i] for i in moving.indices if not has_shape(self._arrays[i])]
         if lazy:
             raise SettingError(
-                f"step(): {_listed(lazy)} still without a shape. Call the net once before the first step, or freeze them."
+                f"step(): {_listed(lazy)} have no shape yet. Call the net once before the first step, or freeze them."
             )
         # Third-party optimizers look at strides themselves, and some take sparse gradients, which have none.
         own = isinstance(self._optimizer, OwnOptimizer)
@@ -370,20 +374,21 @@ def _still_modules(table: Table) -> tuple[nn.Module, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _before_forward(net: nn.Module, trainer: Trainer) -> None:
-    """Let a trainer know when its net is called; a trainer that is gone leaves nothing behind."""
-    reference = weakref.ref(trainer)
+class _Told:
+    """A hook that tells a trainer when its net is called. A copy of the net, or a file of it, has an idle one."""
 
-    def begin(module: nn.Module, args: Any) -> None:
-        if torch.compiler.is_compiling():
+    def __init__(self, trainer: Trainer | None) -> None:
+        self._trainer = None if trainer is None else weakref.ref(trainer)
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        if self._trainer is None or torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return
-        alive = reference()
-        if alive is None:
-            handle.remove()
-        elif torch.is_grad_enabled():
-            alive.begin_forward()
+        trainer = self._trainer()
+        if trainer is not None:
+            trainer.begin_forward()
 
-    handle = net.register_forward_pre_hook(begin)
+    def __reduce__(self) -> tuple[type[_Told], tuple[None]]:
+        return (_Told, (None,))
 
 
 def _check_names(found: Mapping[str, Any], names: tuple[str, ...]) -> None:
@@ -426,3 +431,7 @@ def _count(value: int | None, name: str) -> int | None:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(repr(name) for name in names)
+
+
+def _nothing() -> None:
+    """What `detach` does where there is no net."""

@@ -13,6 +13,9 @@ from etude.values.part import Part, PartLike, part
 from etude.values.rules import RulesLike
 from etude.values.schedule import Schedule, schedule
 
+TAKEN = ("val", "epoch", "rate")
+"""Names that would be taken for others in the history."""
+
 
 @dataclass(frozen=True, init=False, repr=False)
 class Update:
@@ -61,6 +64,10 @@ class Update:
     ) -> None:
         if not isinstance(name, str) or not name or "." in name:
             raise SettingError(f"Update({name!r}): a name without dots is needed.")
+        if name in TAKEN:
+            raise SettingError(
+                f"Update({name!r}): the history has series of that name. Write another, such as 'critic'."
+            )
         made = {
             "name": name,
             "loss": loss,
@@ -98,6 +105,8 @@ def _part(literal: PartLike | None) -> Part | None:
 
 def _turn(name: str, literal: Any) -> Schedule:
     made = schedule(literal)
+    if isinstance(literal, int | float) and (literal != int(literal) or literal < 0):
+        raise SettingError(f"Update({name!r}, turn={literal!r}): True, False or a whole number of times is needed.")
     if made.kind == "part":
         raise SettingError(
             f"Update({name!r}, turn={literal!r}): a turn is True, False or a number of times. Parts that move in turn "

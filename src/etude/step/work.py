@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from etude.bind.table import Moving, Now
-from etude.errors import NonFiniteError, SettingError
-from etude.step.loss import Losses, Measured, Reader, tensors_in, terms
+from etude.errors import NonFiniteError, SettingError, StaleGradientError
 from etude.step.compiled import CompiledStep
+from etude.step.loss import Losses, Measured, Reader, tensors_in, terms
 from etude.step.precision import Precision
 from etude.step.trainer import Trainer
 from etude.step.update import Update
@@ -62,6 +62,8 @@ class Work:
         self.losses = Losses(terms(update.loss))
         checked = None if policy == "apply" else "skip" if policy == "skip" else "raise"
         self.trainer = Trainer(net, update.optimizer, non_finite=checked, **update.options(), **options)
+        # A run tells its trainers itself when a step begins.
+        self.trainer.detach()
         self.read = Reader(net)
         self._precision = precision
         self._policy = policy
@@ -80,7 +82,7 @@ class Work:
         """Compute the loss of a batch and move what moves at `progress`.
 
         Raises:
-            NonFiniteError: the loss or a gradient is not finite and the policy is "raise" or "stop"; nothing is changed.
+            NonFiniteError: the loss or a gradient is not finite, under "raise" or "stop"; nothing is changed.
             StaleGradientError: an array that moves gets no gradient from the loss.
         """
         trainer = self.trainer
@@ -99,7 +101,7 @@ class Work:
             self._precision.backward(loss)
         try:
             made = self._precision.step(trainer, self._ignore_stale)
-        except NonFiniteError:
+        except (NonFiniteError, StaleGradientError):
             self._statistics.restore()
             raise
         if not made:

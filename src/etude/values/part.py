@@ -8,8 +8,9 @@ nothing there is an error that names what is near. What can be written:
 `part("*.bias")`                       every node whose path matches: `*` any characters (dots too), `?` one, `[ab]`
 `part(re.compile(r"layers\\.\\d+"))`     every node whose whole path matches the regular expression
 `part(nn.LayerNorm)`                   every module of that type; `nn.LayerNorm | nn.BatchNorm1d` of either
-`part(0)`, `part(-1)`, `part(slice(2, 6))`   the n-th layer (child module), counted from 0; a half-open span of layers
-`part(("layers", 0, "weight"))`        a path of parts, each inside the one before: the same as `part("layers") / 0 / "weight"`
+`part(0)`, `part(-1)`                   the n-th layer (child module), counted from 0, or from the end
+`part(slice(2, 6))`                    a half-open span of layers
+`part(("layers", 0, "weight"))`        a path of parts, each inside the one before: `part("layers") / 0 / "weight"`
 `part(net.encoder)`                    the module or parameter itself
 `where(lambda name, array: ...)`       the arrays for which the function is true
 `a | b`, `a & b`, `a - b`, `~a`        union, intersection, difference, all the rest
@@ -97,13 +98,13 @@ class Part(ABC):
         return Difference(everything, self)
 
     def __truediv__(self, other: PartLike) -> Part:
-        return _inside(self, part(other))
+        return _under(self, part(other))
 
     def __rtruediv__(self, other: PartLike) -> Part:
-        return _inside(part(other), self)
+        return _under(part(other), self)
 
     def __getitem__(self, index: int | slice | str) -> Part:
-        return _inside(self, part(index))
+        return _under(self, part(index))
 
     def __iter__(self) -> Iterator[Part]:
         # Without this, Python would build an endless iterator out of __getitem__.
@@ -266,7 +267,10 @@ class Inside(Part):
     inner: Part
 
     def _inside(self, tree: Tree, bases: tuple[str, ...]) -> Iterable[str]:
-        return self.inner._inside(tree, tuple(dict.fromkeys(self.outer._inside(tree, bases))))
+        within = tuple(dict.fromkeys(self.outer._inside(tree, bases)))
+        if not within:
+            raise PartError(f"{self!r} matches nothing: {self.outer!r} is empty here, so nothing is inside it.")
+        return self.inner._inside(tree, within)
 
     def __repr__(self) -> str:
         if isinstance(self.inner, Layers | Layer):
@@ -428,11 +432,11 @@ def _layers(span: slice) -> Part:
 def _path(pieces: tuple[PartLike, ...]) -> Part:
     made = part(pieces[0])
     for piece in pieces[1:]:
-        made = _inside(made, part(piece))
+        made = _under(made, part(piece))
     return made
 
 
-def _inside(outer: Part, inner: Part) -> Part:
+def _under(outer: Part, inner: Part) -> Part:
     # Inside the whole net is where a part is looked for anyway; one form, so that equal parts are equal.
     return inner if outer == everything else Inside(outer, inner)
 
@@ -530,7 +534,9 @@ def _absent(tree: Tree, bases: tuple[str, ...], name: str) -> str:
 
 
 def _layers_there(tree: Tree, bases: tuple[str, ...]) -> str:
-    counts = [f"{base!r} has {len(tree.layers(base))}" if base else f"the net has {len(tree.layers(base))}" for base in bases]
+    counts = [
+        f"{base!r} has {len(tree.layers(base))}" if base else f"the net has {len(tree.layers(base))}" for base in bases
+    ]
     return f"{', '.join(counts[:3])} layers (child modules), counted from 0."
 
 

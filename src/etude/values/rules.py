@@ -4,23 +4,26 @@
 
 * a number (or a tuple, a bool: whatever the setting takes) or a schedule of such: the value itself;
 * `times(r)`: the value given without rules (the base), multiplied by r, a number or a schedule;
-* `FROZEN`: the array does not move (for a rate, `0` and `None` mean the same);
+* `FROZEN`: the array does not move (for the learning rate, where `0` and `None` mean the same);
 * `INHERIT`: these rules do not decide; the next source does (the rules left on modules, then the base).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import isfinite
+from numbers import Integral, Real
 from typing import Any, TypeAlias
 
 from etude.errors import RuleError
 from etude.values.marks import FROZEN, INHERIT, Frozen, Inherit
 from etude.values.part import Part, PartLike, everything, part
-from etude.values.schedule import Schedule, schedule
+from etude.values.schedule import Constant, Schedule, schedule
 
 RulesLike: TypeAlias = "Rules | Mapping[PartLike, Any] | Iterable[tuple[PartLike, Any]] | float | Schedule | None"
+
+_RATE = "learning_rate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +40,18 @@ def times(factor: float | Schedule) -> Times:
     """The base value of the setting multiplied by `factor`, a finite number or a schedule of numbers.
 
     Raises:
-        RuleError: the factor is not a finite number.
+        RuleError: the factor is neither.
     """
     if not isinstance(factor, Schedule):
-        _finite(factor, f"times({factor!r})")
+        return Times(_finite(factor, f"times({factor!r})"))
+    if factor.kind not in ("number", "any"):
+        raise RuleError(f"times({factor!r}): a factor is a number, and this is a schedule of {factor.kind}s.")
     return Times(factor)
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Ordered pairs of part and value; the first part that has an array decides for it."""
+    """Ordered pairs of part and value; the first part that has an array decides for it. Made by `rules`."""
 
     pairs: tuple[tuple[Part, Any], ...] = ()
 
@@ -64,55 +69,80 @@ class Rules:
         return f"rules([{inside}])"
 
 
-def rules(literal: RulesLike, *, relative: bool = False, setting: str = "learning_rate") -> Rules:
+def rules(literal: RulesLike, *, relative: bool = False, setting: str | None = None) -> Rules:
     """The rules that a literal stands for.
 
     Args:
         literal: a dict or a list of pairs from parts (or what `part` takes) to values; a bare value is a rule for
             everything; None is no rules.
-        relative: bare numbers and schedules are multipliers (as in `learning_rate_multipliers`), not values.
-        setting: the name used in messages. For "learning_rate", 0 and None are `FROZEN`.
+        relative: bare numbers and schedules are multipliers of the learning rate (as in
+            `learning_rate_multipliers`), not values.
+        setting: the setting they are for, which says what a value may be; for "learning_rate", 0 and None are
+            `FROZEN`. None: not said yet; values stay as they are written until the rules are used.
 
     Raises:
-        RuleError: something that is neither rules nor a value; NaN, infinite, complex or boolean multipliers.
+        RuleError: something that is neither rules nor a value; for a rate NaN, infinite, complex or boolean numbers;
+            for any other setting `FROZEN` or None.
         PartError: a left side that stands for no part.
     """
     if literal is None:
         return Rules()
-    if isinstance(literal, Rules):
-        return literal
-    pairs = tuple((part(place), _value(value, place, relative, setting)) for place, value in _pairs(literal, setting))
-    return Rules(pairs)
+    said = _RATE if relative else setting
+    pairs = literal.pairs if isinstance(literal, Rules) else _pairs(literal, said)
+    return Rules(tuple((part(place), _value(value, place, relative, said)) for place, value in pairs))
 
 
-def _pairs(literal: object, setting: str) -> list[tuple[Any, Any]]:
+def _pairs(literal: object, setting: str | None) -> Iterable[tuple[Any, Any]]:
     if isinstance(literal, Mapping):
-        return list(literal.items())
+        return literal.items()
     if isinstance(literal, list) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in literal):
         return literal
-    if isinstance(literal, list | set | str):
+    paired = isinstance(literal, tuple) and any(isinstance(piece, tuple | Part | str) for piece in literal)
+    if isinstance(literal, list | set | str) or paired:
         raise RuleError(
-            f"the rules for {setting!r} are {literal!r}: neither a dict nor a list of pairs (part, value). "
+            f"the rules{_for(setting)} are {literal!r}: neither a dict nor a list of pairs (part, value). "
             f'Write {{"encoder": times(0.1)}} or [("encoder", times(0.1))].'
         )
     return [(everything, literal)]
 
 
-def _value(value: object, place: object, relative: bool, setting: str) -> object:
-    if isinstance(value, Frozen | Inherit | Times):
+def _value(value: Any, place: object, relative: bool, setting: str | None) -> object:
+    if callable(value) and not isinstance(value, Schedule):
+        value = schedule(value)
+    if isinstance(value, Inherit) or setting is None:
         return value
-    rate = setting == "learning_rate"
-    if rate and (value is None or (isinstance(value, int | float) and not isinstance(value, bool) and value == 0)):
+    if setting == _RATE:
+        return _rate(value, place, relative)
+    if value is None or isinstance(value, Frozen):
+        raise RuleError(
+            f"the rule {place!r}: {value!r}{_for(setting)}: only a learning rate can be FROZEN or None. "
+            f"Write a value of {setting}, or INHERIT."
+        )
+    return value
+
+
+def _rate(value: Any, place: object, relative: bool) -> object:
+    held = value.factor if isinstance(value, Times) else value
+    held = held.value if isinstance(held, Constant) else held
+    if held is None or held is FROZEN or (isinstance(held, Real) and not isinstance(held, bool) and held == 0):
         return FROZEN
-    if rate and not isinstance(value, Schedule) and not callable(value):
-        _finite(value, f"the rule {place!r}: {value!r} for {setting!r}")
-    scheduled = schedule(value) if callable(value) and not isinstance(value, Schedule) else value
-    return Times(scheduled) if relative else scheduled
+    if not isinstance(value, Schedule | Times):
+        value = _finite(value, f"the rule {place!r}: {value!r}{_for(_RATE)}")
+    elif isinstance(value, Schedule) and value.kind not in ("number", "any"):
+        raise RuleError(f"the rule {place!r}: {value!r}{_for(_RATE)}: a rate is a number, not a {value.kind}.")
+    return Times(value) if relative and not isinstance(value, Times) else value
 
 
-def _finite(value: object, said: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise RuleError(f"{said}: a finite number is needed. Write FROZEN (or 0) to hold a part, times(0.1) to slow it.")
+def _finite(value: object, said: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value):
+        raise RuleError(
+            f"{said}: a finite number is needed. Write FROZEN (or 0) to hold a part, times(0.1) to slow it."
+        )
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
+def _for(setting: str | None) -> str:
+    return "" if setting is None else f" for {setting!r}"
 
 
 __all__ = ["FROZEN", "INHERIT", "Rules", "RulesLike", "Times", "rules", "times"]

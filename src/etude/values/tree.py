@@ -41,9 +41,7 @@ class Tree:
         self._memo: dict[object, object] = {}
         self._walk(self.net, "", ())
         self.trainable: tuple[str, ...] = tuple(
-            name
-            for name, array in self.arrays.items()
-            if isinstance(array, nn.Parameter) and array.requires_grad
+            name for name, array in self.arrays.items() if isinstance(array, nn.Parameter) and array.requires_grad
         )
 
     def _walk(self, module: nn.Module, path: str, above: tuple[int, ...]) -> None:

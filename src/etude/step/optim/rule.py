@@ -116,10 +116,18 @@ class UpdateRule(ABC):
             self.formula(array, gradient, own, counts[i], settings, climb)
 
 
+def is_dense(array: Tensor) -> bool:
+    """Whether the elements fill one stretch of memory, in whatever order: no gaps, none twice."""
+    return array.layout is torch.strided and bool(torch.ops.aten.is_non_overlapping_and_dense(array))
+
+
 def has_kernel(array: Tensor) -> bool:
-    """Whether torch's fused optimizer kernels take this array: real floating point, dense, on a CPU or CUDA device."""
+    """Whether torch's fused optimizer kernels take this array: real floating point, dense, on a CPU or CUDA device.
+
+    The kernels walk an array as one stretch of memory, and would write into the gaps of one that has gaps.
+    """
     return (
         array.device.type in ("cpu", "cuda")
         and array.dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-        and array.layout is torch.strided
+        and is_dense(array)
     )
