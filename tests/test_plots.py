@@ -21,9 +21,9 @@ from matplotlib.text import Annotation, Text
 from numpy.typing import NDArray
 
 from etude.errors import SettingError
-from etude.listen import paper
-from etude.listen.engraving import NOTE, Scale
-from etude.listen.plots import plot_rates, plot_score, plot_series, score_steps
+from etude.draw import paper
+from etude.draw.engraving import NOTE, Scale
+from etude.draw.plots import plot_rates, plot_score, plot_series, score_steps
 from etude.run.history import History, Series
 from etude.values.progress import Progress
 
@@ -506,7 +506,7 @@ def test_numbers_are_short() -> None:
 
 def test_no_window_is_opened_and_matplotlib_is_imported_when_a_picture_is_made() -> None:
     script = (
-        "import sys, etude.listen.plots as plots\n"
+        "import sys, etude.draw.plots as plots\n"
         "assert 'matplotlib' not in sys.modules\n"
         "plots.plot_score(['a'], [0], [[1.0]])\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"

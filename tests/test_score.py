@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from etude.errors import SettingError
-from etude.listen.score import MOST_ROWS, MOST_STEPS, cycle_length, opening, score, score_steps
+from etude.draw.score import MOST_ROWS, MOST_STEPS, cycle_length, opening, score, score_steps
 
 Numbers = NDArray[np.float64]
 

@@ -36,6 +36,16 @@ def test_a_long_epoch_forgets_its_beginning() -> None:
     assert tally.losses["loss"] == pytest.approx(1.0, abs=0.01)
 
 
+def test_an_endless_epoch_forgets_a_nan() -> None:
+    tally = Tally()
+    seen = []
+    for start in range(0, 4000, 1000):
+        tally.steps([stepped(Progress(start + i), loss=math.nan if start + i == 500 else 2.0) for i in range(1000)])
+        seen.append(tally.losses["loss"])
+    assert math.isnan(seen[0])
+    assert seen[1:] == [2.0, 2.0, 2.0]
+
+
 def test_updates_that_take_turns_have_their_own_losses() -> None:
     tally = Tally()
     tally.take(Began(at(0), {"updates": ("critic", "generator")}))

@@ -193,14 +193,14 @@ class Lines(Face):
     def _line(self, tally: Tally, ending: str) -> None:
         self._last, self._written = tally.seconds, float(tally.progress.step)
         left = tally.seconds_left
-        time = words.clock(tally.seconds) + (f" of {words.clock(tally.seconds + left)}" if left > 0 else "")
+        spent = words.clock(tally.seconds) + (f" of {words.clock(tally.seconds + left)}" if left > 0 else "")
         cells = [
             words.epoch_words(tally),
             words.step_words(tally).ljust(0 if tally.total_steps else 14),
             *(f"{name} {words.number(value):<9}" for name, value in tally.losses.items()),
             f"rate {words.rate(tally.rate):<8}",
             f"{words.per_second(tally.samples_per_second):>9}/s",
-            f"{time:<12}",
+            f"{spent:<12}",
             f"{tally.skipped:,} skipped" if tally.skipped else "",
             ending,
         ]

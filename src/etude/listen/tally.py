@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import mul
 from typing import Any, Final
 
 from etude.run.events import Began, Ended, EpochEnded, Evaluated, Event, Skipped, Stepped
@@ -24,13 +25,15 @@ class Mean:
     weight: float = 0.0
     steps: float = 0.0
 
-    def add(self, value: float, weight: float) -> None:
-        """One more value."""
+    def add(self, values: Sequence[float], weights: Sequence[float]) -> None:
+        """More values, as many as weights."""
         if self.steps >= MEMORY:
-            self.total, self.weight, self.steps = self.total / 2, self.weight / 2, self.steps / 2
-        self.total += value * weight
-        self.weight += weight
-        self.steps += 1
+            kept = 0.5 if math.isfinite(self.total) else 0.0  # in an endless epoch, NaN is not shown for ever
+            self.total = self.total * kept if kept else 0.0
+            self.weight, self.steps = self.weight * kept, self.steps * kept
+        self.total += sum(map(mul, values, weights))
+        self.weight += sum(weights)
+        self.steps += len(values)
 
     @property
     def value(self) -> float:
@@ -66,13 +69,13 @@ class Tally:
 
     def steps(self, events: Sequence[Stepped]) -> None:
         """Take the steps in `events` (at least one), reading their losses from the device in one go."""
+        samples = [event.samples for event in events]
         for name, (rows, values) in read_losses(events).items():
-            for row, value in zip(rows, values, strict=True):
-                key = self._shown_as(name, events[row])
-                if key:
-                    self._means.setdefault(key, Mean()).add(value, events[row].samples)
+            for key, places in self._shown_as(name, events, rows):
+                weights = [samples[rows[place]] for place in places]
+                self._means.setdefault(key, Mean()).add([values[place] for place in places], weights)
         self.losses |= {name: mean.value for name, mean in self._means.items()}
-        self._advance(events[-1], sum(event.samples for event in events), events[0])
+        self._advance(events[-1], sum(samples), events[0])
 
     def _advance(self, last: Stepped, samples: int, first: Stepped) -> None:
         if self._first is None:  # the first step may compile or allocate: it says nothing about the pace
@@ -83,12 +86,21 @@ class Tally:
         if self.seconds >= self._speed[-1][0] + GLANCE:
             self._speed.append((self.seconds, self.seen))
 
-    def _shown_as(self, name: str, event: Stepped) -> str:
-        """The name under which a loss is shown: where updates take turns, "loss" is that of the one that moved."""
+    def _shown_as(
+        self, name: str, events: Sequence[Stepped], rows: Sequence[int]
+    ) -> Iterable[tuple[str, Sequence[int]]]:
+        """The names under which a loss is shown, and which of its values are meant.
+
+        Where updates take turns, a "loss" that stands alone is that of the update that moved; a sum over updates is
+        not shown beside its parts.
+        """
         if name != "loss" or len(self.summary.get("updates", ())) < 2:
-            return name
-        alone = len(event.losses) == 1 and len(event.updates) == 1
-        return event.updates[0] if alone else ""
+            return [(name, range(len(rows)))]
+        shown: dict[str, list[int]] = {}
+        for place, row in enumerate(rows):
+            if len(events[row].losses) == 1 and len(events[row].updates) == 1:
+                shown.setdefault(events[row].updates[0], []).append(place)
+        return shown.items()
 
     def take(self, event: Event) -> None:
         """Take an event that is not a step."""

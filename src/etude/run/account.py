@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from etude.bind.show import progress_at
+from etude.draw import plots
+from etude.draw.score import score_steps
 from etude.run.plan import Checked
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from etude.run.result import Result
-
-COLUMNS = 4000
-"""Steps of a run of which the score keeps the rates: the first so many, and the rest at even distances."""
-
-
-def _plots() -> Any:
-    """The plotting module, imported when a picture is wanted: matplotlib takes its time."""
-    return import_module("etude.listen.plots")
 
 
 def show(checked: Checked) -> str:
@@ -49,12 +42,12 @@ def show(checked: Checked) -> str:
 
 
 def score_of(checked: Checked, steps: int) -> dict[str, Any]:
-    """Names, steps (from 1) and the effective rate of every array at each of them; None where it is held."""
-    shown = _steps(max(steps, 1))
+    """Names, steps done before each step shown, and the effective rate of every array at each; None where it is held."""
+    shown = score_steps(max(steps, 1))
     names: list[str] = []
     rates: list[list[float | None]] = []
     for work in checked.works:
-        own, found = work.trainer.table.score([progress_at(checked.extent, step - 1) for step in shown])
+        own, found = work.trainer.table.score([progress_at(checked.extent, step) for step in shown])
         for name, row in zip(own, found, strict=True):
             values = [None if np.isnan(value) else float(value) for value in row]
             if name in names:
@@ -68,12 +61,6 @@ def score_of(checked: Checked, steps: int) -> dict[str, Any]:
     return {"names": names, "steps": shown, "rates": rates}
 
 
-def _steps(count: int) -> list[int]:
-    if count <= COLUMNS:
-        return list(range(1, count + 1))
-    return sorted({*range(1, COLUMNS // 2 + 1), *np.linspace(COLUMNS // 2, count, COLUMNS // 2, dtype=int).tolist()})
-
-
 def plot_plan(checked: Checked, path: str | Path | None) -> Figure:
     """The score before the run."""
     steps = checked.extent.steps
@@ -84,12 +71,11 @@ def plot_plan(checked: Checked, path: str | Path | None) -> Figure:
 
 def plot_result(result: Result, what: str, path: str | Path | None) -> Figure:
     """A figure of a result; see `Result.plot`."""
-    plots = _plots()
     if what == "score":
         return _plot_score(result.score, path)
     if what == "rates":
-        return plots.plot_rates(result.history, path=path)  # type: ignore[no-any-return]
-    return plots.plot_series(result.history, _series(result, what), path=path, title=what)  # type: ignore[no-any-return]
+        return plots.plot_rates(result.history, path=path)
+    return plots.plot_series(result.history, _series(result, what), path=path)
 
 
 def _series(result: Result, what: str) -> Sequence[str]:
@@ -99,6 +85,4 @@ def _series(result: Result, what: str) -> Sequence[str]:
 
 def _plot_score(score: dict[str, Any], path: str | Path | None) -> Figure:
     rates = np.array([[np.nan if value is None else value for value in row] for row in score["rates"]], dtype=float)
-    rates = rates.reshape(len(score["names"]), len(score["steps"]))
-    figure: Figure = _plots().plot_score(score["names"], score["steps"], rates, path=path)
-    return figure
+    return plots.plot_score(score["names"], score["steps"], rates.reshape(len(score["names"]), -1), path=path)

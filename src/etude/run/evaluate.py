@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from etude.data.flow import Flow
 from etude.errors import SettingError, nearest
 from etude.run.metrics import MetricLike, Metrics
+from etude.run.randomness import own_randomness, seed_look
 from etude.step.loss import Measured, Reader
 from etude.step.work import Work
 from etude.values.progress import Progress
 from etude.values.spans import Cadence, Span, epochs, every
-
 
 _EVERY_EPOCH = every(epochs(1))
 
@@ -35,7 +35,7 @@ class Evaluate:
             ("f1", "max").
 
     Raises:
-        SettingError: `every` is neither a cadence nor a span.
+        SettingError: `every` is neither a cadence nor a span, `batch_size` no whole number from 1 on, `best` no score.
     """
 
     data: Any
@@ -49,6 +49,11 @@ class Evaluate:
             object.__setattr__(self, "every", every(self.every))
         if not isinstance(self.every, Cadence):
             raise SettingError(f"Evaluate(every={self.every!r}): write every(epochs(1)) or every(steps(500)).")
+        size = self.batch_size
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+            raise SettingError(f"Evaluate(batch_size={size!r}): a whole number of at least 1 is needed.")
+        if not isinstance(self.best, str) and not (isinstance(self.best, tuple) and len(self.best) == 2):
+            raise SettingError(f'Evaluate(best={self.best!r}): write best="accuracy" or best=("f1", "max").')
 
 
 class Evaluator:
@@ -66,35 +71,53 @@ class Evaluator:
         self._works = tuple(works)
         self._read = Reader(net)
         self.metrics = Metrics(evaluate.metrics)
+        self.metrics.to(flow.device)
+        self._names = [work.names(len(works) == 1) for work in works]
+        self._check_names()
         self.best_by, self.larger = _best(evaluate.best, self.metrics)
 
     def prove(self, batch: Any) -> None:
-        """Measure one batch, so that what cannot be measured is found before the first step."""
+        """Measure one batch, so that what cannot be measured is found before the first step.
+
+        Raises:
+            SettingError: a metric fails, or the score for the best net is not a single number.
+        """
+        found = self._over([batch], self._works[0].trainer.progress)
         self.metrics.reset()
-        with looking(self._net):
-            for work in self._works:
-                work.measure(Progress(), batch)
-            if self.metrics.names:
-                args, kwargs, target = self._read(batch)
-                self.metrics.update(self._net(*args, **kwargs), target)
-                self.metrics.values()
-        self.metrics.reset()
+        if self.best_by not in found:
+            raise SettingError(f"best={self.best_by!r}: no such score. Scores: {', '.join(found)}.")
 
     def scores(self, progress: Progress) -> dict[str, float]:
         """The mean of the loss and of each of its terms, and every metric, over all validation data."""
+        return self._over((batch.values for batch in self.flow.batches(epochs=1)), progress)
+
+    def _over(self, batches: Iterable[Any], progress: Progress) -> dict[str, float]:
         means = Means()
         self.metrics.reset()
-        with looking(self._net):
-            for batch in self.flow.batches(epochs=1):
-                for work in self._works:
-                    _, terms_ = work.measure(progress, batch.values)
-                    means.add(dict(zip(work.names(len(self._works) == 1)[1], terms_, strict=True)))
-                if self.metrics.names:
-                    args, kwargs, target = self._read(batch.values)
-                    self.metrics.update(self._net(*args, **kwargs), target)
+        with own_randomness(), looking(self._net):
+            seed_look(self.flow.seed, self.flow.device or torch.device("cpu"))
+            for values in batches:
+                self._measure(values, progress, means)
         found = means.values()
         totals = total_losses(self._works, found, progress)
         return {"loss": totals["loss"], **found, **totals, **self.metrics.values()}
+
+    def _measure(self, values: Any, progress: Progress, means: Means) -> None:
+        for work, (_, names) in zip(self._works, self._names, strict=True):
+            _, measured = work.measure(progress, values)
+            means.add(dict(zip(names, measured, strict=True)))
+        if self.metrics.names:
+            args, kwargs, target = self._read(values)
+            self.metrics.update(self._net(*args, **kwargs), target)
+
+    def _check_names(self) -> None:
+        """A metric called as a loss would hide it."""
+        taken = {"loss", *(name for total, names in self._names for name in (total, *names))}
+        for name in self.metrics.names:
+            if name in taken:
+                raise SettingError(
+                    f"metrics: {name!r} is the name of a loss. Give another: metrics={{{name + '_score'!r}: ...}}."
+                )
 
 
 def total_losses(works: Sequence[Work], means: Mapping[str, float], progress: Progress) -> dict[str, float]:
@@ -183,10 +206,12 @@ def _best(best: str | tuple[str, str], metrics: Metrics) -> tuple[str, bool]:
         raise SettingError(f'best={best!r}: the direction is "min" or "max".')
     if name == "loss":
         return name, direction == "max"
-    if name not in metrics.names:
+    # A metric of several numbers has a score for each: "confusion.0".
+    metric = name if name in metrics.names else name.rpartition(".")[0]
+    if metric not in metrics.names:
         names = ["loss", *metrics.names]
         raise SettingError(f"best={name!r}: no such score. Scores: {', '.join(names)}.{nearest(name, names)}")
-    direction = direction or metrics.better[name]
+    direction = direction or metrics.better[metric]
     if direction is None:
         raise SettingError(f'best={name!r}: whether more is better is not known. Write best=({name!r}, "max").')
     return name, direction == "max"

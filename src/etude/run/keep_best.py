@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf, isnan
+from math import isnan
 
 import torch
 from torch import Tensor
@@ -68,8 +68,9 @@ class Best:
             self._judge(means["loss"])
 
     def _judge(self, score: float) -> None:
-        if self._judged is None or self._improves(score, self._judged, self._checked.plan.min_delta):
-            self._judged, self._waiting = score if not isnan(score) else inf, 0
+        first = self._judged is None and not isnan(score)
+        if first or (self._judged is not None and self._improves(score, self._judged, self._checked.plan.min_delta)):
+            self._judged, self._waiting = score, 0
         else:
             self._waiting += 1
 
@@ -87,30 +88,35 @@ class Best:
         """Why the run ended, in words."""
         if reason == "patience":
             name = self._evaluator.best_by if self._evaluator is not None else "training loss"
-            return f"{name} did not improve for {self._waiting} looks; the best was {self._judged:.4g}"
+            best = "none was a number" if self._judged is None else f"the best was {self._judged:.4g}"
+            return f"{name} did not improve for {self._waiting} looks; {best}"
         if reason == "time":
             return f"the time limit of {self._checked.plan.time_limit!r} was reached"
         return "all planned steps were made"
 
+    def _arrays(self) -> dict[str, Tensor]:
+        """Every parameter and buffer, also those that a state_dict leaves out."""
+        net = self._checked.net
+        return {name: array.detach() for name, array in (*net.named_parameters(), *net.named_buffers())}
+
     def _keep(self) -> None:
-        state = self._checked.net.state_dict()
-        if self._kept is None or self._kept.keys() != state.keys():
-            self._kept = {name: array.detach().clone() for name, array in state.items() if isinstance(array, Tensor)}
+        arrays = self._arrays()
+        if self._kept is None:
+            self._kept = {name: array.clone() for name, array in arrays.items()}
             return
         for name, kept in self._kept.items():
-            kept.copy_(state[name])
+            kept.copy_(arrays[name])
 
     def restore(self) -> None:
         """Put the best arrays into the net; the last ones are kept for `final`."""
         if self._kept is None:
             return
-        state = self._checked.net.state_dict()
-        if all(torch.equal(state[name], kept) for name, kept in self._kept.items()):
+        arrays = self._arrays()
+        if all(torch.equal(arrays[name], kept) for name, kept in self._kept.items()):
             return
-        self._final = {name: array.detach().clone() for name, array in state.items() if isinstance(array, Tensor)}
-        with torch.no_grad():
-            for name, kept in self._kept.items():
-                state[name].copy_(kept)
+        self._final = {name: array.clone() for name, array in arrays.items()}
+        for name, kept in self._kept.items():
+            arrays[name].copy_(kept)
 
     @property
     def final(self) -> dict[str, Tensor] | None:

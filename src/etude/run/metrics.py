@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,10 +29,14 @@ class Mean:
     """A metric from a function of (output, target): a mean over samples.
 
     The function gives one value a sample, a pair (sum, count), or a scalar, which counts for all samples of the batch.
+
+    Attributes:
+        higher_is_better: whether more is better, None where that is not known.
     """
 
-    def __init__(self, function: Callable[[Any, Any], Any]) -> None:
+    def __init__(self, function: Callable[[Any, Any], Any], higher_is_better: bool | None = None) -> None:
         self.function = function
+        self.higher_is_better = higher_is_better
         self.reset()
 
     def reset(self) -> None:
@@ -42,14 +47,16 @@ class Mean:
     def update(self, output: Any, target: Any) -> None:
         """Take a batch."""
         made = self.function(output, target)
+        if isinstance(made, np.ndarray):
+            made = torch.from_numpy(made)
         if isinstance(made, tuple):
             total, count = made
         elif isinstance(made, Tensor) and made.dim():
             total, count = made.double().sum(), made.numel()
         else:
-            count = len(target) if isinstance(target, Tensor) and target.dim() else 1
+            count = _samples(output) or _samples(target) or 1
             total = made * count
-        self._total = self._total + (total.detach().double() if isinstance(total, Tensor) else total)
+        self._total = self._total + (total.detach().double() if isinstance(total, Tensor) else float(total))
         self._count = self._count + count
 
     def compute(self) -> float:
@@ -57,19 +64,34 @@ class Mean:
         return float(self._total / self._count) if float(self._count) else float("nan")
 
 
+def _samples(values: Any) -> int:
+    """The first dimension of the first tensor; 0 where there is none."""
+    if isinstance(values, Tensor):
+        return len(values) if values.dim() else 0
+    inside = values.values() if isinstance(values, Mapping) else values if isinstance(values, tuple | list) else ()
+    return next((found for found in map(_samples, inside) if found), 0)
+
+
 def accuracy(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor | int]:
     """How many predictions are right, of how many.
 
     Args:
-        output: scores of shape (n, classes, ...), of which the largest is the prediction; or one logit an element.
-        target: class indices of shape (n, ...), -100 left out; or 0 and 1, shaped as the output.
+        output: scores of shape (n, classes, ...), of which the largest is the prediction; or one logit for each target.
+        target: class indices of shape (n, ...), -100 left out; floats of the shape of an output of several classes,
+            of which the largest is the class meant; or 0 and 1 for each logit.
+
+    Raises:
+        ValueError: shapes that do not belong together.
     """
-    if output.dim() == target.dim() + 1:
+    several = output.dim() > 1 and output.shape[1] > 1
+    if several and output.dim() == target.dim() + 1:
         known = target != -100
         return ((output.argmax(1) == target) & known).sum(), known.sum()
-    if output.shape == target.shape and target.is_floating_point() and output.dim() > 1 and output.shape[1] > 1:
-        return (output.argmax(1) == target.argmax(1)).sum(), len(target)
-    return ((output.reshape(target.shape) > 0) == (target > 0.5)).sum(), target.numel()
+    if several and output.shape == target.shape and target.is_floating_point():
+        return _shared(output.argmax(1) == target.argmax(1))
+    if output.numel() != target.numel():
+        raise ValueError(f"accuracy of an output of shape {_shape(output)} and targets of shape {_shape(target)}")
+    return _shared((output.reshape(target.shape) > 0) == (target > 0.5))
 
 
 def error_rate(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor | int]:
@@ -79,13 +101,28 @@ def error_rate(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor | int]:
 
 
 def mean_squared_error(output: Tensor, target: Tensor) -> Tensor:
-    """The squared difference of each element."""
-    return (output - target) ** 2
+    """The squared difference of each element; shapes must be equal."""
+    return _difference(output, target) ** 2
 
 
 def mean_absolute_error(output: Tensor, target: Tensor) -> Tensor:
-    """The absolute difference of each element."""
-    return (output - target).abs()
+    """The absolute difference of each element; shapes must be equal."""
+    return _difference(output, target).abs()
+
+
+def _shared(right: Tensor) -> tuple[Tensor, int]:
+    return right.sum(), right.numel()
+
+
+def _difference(output: Tensor, target: Tensor) -> Tensor:
+    # (n, 1) against (n,) would be all pairs: a number that looks like an error and is none.
+    if output.shape != target.shape:
+        raise ValueError(f"the output has shape {_shape(output)}, the targets have {_shape(target)}")
+    return output - target
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape)
 
 
 # Name: what computes it, and whether more is better.
@@ -113,7 +150,7 @@ class Metrics:
             raise SettingError(
                 f"metrics: two have one name: {', '.join(name for name, _ in made)}. Give a dict of names."
             )
-        self.better = {name: _direction(name, metric) for name, metric in made}
+        self.better = {name: _direction(metric) for name, metric in made}
 
     def reset(self) -> None:
         """Begin a pass."""
@@ -132,17 +169,16 @@ class Metrics:
         """The value of each metric over the pass; one of several elements gives one number for each."""
         found: dict[str, float] = {}
         for name, metric in self._metrics.items():
-            value = metric.compute()
-            if isinstance(value, Tensor) and value.numel() > 1:
-                found.update({f"{name}.{i}": float(v) for i, v in enumerate(value.flatten().tolist())})
-            else:
-                found[name] = float(value)
+            try:
+                found.update(_numbers(name, metric.compute()))
+            except Exception as error:
+                raise SettingError(f"The metric {name!r} failed: {type(error).__name__}: {error}") from error
         return found
 
-    def to(self, device: torch.device) -> None:
-        """Move metrics that live on a device."""
+    def to(self, device: torch.device | None) -> None:
+        """Move metrics that live on a device; None leaves them where they are."""
         for metric in self._metrics.values():
-            if hasattr(metric, "to"):
+            if device is not None and hasattr(metric, "to"):
                 metric.to(device)
 
 
@@ -159,9 +195,12 @@ def _named(literal: Any) -> list[tuple[str, Streaming]]:
                 f"There is no metric {literal!r}. Known: {', '.join(_BY_NAME)}; or give a function of (output, target) "
                 f"or a torchmetrics metric.{nearest(literal, _BY_NAME)}"
             )
-        return [(literal, Mean(_BY_NAME[literal][0]))]
+        return [(literal, Mean(*_BY_NAME[literal]))]
     if isinstance(literal, Mapping):
-        return [(str(name), metric) for name, one in literal.items() for _, metric in _named(one)]
+        return [pair for name, one in literal.items() for pair in _renamed(str(name), _named(one))]
+    if isinstance(literal, Streaming) and isinstance(literal, torch.nn.ModuleDict):
+        # A MetricCollection of torchmetrics: its metrics by their names.
+        return [(_snake(str(name)), metric) for name, one in literal.items() for _, metric in _named(one)]
     if isinstance(literal, type):
         raise SettingError(f"metrics={literal.__name__}: a class. Write {literal.__name__}().")
     if isinstance(literal, Streaming):
@@ -171,9 +210,23 @@ def _named(literal: Any) -> list[tuple[str, Streaming]]:
     raise SettingError(f'metrics: {literal!r} is none. Write "accuracy", a function, or a torchmetrics metric.')
 
 
-def _direction(name: str, metric: Streaming) -> str | None:
-    if name in _BY_NAME:
-        return "max" if _BY_NAME[name][1] else "min"
+def _renamed(name: str, made: list[tuple[str, Streaming]]) -> list[tuple[str, Streaming]]:
+    """Metrics under the name that a dict gives them; several under one name keep their own behind it."""
+    return [(name if len(made) == 1 else f"{name}.{own}", metric) for own, metric in made]
+
+
+def _numbers(name: str, value: Any) -> dict[str, float]:
+    """A value as numbers by name: "name", or "name.0", "name.key" where it has several."""
+    if isinstance(value, Mapping):
+        return {each: n for key, one in value.items() for each, n in _numbers(f"{name}.{key}", one).items()}
+    if isinstance(value, tuple | list):
+        return {each: n for i, one in enumerate(value) for each, n in _numbers(f"{name}.{i}", one).items()}
+    if isinstance(value, Tensor) and value.numel() != 1:
+        return {f"{name}.{i}": float(v) for i, v in enumerate(value.flatten().tolist())}
+    return {name: float(value)}
+
+
+def _direction(metric: Streaming) -> str | None:
     higher = getattr(metric, "higher_is_better", None)
     return None if higher is None else "max" if higher else "min"
 

@@ -1,4 +1,9 @@
-"""Randomness is counted, not carried: what a step draws depends on the seed and the number of the step alone."""
+"""Randomness is counted, not carried: what a step draws depends on the seed and the number of the step alone.
+
+The generators of torch, numpy and Python are all seeded, so that a loss that mixes samples by `np.random` repeats as
+dropout does. Training and evaluation draw from streams of their own: nothing that happens between two steps, an
+evaluation or a listener, changes what is drawn later.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +12,34 @@ from contextlib import contextmanager
 
 import torch
 
+from etude.data.chance import item_key, sow, undisturbed
+
+# Added to the seed above its 64 bits: the streams beside that of the data, which is 0.
+_STEP, _LOOK = 1 << 64, 2 << 64
+
 
 def seed_step(seed: int, step: int, device: torch.device) -> None:
-    """Seed torch's generators for the step made at `step`."""
-    # The odd constants of splitmix64 spread neighbouring seeds and steps over all 64 bits.
-    mixed = (seed * 0x9E3779B97F4A7C15 + (step + 1) * 0xBF58476D1CE4E5B9) & 0x7FFFFFFFFFFFFFFF
-    torch.default_generator.manual_seed(mixed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(mixed)
+    """Seed the generators for the step made at `step`."""
+    _seed(item_key(seed + _STEP, step, 0), device)
+
+
+def seed_look(seed: int, device: torch.device) -> None:
+    """Seed the generators for an evaluation: every one of a run draws the same numbers, so that they compare."""
+    _seed(item_key(seed + _LOOK, 0, 0), device)
 
 
 @contextmanager
 def own_randomness() -> Iterator[None]:
-    """Within it torch's generators may be seeded and drawn from; afterwards they are as they were."""
+    """Within it the generators of torch, numpy and Python may be seeded; afterwards they are as they were."""
     devices = list(range(torch.cuda.device_count())) if _cuda_in_use() else []
-    with torch.random.fork_rng(devices=devices):
+    with undisturbed(), torch.random.fork_rng(devices=devices):
         yield
+
+
+def _seed(key: int, device: torch.device) -> None:
+    sow(key)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(key)
 
 
 def _cuda_in_use() -> bool:

@@ -8,8 +8,10 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import UnionType
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -98,10 +100,9 @@ class Result:
         if self._final is None or self.net is None:
             return self.net
         final = copy.deepcopy(self.net)
-        state = final.state_dict()
         with torch.no_grad():
-            for name, array in self._final.items():
-                state[name].copy_(array)
+            for name, array in (*final.named_parameters(), *final.named_buffers()):
+                array.copy_(self._final[name])
         return final
 
     def plot(self, what: str = "loss", path: str | Path | None = None) -> Figure:
@@ -118,24 +119,30 @@ class Result:
         """Write everything but the net as JSON; with `net`, its arrays beside it as `<path stem>.safetensors`.
 
         A file that is there is replaced in one instant, or left as it was.
+
+        Raises:
+            StateError: `net` is wanted, and `path` itself ends in ".safetensors" or the result has no net.
         """
         path = Path(path)
-        record = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NOT_KEPT}
+        arrays = path.with_suffix(".safetensors")
+        if net and (arrays == path or self.net is None):
+            raise StateError(f"save({str(path)!r}, net=True): " + _no_net(self.net is None))
+        record = {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in _NOT_KEPT}
         record["history"] = self.history.to_dict()
-        text = json.dumps({"format": _FORMAT, **record}, default=str, indent=1, allow_nan=False)
-        _replace(path, text.encode())
+        _replace(path, json.dumps({"format": _FORMAT, **record}, indent=1, allow_nan=False).encode())
         if net and self.net is not None:
             from safetensors.torch import save_model
 
             held = path.with_name(f".{path.stem}.safetensors.part")
             save_model(self.net, str(held))
-            os.replace(held, path.with_suffix(".safetensors"))
+            os.replace(held, arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> Result:
         """The result that `save` wrote, without its net.
 
         Raises:
+            OSError: there is no such file, or it cannot be read.
             StateError: the file is no result, or of another version.
         """
         try:
@@ -145,12 +152,19 @@ class Result:
             raise StateError(f"{path} is no result that save() wrote: {error}.") from None
         if version != _FORMAT:
             raise StateError(f"{path} is a result of format {version}; this version reads {_FORMAT}.")
-        names = {f.name for f in fields(cls)} - _NOT_KEPT
-        if set(record) != names:
-            wrong = ", ".join(sorted(set(record) ^ names))
+        kinds = {name: kind for name, kind in get_type_hints(cls).items() if name not in _NOT_KEPT}
+        if set(record) != set(kinds):
+            wrong = ", ".join(sorted(set(record) ^ set(kinds)))
             raise StateError(f"{path} is an incomplete result: {wrong} missing or unknown.")
-        history = History.from_dict(record.pop("history"))
-        return cls(net=None, history=history, **record)
+        try:
+            history = History.from_dict(record.pop("history"))
+            made = {name: _unplain(value) for name, value in record.items()}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise StateError(f"{path} is a damaged result: {error}.") from error
+        damaged = [name for name, value in made.items() if not _fits(value, kinds[name])]
+        if damaged:
+            raise StateError(f"{path} is a damaged result: {', '.join(damaged)} cannot be what save() wrote.")
+        return cls(net=None, history=history, **made)
 
     def diff(self, other: Result) -> str:
         """How another result differs: options, optimizer, multipliers, versions, then losses; "" if in nothing."""
@@ -169,6 +183,8 @@ class Result:
 
 
 _NOT_KEPT = frozenset({"net", "plan", "_final"})
+_MARK = "$"
+"""The one key of a dict that stands in a file for a tuple, or for a float that JSON does not have."""
 
 
 class Gatherer:
@@ -284,6 +300,47 @@ def _differences(name: str, mine: Any, theirs: Any) -> list[str]:
         keys = dict.fromkeys([*mine, *theirs])
         return [line for key in keys for line in _differences(f"{name}.{key}", mine.get(key), theirs.get(key))]
     return [] if mine == theirs else [f"{name}: {mine!r} -> {theirs!r}"]
+
+
+def _no_net(loaded: bool) -> str:
+    if loaded:
+        return "a result that was loaded has no net. Leave net out."
+    return 'the arrays are written to "<stem>.safetensors", which is this file. Write save("run.json", net=True).'
+
+
+def _plain(value: Any) -> Any:
+    """A value as strict JSON can hold it; `_unplain` is the way back."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, tuple):
+        return {_MARK: [_plain(one) for one in value]}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    if isinstance(value, float) and not isfinite(value):
+        return {_MARK: str(value)}
+    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
+
+
+def _unplain(value: Any) -> Any:
+    """What `_plain` was given."""
+    if isinstance(value, list):
+        return [_unplain(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if set(value) == {_MARK}:
+        inside = value[_MARK]
+        return float(inside) if isinstance(inside, str) else tuple(_unplain(one) for one in inside)
+    return {key: _unplain(one) for key, one in value.items()}
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of the kind of a field: `float` takes whole numbers too, no number takes a bool."""
+    if isinstance(kind, UnionType):
+        return any(_fits(value, each) for each in get_args(kind))
+    plain = get_origin(kind) or kind
+    if plain in (int, float):
+        return isinstance(value, (int, plain)) and not isinstance(value, bool)
+    return isinstance(value, plain)
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from etude.bind.table import Now
-from etude.step.optim.rule import Setting, has_kernel
+from etude.step.optim.rule import Setting, is_plain
 
 GRADIENT_SETTINGS: Mapping[str, Setting] = {
     "clip_value": Setting(inf, 0.0, inf, closed=True),
@@ -70,7 +70,7 @@ class Gradients:
 def all_finite(gradients: Sequence[Tensor]) -> bool:
     """Whether no element of any gradient is NaN or infinite. Waits for the device."""
     first = gradients[0]
-    if all(has_kernel(gradient) and gradient.device == first.device for gradient in gradients):
+    if all(is_plain(gradient) and gradient.device == first.device for gradient in gradients):
         # The kernel of torch's GradScaler: one pass over all, with the gradients multiplied by 1.
         found = torch.zeros((), device=first.device)
         one = torch.ones((), device=first.device)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from math import isfinite
+from numbers import Real
 from typing import Any, TypeAlias
 
 import torch
@@ -50,6 +52,7 @@ _ALIASES = {
     "bce_with_logits": "binary_cross_entropy_with_logits",
 }
 _CLASSES = (functional.cross_entropy, functional.nll_loss)
+_TAKING_TENSORS = tuple(_BY_NAME.values())
 OUTPUT = "output"
 
 
@@ -79,24 +82,54 @@ class Term:
     takes: str = "pair"
     ignores: bool = True
 
-    def measure(self, net: nn.Module, values: Any, output: Any, target: Any) -> Measured:
-        """The term over one batch.
+    def compute(self, net: nn.Module, values: Any, output: Any, target: Any) -> Any:
+        """What the function gives for one batch.
 
         Raises:
-            SettingError: the function gave neither a tensor nor a pair (sum, count).
+            SettingError: several outputs or targets by name, and none of them has the name of the term.
         """
         if self.takes == "net":
-            made = self.function(net, values)
-        else:
-            output, target = _own(self.name, output), _own(self.name, target)
-            made = self.function(output) if self.takes == "output" else self.function(output, target)
+            return self.function(net, values)
+        output, target = _own(self.name, output), _own(self.name, target)
+        if self.takes == "output":
+            return self.function(output)
+        self._check_one("net's output", output)
+        self._check_one("target", target)
+        return self.function(output, target)
+
+    def _check_one(self, what: str, given: Any) -> None:
+        """A loss of torch compares two tensors: of several by name it has to know which."""
+        of_torch = self.function in _TAKING_TENSORS or isinstance(self.function, nn.Module)
+        if of_torch and isinstance(given, Mapping):
+            there = ", ".join(map(repr, given))
+            example = next(iter(given), "name")
+            raise SettingError(
+                f"The loss {self.name!r}: the {what} has {there}, and none of them is called {self.name!r}."
+                f"{nearest(self.name, map(str, given))} Name the term after what it takes, loss={{{example!r}: ...}}, or "
+                "write a function of (output, target)."
+            )
+
+    def measure(self, made: Any, values: Any, target: Any) -> Measured:
+        """The term over one batch, from what `compute` gave.
+
+        Raises:
+            SettingError: that is neither a tensor nor a pair (sum, count), nor a dict that has the term.
+        """
+        if isinstance(made, Mapping):
+            if self.name not in made:
+                raise SettingError(
+                    f"The loss {self.name!r} gave a dict of {', '.join(map(repr, made))}, and takes its own entry of it."
+                    f"{nearest(self.name, map(str, made))} Name the terms of the loss as the dict does."
+                )
+            made = made[self.name]
+        target = _own(self.name, target)
         if isinstance(made, tuple) and len(made) == 2:
             total, count = made
             return Measured(total / count, count)
         if not isinstance(made, Tensor):
             raise SettingError(
                 f"The loss {self.name!r} gave a {type(made).__name__}. It has to give a tensor (a mean, or one value a "
-                "sample) or a pair (sum, count)."
+                "sample) or a pair (sum, count); a function of several terms, a dict of such by name."
             )
         if made.dim():
             return Measured(made.mean(), made.numel())
@@ -109,13 +142,24 @@ class Term:
         return Measured(made, count)
 
     def _count(self, values: Any, target: Any) -> float | Tensor:
-        """What a mean was taken over: for class indices all that are not ignored, else the elements of the target."""
+        """What a mean was taken over: the targets that are class indices and not ignored, else elements.
+
+        Torch weighs each target by its class where there are class weights; for targets that are probabilities it
+        divides by all dimensions but that of the classes, and in a "batchmean" by the first.
+        """
         if self.takes != "pair" or not isinstance(target, Tensor):
             return samples_in(values)
-        if self._of_classes() and not target.is_floating_point():
-            ignored = getattr(self.function, "ignore_index", -100)
-            return (target != ignored).sum() if self.ignores else target.numel()
-        return target.shape[0] if self._of_classes() and target.dim() else target.numel()
+        if getattr(self.function, "reduction", "mean") == "batchmean":
+            return target.shape[0]
+        if not self._of_classes():
+            return target.numel()
+        if target.is_floating_point():
+            return target.numel() // target.shape[min(1, target.dim() - 1)] if target.dim() else 1
+        ignored = getattr(self.function, "ignore_index", -100)
+        weights = getattr(self.function, "weight", None)
+        if weights is not None:
+            return weights[target[target != ignored]].sum()  # type: ignore[no-any-return]
+        return (target != ignored).sum() if self.ignores else target.numel()
 
     def _of_classes(self) -> bool:
         return self.function in _CLASSES or isinstance(self.function, nn.CrossEntropyLoss | nn.NLLLoss)
@@ -150,10 +194,11 @@ def terms(literal: LossLike) -> tuple[Term, ...]:
         literal: a name ("cross_entropy", "mse", ...: torch.nn.functional's names and the usual short ones), a torch
             loss module, a function of (output, target), of (output) or of (net, batch); or a dict from names to such,
             each alone or in a pair with a weight (a number or a schedule). "output" takes the net's own output.
-            A function gives a mean, one value a sample, or a pair (sum, count).
+            A function gives a mean, one value a sample, or a pair (sum, count). A function of (net, batch) that stands
+            for several terms is called once for all of them, and gives a dict of these by name.
 
     Raises:
-        SettingError: an unknown name, or something that is no loss.
+        SettingError: an unknown name, something that is no loss, or a weight that is no number.
     """
     if isinstance(literal, Mapping):
         if not literal:
@@ -168,7 +213,9 @@ def terms(literal: LossLike) -> tuple[Term, ...]:
 def _weighted(name: str, what: Any) -> Term:
     if isinstance(what, tuple):
         if len(what) != 2:
-            raise SettingError(f"loss term {name!r}: {what!r} is no pair of loss and weight.")
+            raise SettingError(
+                f'loss term {name!r}: {what!r} is no pair of loss and weight. Write {name!r}: ("mse", 0.5).'
+            )
         return _term(name, *what)
     return _term(name, what, 1.0)
 
@@ -182,19 +229,34 @@ def _term(name: str, what: Any, weight: Any) -> Term:
         raise SettingError(f'loss={what!r}: a name, a torch loss or a function is needed. Write loss="cross_entropy".')
     if isinstance(what, nn.Module):
         _check_reduction(name, what)
-        return Term(name, what, schedule(weight))
-    return Term(name, what, schedule(weight), _takes(what))
+        return Term(name, what, _weight(name, weight), _takes(what.forward))
+    return Term(name, what, _weight(name, weight), _takes(what))
+
+
+def _weight(name: str, literal: Any) -> Schedule:
+    made = literal if callable(literal) else None
+    if made is None and not isinstance(literal, Schedule):
+        fine = isinstance(literal, Real) and not isinstance(literal, bool) and isfinite(literal)
+        made = literal if fine else None
+    elif made is None and literal.kind in ("number", "any"):
+        made = literal
+    if made is None:
+        raise SettingError(
+            f"loss term {name!r}: its weight is {literal!r}. Write a finite number or a schedule of numbers, as in "
+            f'{name!r}: ("mse", 0.5).'
+        )
+    return schedule(made)
 
 
 def _named(name: str, what: str, weight: Any) -> Term:
     if what == OUTPUT:
-        return Term(name, _output_itself, schedule(weight), "output")
+        return Term(name, _output_itself, _weight(name, weight), "output")
     low = what.lower()
     found = _BY_NAME.get(_ALIASES.get(low, low))
     if found is None:
         names = [*_BY_NAME, *_ALIASES, OUTPUT]
         raise SettingError(f"There is no loss {what!r}. Known: {', '.join(names)}.{nearest(what, names)}")
-    return Term(name, found, schedule(weight))
+    return Term(name, found, _weight(name, weight))
 
 
 def _output_itself(output: Any) -> Any:
@@ -209,6 +271,10 @@ def _check_reduction(name: str, module: nn.Module) -> None:
         raise SettingError(
             f"loss {name!r}: with class weights, one value a sample cannot be averaged. Leave reduction."
         )
+
+
+def _same_source(one: Term, other: Term) -> bool:
+    return one is other or (one.takes == other.takes == "net" and one.function is other.function)
 
 
 def _takes(function: LossFunction) -> str:
@@ -260,6 +326,8 @@ class Losses:
             tuple(float(term.weight.at(Progress())) for term in made) if all(t.weight.constant for t in made) else None
         )
         self.needs_output = any(term.takes != "net" for term in made)
+        # The first term with the same function of (net, batch), which computes for all of them.
+        self._sources = [next(i for i, other in enumerate(made) if _same_source(term, other)) for term in made]
 
     def check_classes(self, net: nn.Module, read: Reader, batch: Any, whole: Any, keep: bool = True) -> None:
         """Look at all targets of class losses: each must be a class of the net's output, or ignored.
@@ -293,9 +361,13 @@ class Losses:
             args, kwargs, target = read(values)
             output = net(*args, **kwargs)
         if len(self.terms) == 1:
-            measured = self.terms[0].measure(net, values, output, target)
+            only = self.terms[0]
+            measured = only.measure(only.compute(net, values, output, target), values, target)
             return (measured.mean if weights[0] == 1 else measured.mean * weights[0]), (measured,)
-        each = tuple(term.measure(net, values, output, target) for term in self.terms)
+        computed: list[Any] = []
+        for place, (term, source) in enumerate(zip(self.terms, self._sources, strict=True)):
+            computed.append(term.compute(net, values, output, target) if source == place else computed[source])
+        each = tuple(term.measure(one, values, target) for term, one in zip(self.terms, computed, strict=True))
         total = torch.stack([m.mean * w for m, w in zip(each, weights, strict=True)]).sum()
         return total, each
 

@@ -212,7 +212,7 @@ def _regroup(optimizer: torch.optim.Optimizer, table: Table, groups: list[dict[s
         if len(ways) > 1:
             raise SettingError(
                 f"The parameter groups of this {type(optimizer).__name__} are computed in different ways: "
-                f"{' and '.join(sorted(ways))}. One way is needed for all; a group that climbs is a negative multiplier."
+                f"{' and '.join(sorted(ways))}. Give all groups one way; a group that climbs is a negative multiplier."
             )
     optimizer.param_groups[:] = [{**options[id(group["params"][0])], **group} for group in groups]
     return optimizer

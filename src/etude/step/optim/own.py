@@ -13,6 +13,9 @@ from etude.bind.table import RATE, Moving, Now
 from etude.errors import StateError
 from etude.step.optim.rule import UpdateRule, has_kernel
 
+_KEPT = 512
+"""How many sets of moving arrays are remembered; more come up only where gradients are missing at random."""
+
 
 @dataclass(slots=True)
 class Bundle:
@@ -62,13 +65,16 @@ class OwnOptimizer:
             bundle.settings[RATE] = rate if rate > 0 else -rate
             own = gradients if alone else [gradients[p] for p in bundle.positions]
             if bundle.complex:
-                own = [torch.view_as_real(gradient) for gradient in own]
+                own = [torch.view_as_real(gradient.resolve_conj()) for gradient in own]
             bundle.update(bundle.arrays, own, bundle.memory, bundle.counts, bundle.settings, rate < 0)
 
     def begin(self, now: Now) -> list[Bundle]:
         """Count the step for what moves, and bring its memory and settings (but the rates) up to date."""
         bundles = self._bundles.get(now.moving)
         if bundles is None:
+            if len(self._bundles) >= _KEPT:
+                self._bundles.clear()
+                self._marks.clear()
             bundles = self._bundles[now.moving] = self._bundle(now.moving)
         for vector, mark in self._marks[now.moving]:
             vector.add_(1 if mark is None else mark)
@@ -98,19 +104,17 @@ class OwnOptimizer:
         positions = {index: position for position, index in enumerate(moving.indices)}
         made = []
         for group in moving.groups:
-            alike: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+            alike: dict[tuple[torch.device, torch.dtype, bool], list[int]] = {}
             for index in group.indices:
                 array = self.arrays[index]
-                alike.setdefault((array.device, array.dtype), []).append(index)
+                alike.setdefault((array.device, array.dtype, has_kernel(_real(array))), []).append(index)
             made += [self._one_bundle(group.row, tuple(members), positions) for members in alike.values()]
         self._marks[moving] = self._mark(moving)
         return made
 
     def _one_bundle(self, row: int, indices: tuple[int, ...], positions: Mapping[int, int]) -> Bundle:
-        arrays = [self.arrays[i] for i in indices]
-        is_complex = arrays[0].is_complex()
-        if is_complex:
-            arrays = [torch.view_as_real(array.detach()) for array in arrays]
+        is_complex = self.arrays[indices[0]].is_complex()
+        arrays = [_real(self.arrays[i]) if is_complex else self.arrays[i] for i in indices]
         counts = [self._counts[i] for i in indices]
         update = self.rule.update if has_kernel(arrays[0]) else self.rule.formulas
         places = tuple(positions[i] for i in indices)
@@ -128,8 +132,7 @@ class OwnOptimizer:
     def _memory(self, index: int, key: str) -> Tensor:
         own = self.memory[index]
         if key not in own:
-            array = self.arrays[index].detach()
-            own[key] = torch.zeros_like(torch.view_as_real(array) if array.is_complex() else array)
+            own[key] = torch.zeros_like(_real(self.arrays[index]))
         return own[key]
 
     def forget_layout(self) -> None:
@@ -153,7 +156,7 @@ class OwnOptimizer:
         return [{**own, "count": int(count)} if count else {} for own, count in zip(self.memory, counts, strict=True)]
 
     def load(self, state: Sequence[Mapping[str, Any]]) -> None:
-        """Take over what `state()` gave, copied to the devices of the arrays.
+        """Take over what `state()` gave, copied to where the arrays are, in their numbers and memory order.
 
         Raises:
             StateError: a memory that this rule does not have, or of another shape; nothing is changed then.
@@ -161,16 +164,15 @@ class OwnOptimizer:
         for index, own in enumerate(state):
             self._check(index, own)
         self.memory = [
-            {key: kept.detach().to(self.arrays[index].device, copy=True) for key, kept in own.items() if key != "count"}
-            for index, own in enumerate(state)
+            {key: torch.empty_like(_real(array)).copy_(kept) for key, kept in own.items() if key != "count"}
+            for array, own in zip(self.arrays, state, strict=True)
         ]
         self._bundles.clear()
         self._marks.clear()
         self._lay_out(torch.tensor([float(own.get("count", 0)) for own in state]))
 
     def _check(self, index: int, own: Mapping[str, Any]) -> None:
-        array = self.arrays[index].detach()
-        shape = torch.view_as_real(array).shape if array.is_complex() else array.shape
+        shape = _real(self.arrays[index]).shape
         for key, kept in own.items():
             if key == "count":
                 continue
@@ -178,3 +180,9 @@ class OwnOptimizer:
                 raise StateError(f"memory {key!r} is none of {self.rule.name}: {', '.join(self.rule.memories)}")
             if kept.shape != shape:
                 raise StateError(f"memory {key!r} has shape {tuple(kept.shape)}, the array {tuple(shape)}")
+
+
+def _real(array: Tensor) -> Tensor:
+    """The array without its history; a complex one as pairs of real numbers."""
+    array = array.detach()
+    return torch.view_as_real(array) if array.is_complex() else array

@@ -121,13 +121,18 @@ def is_dense(array: Tensor) -> bool:
     return array.layout is torch.strided and bool(torch.ops.aten.is_non_overlapping_and_dense(array))
 
 
-def has_kernel(array: Tensor) -> bool:
-    """Whether torch's fused optimizer kernels take this array: real floating point, dense, on a CPU or CUDA device.
-
-    The kernels walk an array as one stretch of memory, and would write into the gaps of one that has gaps.
-    """
+def is_plain(array: Tensor) -> bool:
+    """Whether it is made of real floating-point numbers, strided, on a CPU or CUDA device."""
     return (
         array.device.type in ("cpu", "cuda")
         and array.dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-        and is_dense(array)
+        and array.layout is torch.strided
     )
+
+
+def has_kernel(array: Tensor) -> bool:
+    """Whether torch's fused optimizer kernels take this array: plain and dense.
+
+    The kernels walk an array as one stretch of memory, and would write into the gaps of one that has gaps.
+    """
+    return is_plain(array) and is_dense(array)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from etude.draw import paper
+from etude.draw.engraving import plot_score
+from etude.draw.score import score_steps
 from etude.errors import SettingError, nearest
-from etude.listen import paper
-from etude.listen.engraving import plot_score
-from etude.listen.score import score_steps
 from etude.run.history import Series
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from etude.listen import paper
-from etude.listen.score import Numbers, Score, checked, opening, score
+from etude.draw import paper
+from etude.draw.score import Numbers, Score, checked, opening, score
 from etude.values.progress import Progress
 
 if TYPE_CHECKING:
