@@ -19,7 +19,7 @@ from pictures import arguments, digits
 from torch import Tensor, nn
 
 import etude
-from etude import FROZEN, everything
+from etude import FROZEN, cosine, everything
 
 LETTERS = "xyz"
 FAMILIES = ("DejaVuSans", "DejaVuSansMono", "DejaVuSerif", "STIXGeneral")
@@ -55,7 +55,7 @@ def main(quick: bool = False, data: str | None = None) -> dict[str, float]:
         reader,
         (letters, which),
         loss="cross_entropy",
-        learning_rate=1e-2,
+        learning_rate=cosine(1e-2, 0),
         learning_rate_multipliers={"names": 1, everything: FROZEN},
         epochs=15 if quick else 40,
         batch_size=32,
@@ -123,12 +123,16 @@ def drawn(size: int, count: int, seed: int, unseen: bool = False) -> tuple[Tenso
 
 
 def _letter(letter: str, size: int, there: list[Path], chance: np.random.Generator) -> np.ndarray:
-    """One letter, white on black, values 0 to 1, filling most of the picture as the digits do."""
-    font = ImageFont.truetype(there[chance.integers(len(there))], int(size * chance.uniform(0.8, 1.1)))
-    image = Image.new("L", (size, size))
-    shift = chance.uniform(-0.06, 0.06, 2) * size
+    """One letter, white on black, values 0 to 1; its height is most of the picture's, as a digit's is."""
     letter = letter.upper() if chance.random() < 0.3 else letter
-    ImageDraw.Draw(image).text((size / 2 + shift[0], size / 2 + shift[1]), letter, 255, font, anchor="mm")
+    path = there[chance.integers(len(there))]
+    left, top, right, bottom = ImageFont.truetype(path, size).getbbox(letter)
+    scale = size * chance.uniform(0.6, 0.9) / max(bottom - top, right - left)
+    font, shift = ImageFont.truetype(path, round(size * scale)), chance.uniform(-0.06, 0.06, 2) * size
+    left, top, right, bottom = font.getbbox(letter)
+    image = Image.new("L", (size, size))
+    corner = ((size - left - right) / 2 + shift[0], (size - top - bottom) / 2 + shift[1])
+    ImageDraw.Draw(image).text(corner, letter, 255, font)
     return np.asarray(image, dtype=np.float32) / 255
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def show(checked: Checked) -> str:
     """What will happen, as text."""
     extent, flow = checked.extent, checked.flow
-    known = [f"{length:g} {unit}" for unit, length in extent.known()]
+    known = [_amount(unit, length) for unit, length in extent.known()]
     lines = [
         f"Run: {', '.join(known) or 'length not known'}; batches of {flow.batch_size or 'their own size'}; "
         f"{checked.device}, {checked.plan.precision}, seed {checked.plan.seed}"
@@ -41,8 +41,14 @@ def show(checked: Checked) -> str:
     return "\n".join(lines)
 
 
+def _amount(unit: str, length: float) -> str:
+    if unit == "epochs":
+        return f"{length:.4g} epochs"
+    return f"{'' if length == round(length) else 'about '}{round(length):,} {unit}"
+
+
 def score_of(checked: Checked, steps: int) -> dict[str, Any]:
-    """Names, steps done before each step shown, and the effective rate of every array at each; None where it is held."""
+    """Names, steps done before each step shown, and the rate of every array at each of them; None where it is held."""
     shown = score_steps(max(steps, 1))
     names: list[str] = []
     rates: list[list[float | None]] = []

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from etude.data.batch import outline
 from etude.data.flow import Flow
 from etude.errors import SettingError, nearest
 from etude.run.metrics import MetricLike, Metrics
@@ -22,7 +23,7 @@ from etude.values.spans import Cadence, Span, epochs, every
 _EVERY_EPOCH = every(epochs(1))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluate:
     """Validation data, what is measured on them, and when.
 
@@ -54,6 +55,15 @@ class Evaluate:
             raise SettingError(f"Evaluate(batch_size={size!r}): a whole number of at least 1 is needed.")
         if not isinstance(self.best, str) and not (isinstance(self.best, tuple) and len(self.best) == 2):
             raise SettingError(f'Evaluate(best={self.best!r}): write best="accuracy" or best=("f1", "max").')
+
+    def __repr__(self) -> str:
+        data = repr(self.data) if isinstance(self.data, int | float) else outline(self.data)
+        rest = "".join(
+            f", {name}={value!r}"
+            for name, value in vars(self).items()
+            if name != "data" and value != Evaluate.__dataclass_fields__[name].default
+        )
+        return f"Evaluate({data}{rest})"
 
 
 class Evaluator:

@@ -23,7 +23,7 @@ from etude.run.evaluate import Evaluate, Evaluator, looking
 from etude.run.metrics import MetricLike
 from etude.run.randomness import own_randomness
 from etude.step.gan import GAN
-from etude.step.loss import LossLike
+from etude.step.loss import LossLike, Reader
 from etude.step.precision import Precision, check_precision
 from etude.step.recipe import OptimizerLike, settings_known
 from etude.step.update import Update
@@ -219,9 +219,11 @@ def _check(plan: Plan, net: nn.Module, data: Any) -> Checked:
         if plan.precision == "fp64":
             net.double()
         batch = _first(flow)
+        _materialise(net, batch)
         works = _works(plan, net, device, extent)
-        _dry_run(works, net, batch, training)
-        evaluator = _evaluator(plan, evaluate, aside, net, works, flow, device)
+        with _same_buffers(net):
+            _dry_run(works, net, batch, training, extent)
+            evaluator = _evaluator(plan, evaluate, aside, net, works, flow, device)
     return Checked(plan, net, works, flow, evaluator, extent, device, chosen, _idle(net, works))
 
 
@@ -371,7 +373,7 @@ def _works(plan: Plan, net: nn.Module, device: torch.device, extent: Extent) -> 
     return made
 
 
-def _dry_run(works: tuple[Work, ...], net: nn.Module, batch: Any, training: Source) -> None:
+def _dry_run(works: tuple[Work, ...], net: nn.Module, batch: Any, training: Source, extent: Extent) -> None:
     """Compute every loss once, in evaluation mode, so that nothing of the net changes."""
     whole = _in_memory(training)
     for work in works:
@@ -380,7 +382,7 @@ def _dry_run(works: tuple[Work, ...], net: nn.Module, batch: Any, training: Sour
                 if whole is not None and work.losses.needs_output:
                     work.losses.check_classes(net, work.read, batch, whole)
                 with torch.enable_grad():
-                    loss, _ = work.measure(Progress(), batch)
+                    loss, _ = work.measure(Progress(extent=extent), batch)
         except EtudeError:
             raise
         except Exception as error:
@@ -392,14 +394,37 @@ def _dry_run(works: tuple[Work, ...], net: nn.Module, batch: Any, training: Sour
             )
 
 
+def _materialise(net: nn.Module, batch: Any) -> None:
+    """Lazy modules get their shapes from the first batch, before rules meet arrays."""
+    if all(has_shape(array) for array in (*net.parameters(), *net.buffers())):
+        return
+    args, kwargs, _ = Reader(net)(batch)
+    try:
+        with looking(net):
+            net(*args, **kwargs)
+    except Exception as error:
+        raise PlanError(_explained(error, net, batch, "loss")) from error
+
+
+@contextmanager
+def _same_buffers(net: nn.Module) -> Iterator[None]:
+    """Some nets write to their buffers even in evaluation mode: afterwards they hold what they held."""
+    kept = [(buffer, buffer.detach().clone()) for buffer in net.buffers() if has_shape(buffer)]
+    try:
+        yield
+    finally:
+        for buffer, before in kept:
+            buffer.data.copy_(before)
+
+
 def _explained(error: Exception, net: nn.Module, batch: Any, name: str) -> str:
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     floats = {str(array.dtype).removeprefix("torch.") for array in net.parameters() if array.is_floating_point()}
     hint = ""
     if "dtype" in text or ("type" in text.lower() and "expected" in text.lower()):
         hint = (
-            f" The net's arrays are {', '.join(sorted(floats))}: give inputs of that type (x.float()), and class targets "
-            "as integers."
+            f" The net's arrays are {', '.join(sorted(floats))}: give inputs of that type (x.float()), and class "
+            "targets as integers."
         )
     elif "out of bounds" in text or "out of range" in text:
         hint = " A target names a class that the net's output does not have: classes count from 0."
@@ -449,8 +474,10 @@ def _prove_validation(evaluator: Evaluator, works: tuple[Work, ...], net: nn.Mod
     try:
         with looking(net):
             for work in works:
-                if whole is not None and work.losses.needs_output:
-                    work.losses.check_classes(net, work.read, batch, whole, keep=False)
+                if whole is None:
+                    work.losses.count_ignored()
+                elif work.losses.needs_output:
+                    work.losses.check_classes(net, work.read, batch, whole, also=True)
         evaluator.prove(batch)
     except EtudeError as error:
         raise type(error)(f"In the validation data: {error}") from error

@@ -6,11 +6,12 @@ import copy
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from math import isfinite
 from pathlib import Path
-from types import UnionType
+from types import BuiltinFunctionType, FunctionType, UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -18,10 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from etude._version import __version__
+from etude.data.batch import outline
 from etude.errors import StateError
-from etude.run.events import Ended, Event, Stepped
+from etude.run.events import Ended, Event, Skipped, Stepped
 from etude.run.history import History
 from etude.run.plan import Checked
+from etude.step.work import Work
 from etude.values.progress import Progress
 
 if TYPE_CHECKING:
@@ -42,8 +45,9 @@ class Result:
         best_epoch, best_step: when the best validation score was reached (epochs done, steps done); None without one.
         history: every series: "loss" and each term by step, "epoch.<term>", "val.<score>", "rate".
         losses: the last value of each epoch mean and validation score.
-        learning_rates: the effective rate of each array in the last step, 0 where it was frozen.
+        learning_rates: the effective rate of each array in the last step that was made, 0 where it was frozen.
         learning_rate_multipliers: of each array: a number, 0 where frozen; text of the schedule where it changes.
+            Of an array that several updates move both have an entry for each: "<update>: <array>".
         update_schedule: the schedule of parts by update, as text; None where everything moved at every step.
         optimizer: of each update the name and every setting, with its value or schedule as text.
         steps, epochs, samples: how much was done.
@@ -194,13 +198,15 @@ class Gatherer:
         self.checked = checked
         self.history = History()
         self._ended: Ended | None = None
-        self._samples = 0
+        self._before = self._now = Progress(extent=checked.extent)
 
     def see(self, event: Event) -> Event:
         """Take an event, and hand it on."""
         self.history.see(event)
         if type(event) is Stepped:
-            self._samples += event.samples
+            self._before, self._now = self._now, event.progress
+        elif type(event) is Skipped:
+            self._now = event.progress
         elif type(event) is Ended:
             self._ended = event
         return event
@@ -215,10 +221,10 @@ class Gatherer:
             history=self.history,
             best_epoch=None if best.progress is None else best.progress.epoch,
             best_step=None if best.progress is None else int(best.progress.step),
-            learning_rates=_rates(checked, progress),
+            learning_rates=_rates(checked, self._before),
             learning_rate_multipliers=_multipliers(checked),
             update_schedule={w.name: _text(w.trainer.table.update_schedule) for w in checked.works},
-            optimizer={"loss" if alone else w.name: w.trainer.settings() for w in checked.works},
+            optimizer={"loss" if alone else w.name: _settings(w) for w in checked.works},
             steps=int(progress.step),
             epochs=progress.epoch,
             samples=int(progress.samples),
@@ -235,7 +241,7 @@ class Gatherer:
             precision=plan.precision,
             versions=versions(),
             chosen=dict(checked.chosen),
-            call={name: repr(value) for name, value in plan.options().items()},
+            call={name: _option(value) for name, value in plan.options().items()},
             score=_score(checked, int(progress.step)),
             plan=plan,
             _final=best.final,
@@ -257,32 +263,57 @@ def versions() -> dict[str, str]:
     }
 
 
-def _rates(checked: Checked, progress: Progress) -> dict[str, float]:
-    """The effective rate of each array in the last step that was made."""
-    last = progress if not progress.step else _before(progress)
+def _rates(checked: Checked, before: Progress) -> dict[str, float]:
+    """The effective rate of each array in the step made at `before`."""
     found: dict[str, float] = {}
-    for work in checked.works:
+    for work, keys in _keyed(checked):
         table = work.trainer.table
-        column = table.at(last, work.trainer.memory).columns["learning_rate"]
+        column = table.at(before, work.trainer.memory).columns["learning_rate"]
         for number, row in enumerate(table.rows):
-            found.update(dict.fromkeys(row.names, float(column[number] or 0.0)))
+            found.update({keys[name]: float(column[number] or 0.0) for name in row.names})
     return found
-
-
-def _before(progress: Progress) -> Progress:
-    """The clock one step earlier, at the mean pace so far."""
-    share = (progress.step - 1) / progress.step
-    return Progress(
-        progress.step - 1, progress.epoch * share, progress.samples * share, progress.tokens * share, progress.extent
-    )
 
 
 def _multipliers(checked: Checked) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for work in checked.works:
+    for work, keys in _keyed(checked):
         for name, value in work.trainer.table.multipliers().items():
-            found[name] = value if isinstance(value, int | float) else repr(value)
+            found[keys[name]] = value if isinstance(value, int | float) else repr(value)
     return found
+
+
+def _keyed(checked: Checked) -> Iterator[tuple[Work, dict[str, str]]]:
+    """Each update with what it calls its arrays: the name, or "<update>: <name>" where several updates move one."""
+    counts = Counter(name for work in checked.works for name in work.trainer.table.names)
+    for work in checked.works:
+        yield work, {n: n if counts[n] == 1 else f"{work.name}: {n}" for n in work.trainer.table.names}
+
+
+def _settings(work: Work) -> dict[str, Any]:
+    """The optimizer with every setting, as plain values or text."""
+    return {name: value if _is_plain(value) else repr(value) for name, value in work.trainer.settings().items()}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _option(value: Any) -> str:
+    """An option of the plan as text, of moderate length, the same in every process."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: {_option(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, tuple | list) and not any(isinstance(one, Tensor | np.ndarray) for one in value):
+        inside = ", ".join(map(_option, value))
+        return f"[{inside}]" if isinstance(value, list) else f"({inside}{',' * (len(value) == 1)})"
+    if isinstance(value, Tensor | np.ndarray | tuple | list):
+        return outline(value)
+    if isinstance(value, FunctionType | BuiltinFunctionType | type):
+        return f"{value.__module__}.{value.__qualname__}"
+    text = repr(value)
+    # The address of an object says nothing about it, and differs from run to run.
+    return type(value).__qualname__ if text.startswith("<") else text
 
 
 def _text(value: Any) -> str | None:

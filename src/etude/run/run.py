@@ -144,7 +144,10 @@ class Run:
                 if work.update.own_batch and (reports or again):
                     batch = next(batches)
                     taken.append(batch)
-                reports.append((work, work.step(progress, batch.values)))
+                try:
+                    reports.append((work, work.step(progress, batch.values)))
+                except NonFiniteError as error:
+                    raise _after_others(error, reports) from None
         if not reports:
             reports.append((works[0], works[0].look(progress, shared.values)))
         self._tell_turns(reports)
@@ -236,6 +239,14 @@ def _losses(reports: list[tuple[Work, Report]], alone: bool) -> dict[str, Tensor
         found[name] = report.loss
     assert total is not None
     return {"loss": total, **{key: value for key, value in found.items() if key != "loss"}}
+
+
+def _after_others(error: NonFiniteError, reports: list[tuple[Work, Report]]) -> NonFiniteError:
+    """The error of one of several updates, which also says which of them had acted in this step before."""
+    acted = [repr(work.name) for work, report in reports if report.moved]
+    if not acted:
+        return error
+    return NonFiniteError(f"{error} Before it, {', '.join(acted)} had acted in this step.", error.names, error.step)
 
 
 def _nothing() -> None:

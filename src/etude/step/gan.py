@@ -62,16 +62,17 @@ class GAN(nn.Module):
         self.latent = (latent,) if isinstance(latent, int) else latent
 
     def forward(self, values: Any) -> dict[str, Tensor]:
-        """For a batch: "real" and "fake" (the discriminator's mean losses), "generator" (the generator's), "generated"."""
+        """For a batch, means: "real" and "fake" (of the discriminator), "generator"; and what was "generated"."""
         sample, latent = self._split(values)
-        on_real, on_fake, to_fool = _GAMES[self.loss]
         generated = self.generator(latent)
-        judged = self.discriminator(generated)
+        return {**self._judged(self.discriminator(sample), self.discriminator(generated)), "generated": generated}
+
+    def _judged(self, on_sample: Tensor, on_generated: Tensor) -> dict[str, Tensor]:
+        real, fake, fooling = _GAMES[self.loss]
         return {
-            "real": on_real(self.discriminator(sample)).mean(),
-            "fake": on_fake(judged).mean(),
-            "generator": to_fool(judged).mean(),
-            "generated": generated,
+            "real": real(on_sample).mean(),
+            "fake": fake(on_generated).mean(),
+            "generator": fooling(on_generated).mean(),
         }
 
     def updates(self, **options: Any) -> tuple[Update, Update]:
@@ -80,7 +81,7 @@ class GAN(nn.Module):
         if self.loss == "wasserstein":
             critic.setdefault("clip_weights", 0.01)
         return (
-            Update("discriminator", loss={"real": _real, "fake": _fake}, part="discriminator", **critic),
+            Update("discriminator", loss={"real": _judge, "fake": _judge}, part="discriminator", **critic),
             Update("generator", loss={"generator": _fool}, part="generator", **options),
         )
 
@@ -97,16 +98,12 @@ class GAN(nn.Module):
         return sample, torch.randn(len(sample), *self.latent, device=sample.device, dtype=sample.dtype)
 
 
-def _real(net: GAN, batch: Any) -> Tensor:
-    sample, _ = net._split(batch)
-    return _GAMES[net.loss][0](net.discriminator(sample)).mean()
-
-
-def _fake(net: GAN, batch: Any) -> Tensor:
-    _, latent = net._split(batch)
-    return _GAMES[net.loss][1](net.discriminator(net.generator(latent))).mean()
+def _judge(net: GAN, batch: Any) -> dict[str, Tensor]:
+    """Both terms of the discriminator, from one batch of latents."""
+    return net(batch)  # type: ignore[no-any-return]
 
 
 def _fool(net: GAN, batch: Any) -> Tensor:
+    """What the generator minimises; the samples are not looked at."""
     _, latent = net._split(batch)
     return _GAMES[net.loss][2](net.discriminator(net.generator(latent))).mean()

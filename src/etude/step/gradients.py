@@ -58,13 +58,14 @@ class Gradients:
         return self.values
 
     def shape_like(self, arrays: Sequence[Tensor], strides: Sequence[tuple[int, ...]]) -> None:
-        """Give every gradient the strides and type of its array.
+        """Give every gradient the strides and type of its array; a sparse one becomes dense.
 
         torch's fused kernels on the CPU walk both as flat memory and would move the wrong elements otherwise.
         """
         for i, (gradient, stride) in enumerate(zip(self.values, strides, strict=True)):
-            if gradient.stride() != stride or gradient.dtype != arrays[i].dtype:
-                self.values[i] = torch.empty_like(arrays[i], requires_grad=False).copy_(gradient)
+            if gradient.is_sparse or gradient.stride() != stride or gradient.dtype != arrays[i].dtype:
+                dense = gradient.to_dense() if gradient.is_sparse else gradient
+                self.values[i] = torch.empty_like(arrays[i], requires_grad=False).copy_(dense)
 
 
 def all_finite(gradients: Sequence[Tensor]) -> bool:
@@ -89,7 +90,9 @@ def names_not_finite(names: Sequence[str], tensors: Sequence[Tensor]) -> tuple[s
 
 
 def prepare(gradients: Gradients, now: Now, settings: frozenset[str], seed: int, step: int) -> None:
-    """Noise and clipping, for those of the gradient settings that are in use."""
+    """Noise and clipping, for those of the gradient settings that are in use. Sparse gradients become dense."""
+    if any(gradient.is_sparse for gradient in gradients.values):
+        gradients.values = [gradient.to_dense() if gradient.is_sparse else gradient for gradient in gradients.values]
     if "noise" in settings:
         _add_noise(gradients, _each(now, "noise"), seed, step)
     if "clip_value" in settings:
@@ -112,11 +115,16 @@ def _each(now: Now, setting: str) -> list[Any]:
 
 def _add_noise(gradients: Gradients, deviations: Sequence[float], seed: int, step: int) -> None:
     # Counted, not carried: the noise of a step depends on the seed and the step alone.
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % (1 << 63))
+    generator = torch.Generator().manual_seed(_mixed(seed, step))
     for gradient, deviation in zip(gradients.writable(), deviations, strict=True):
         if deviation:
             drawn = torch.randn(gradient.shape, generator=generator, dtype=torch.float32)
             gradient.add_(drawn.to(gradient.device, gradient.dtype), alpha=deviation)
+
+
+def _mixed(seed: int, step: int) -> int:
+    """One number from two, by the odd constants of splitmix64: neighbours in either lie far apart."""
+    return (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) & 0x7FFFFFFFFFFFFFFF
 
 
 def _clip_values(tensors: Sequence[Tensor], bounds: Sequence[float]) -> None:

@@ -52,7 +52,6 @@ _ALIASES = {
     "bce_with_logits": "binary_cross_entropy_with_logits",
 }
 _CLASSES = (functional.cross_entropy, functional.nll_loss)
-_TAKING_TENSORS = tuple(_BY_NAME.values())
 OUTPUT = "output"
 
 
@@ -93,20 +92,20 @@ class Term:
         output, target = _own(self.name, output), _own(self.name, target)
         if self.takes == "output":
             return self.function(output)
-        self._check_one("net's output", output)
-        self._check_one("target", target)
+        if not (isinstance(output, Tensor) and isinstance(target, Tensor)):
+            self._check_one("net's output", output)
+            self._check_one("target", target)
         return self.function(output, target)
 
     def _check_one(self, what: str, given: Any) -> None:
         """A loss of torch compares two tensors: of several by name it has to know which."""
-        of_torch = self.function in _TAKING_TENSORS or isinstance(self.function, nn.Module)
+        of_torch = self.function in _BY_NAME.values() or type(self.function).__module__.startswith("torch.nn.")
         if of_torch and isinstance(given, Mapping):
-            there = ", ".join(map(repr, given))
             example = next(iter(given), "name")
             raise SettingError(
-                f"The loss {self.name!r}: the {what} has {there}, and none of them is called {self.name!r}."
-                f"{nearest(self.name, map(str, given))} Name the term after what it takes, loss={{{example!r}: ...}}, or "
-                "write a function of (output, target)."
+                f"The loss {self.name!r}: the {what} has {', '.join(map(repr, given))}, and none of them is called "
+                f"{self.name!r}.{nearest(self.name, map(str, given))} Name the term after what it takes, "
+                f"loss={{{example!r}: ...}}, or write a function of (output, target)."
             )
 
     def measure(self, made: Any, values: Any, target: Any) -> Measured:
@@ -115,25 +114,30 @@ class Term:
         Raises:
             SettingError: that is neither a tensor nor a pair (sum, count), nor a dict that has the term.
         """
+        if not isinstance(made, Tensor):
+            made = self._entry(made)
+        if isinstance(made, tuple):
+            total, count = made
+            return Measured(total / count, count)
+        if made.dim():
+            return Measured(made.mean(), made.numel())
+        return self._scalar(made, values, _own(self.name, target))
+
+    def _entry(self, made: Any) -> Tensor | tuple[Tensor, Any]:
+        """The term's own of what a function gave for several."""
         if isinstance(made, Mapping):
             if self.name not in made:
                 raise SettingError(
-                    f"The loss {self.name!r} gave a dict of {', '.join(map(repr, made))}, and takes its own entry of it."
+                    f"The loss {self.name!r} gave a dict of {', '.join(map(repr, made))}, and takes its own entry."
                     f"{nearest(self.name, map(str, made))} Name the terms of the loss as the dict does."
                 )
             made = made[self.name]
-        target = _own(self.name, target)
-        if isinstance(made, tuple) and len(made) == 2:
-            total, count = made
-            return Measured(total / count, count)
-        if not isinstance(made, Tensor):
-            raise SettingError(
-                f"The loss {self.name!r} gave a {type(made).__name__}. It has to give a tensor (a mean, or one value a "
-                "sample) or a pair (sum, count); a function of several terms, a dict of such by name."
-            )
-        if made.dim():
-            return Measured(made.mean(), made.numel())
-        return self._scalar(made, values, target)
+        if isinstance(made, Tensor) or (isinstance(made, tuple) and len(made) == 2):
+            return made
+        raise SettingError(
+            f"The loss {self.name!r} gave a {type(made).__name__}. It has to give a tensor (a mean, or one value a "
+            "sample) or a pair (sum, count); a function of several terms, a dict of such by name."
+        )
 
     def _scalar(self, made: Tensor, values: Any, target: Any) -> Measured:
         count = self._count(values, target)
@@ -158,7 +162,8 @@ class Term:
         ignored = getattr(self.function, "ignore_index", -100)
         weights = getattr(self.function, "weight", None)
         if weights is not None:
-            return weights[target[target != ignored]].sum()  # type: ignore[no-any-return]
+            known = target != ignored
+            return (weights[target.where(known, 0)] * known).sum()  # type: ignore[no-any-return]
         return (target != ignored).sum() if self.ignores else target.numel()
 
     def _of_classes(self) -> bool:
@@ -234,18 +239,14 @@ def _term(name: str, what: Any, weight: Any) -> Term:
 
 
 def _weight(name: str, literal: Any) -> Schedule:
-    made = literal if callable(literal) else None
-    if made is None and not isinstance(literal, Schedule):
-        fine = isinstance(literal, Real) and not isinstance(literal, bool) and isfinite(literal)
-        made = literal if fine else None
-    elif made is None and literal.kind in ("number", "any"):
-        made = literal
-    if made is None:
+    is_number = isinstance(literal, Real) and not isinstance(literal, bool) and isfinite(literal)
+    scheduled = literal.kind in ("number", "any") if isinstance(literal, Schedule) else callable(literal)
+    if isinstance(literal, type) or not (is_number or scheduled):
         raise SettingError(
             f"loss term {name!r}: its weight is {literal!r}. Write a finite number or a schedule of numbers, as in "
             f'{name!r}: ("mse", 0.5).'
         )
-    return schedule(made)
+    return schedule(literal)
 
 
 def _named(name: str, what: str, weight: Any) -> Term:
@@ -329,13 +330,13 @@ class Losses:
         # The first term with the same function of (net, batch), which computes for all of them.
         self._sources = [next(i for i, other in enumerate(made) if _same_source(term, other)) for term in made]
 
-    def check_classes(self, net: nn.Module, read: Reader, batch: Any, whole: Any, keep: bool = True) -> None:
+    def check_classes(self, net: nn.Module, read: Reader, batch: Any, whole: Any, *, also: bool = False) -> None:
         """Look at all targets of class losses: each must be a class of the net's output, or ignored.
 
         Args:
             net, read, batch: the net is called on the batch, to see how many classes there are.
             whole: all data, shaped as a batch.
-            keep: remember where no target is ignored, so that nobody has to count them in each step.
+            also: the data are looked at besides others that were: a target is ignored if it is in either.
 
         Raises:
             DataError: naming the term, the number of classes and the first samples with another class.
@@ -343,8 +344,14 @@ class Losses:
         args, kwargs, _ = read(batch)
         output, target = net(*args, **kwargs), read(whole)[2]
         terms_ = tuple(term.checked(_own(term.name, output), _own(term.name, target)) for term in self.terms)
-        if keep:
-            self.terms = terms_
+        before = self.terms
+        self.terms = tuple(
+            replace(new, ignores=new.ignores or (also and old.ignores)) for old, new in zip(before, terms_, strict=True)
+        )
+
+    def count_ignored(self) -> None:
+        """From now on count the ignored targets of every batch: nobody has looked at all of them."""
+        self.terms = tuple(replace(term, ignores=True) for term in self.terms)
 
     def weights(self, progress: Progress) -> tuple[float, ...]:
         """The weight of each term at a moment."""

@@ -11,7 +11,7 @@ from etude.step.loss import LossLike
 from etude.step.recipe import OptimizerLike
 from etude.values.part import Part, PartLike, part
 from etude.values.rules import RulesLike
-from etude.values.schedule import Schedule, schedule
+from etude.values.schedule import Constant, Schedule, schedule
 
 TAKEN = ("val", "epoch", "rate")
 """Names that would be taken for others in the history."""
@@ -63,7 +63,10 @@ class Update:
         **settings: Any,
     ) -> None:
         if not isinstance(name, str) or not name or "." in name:
-            raise SettingError(f"Update({name!r}): a name without dots is needed.")
+            raise SettingError(
+                f'Update({name!r}): a name without dots is needed, as in Update("critic", ...): the history calls its '
+                'loss "critic.loss".'
+            )
         if name in TAKEN:
             raise SettingError(
                 f"Update({name!r}): the history has series of that name. Write another, such as 'critic'."
@@ -105,11 +108,11 @@ def _part(literal: PartLike | None) -> Part | None:
 
 def _turn(name: str, literal: Any) -> Schedule:
     made = schedule(literal)
-    if isinstance(literal, int | float) and (literal != int(literal) or literal < 0):
-        raise SettingError(f"Update({name!r}, turn={literal!r}): True, False or a whole number of times is needed.")
     if made.kind == "part":
         raise SettingError(
             f"Update({name!r}, turn={literal!r}): a turn is True, False or a number of times. Parts that move in turn "
             "are an update_schedule."
         )
+    if isinstance(made, Constant) and not (isinstance(made.value, int) and made.value >= 0):
+        raise SettingError(f"Update({name!r}, turn={literal!r}): True, False or a whole number of times is needed.")
     return made

@@ -206,7 +206,7 @@ class Work:
             )
         what = f"the loss {', '.join(map(repr, named)) or repr('loss')}" if not _finite(loss) else "a gradient"
         raise NonFiniteError(
-            f"Step {number} is refused: {what} is not finite. {found} Nothing was changed by this step. "
+            f"Step {number} is refused: {what} is not finite. {found} Nothing was changed. "
             'To leave such steps out write non_finite="skip".',
             tuple(inputs or arrays or named),
             number,
