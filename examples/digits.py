@@ -8,11 +8,11 @@ What to look at: everything that is said about the run stands in the call, and e
 from __future__ import annotations
 
 import torch
-from pictures import arguments, digits
 from torch import nn
 
 import etude
 from etude import cosine, part, steps, warmup
+from pictures import arguments, digits
 
 
 def net(size: int, channels: int = 16) -> nn.Sequential:

@@ -33,9 +33,7 @@ def main(quick: bool = False, out: str | Path = "out") -> dict[str, float]:
         latent=2,  # drawn anew for each batch
     )
     real = torch.normal(MEAN, DEVIATION, (4096, 1))
-    plan = Plan(
-        optimizer="adam", beta1=0.5, learning_rate=3e-3, steps=800 if quick else 6000, batch_size=128
-    )
+    plan = Plan(optimizer="adam", beta1=0.5, learning_rate=3e-3, steps=800 if quick else 6000, batch_size=128)
     run = Run(plan, net, real)
     for event in run:
         if isinstance(event, Stepped) and event.progress.step % (plan.steps // 8) == 0:

@@ -2,8 +2,8 @@
 
     python examples/nested_frozen.py [--quick]
 
-What to look at: whoever builds a part of a net knows how it should be trained. `set_rules` leaves that with the part; it
-travels into any net the part is used in, can be read back, and counts wherever the call that trains says nothing.
+What to look at: whoever builds a part of a net knows how it should be trained. `set_rules` leaves that with the part.
+It travels into any net the part is used in, can be read back, and counts wherever the call that trains says nothing.
 """
 
 from __future__ import annotations

@@ -10,12 +10,12 @@ forward starts afresh.
 from __future__ import annotations
 
 import torch
-from pictures import arguments, digits
 from torch import nn
 from torch.nn import functional
 
 import etude
 from etude import FROZEN, cosine, epochs, part, steps, times, warmup
+from pictures import arguments, digits
 
 
 def main(quick: bool = False, data: str | None = None) -> float:
@@ -24,7 +24,9 @@ def main(quick: bool = False, data: str | None = None) -> float:
     torch.manual_seed(0)
     order = torch.randperm(len(pictures))
     held_back, training = order[:300], order[300:1500]
-    net = nn.Sequential(nn.Flatten(), nn.Linear(pictures[0].numel(), 64), nn.LayerNorm(64), nn.ReLU(), nn.Linear(64, 10))
+    net = nn.Sequential(
+        nn.Flatten(), nn.Linear(pictures[0].numel(), 64), nn.LayerNorm(64), nn.ReLU(), nn.Linear(64, 10)
+    )
 
     batch, passes = 40, 3 if quick else 15
     trainer = etude.Trainer(

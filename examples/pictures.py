@@ -40,7 +40,7 @@ def mnist(folder: Path) -> tuple[Tensor, Tensor]:
 
 
 def idx(path: Path) -> Tensor:
-    """An array of bytes from an IDX file: two zeros, the type (8: bytes), the number of axes, their lengths, the data."""
+    """An array of bytes from an IDX file: two zeros, the type (8), the number of axes, their lengths, the data."""
     raw = gzip.decompress(path.read_bytes())
     if raw[:3] != b"\0\0\x08":
         raise SystemExit(f"{path} is no IDX file of bytes.")

@@ -2,8 +2,8 @@
 
     python examples/ten_to_one.py [--quick] [--out FOLDER]
 
-What to look at: `part("a") * 10` in an update schedule is ten steps in a row. The plan can be asked which arrays move at
-which step before anything is trained, and the answer is compared here with what really moved.
+What to look at: `part("a") * 10` in an update schedule is ten steps in a row. The plan can be asked which arrays move
+at which step before anything is trained, and the answer is compared here with what really moved.
 """
 
 from __future__ import annotations

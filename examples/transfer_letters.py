@@ -15,11 +15,11 @@ import matplotlib
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from pictures import arguments, digits
 from torch import Tensor, nn
 
 import etude
 from etude import FROZEN, cosine, everything
+from pictures import arguments, digits
 
 LETTERS = "xyz"
 FAMILIES = ("DejaVuSans", "DejaVuSansMono", "DejaVuSerif", "STIXGeneral")

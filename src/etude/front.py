@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
 
+from etude.errors import SettingError
 from etude.listen.bar import Bar
 from etude.run.events import Listener
 from etude.run.plan import Plan
@@ -40,13 +42,36 @@ def train(
     Raises:
         EtudeError: the plan cannot be carried out on this net with these data; nothing is changed then.
     """
+    if plan is not None and not isinstance(plan, Plan):
+        raise SettingError(f"train(net, data, {plan!r}): the third is a Plan. Write loss={plan!r} if that is the loss.")
     if plan is not None and options:
-        raise TypeError(f"train(): a plan and options ({', '.join(options)}) are both given. Write them into the plan.")
+        raise SettingError(
+            f"train(): a plan and options ({', '.join(options)}) are both given. Write them into the plan."
+        )
+    _check_own(options, progress)
+    told = _told(listeners)
     run = Run(plan if plan is not None else Plan(**options), net, data)
-    return run.to(_bar(progress), *listeners).result()
+    return run.to(_bar(progress), *told).result()
+
+
+def _check_own(options: Mapping[str, Any], progress: bool | str) -> None:
+    """What is said to `train` itself, misspelt or of the wrong kind."""
+    for name in options:
+        near = get_close_matches(name, ("progress", "listeners"), 1, 0.75)
+        if near:
+            raise SettingError(f'There is no option {name!r}. Nearest: "{near[0]}".')
+    if progress not in (True, False, "auto"):
+        raise SettingError(f'progress={progress!r}: True, False or "auto" is needed.')
+
+
+def _told(listeners: Iterable[Listener]) -> tuple[Listener, ...]:
+    made = tuple(listeners) if isinstance(listeners, Iterable) else ()
+    if not isinstance(listeners, Iterable) or not all(callable(each) for each in made):
+        raise SettingError(f"listeners={listeners!r}: a list of callables is needed. Write listeners=[...].")
+    return made
 
 
 def _bar(progress: bool | str) -> Listener | None:
-    if progress is False:
-        return None
-    return Bar.auto() if progress == "auto" else Bar()
+    if progress == "auto":
+        return Bar.auto()
+    return Bar() if progress else None

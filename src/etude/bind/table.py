@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from math import inf
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -21,12 +21,11 @@ from torch import nn
 from etude.bind import show
 from etude.bind.left import left_for
 from etude.errors import PartError, RuleError
-from etude.values.marks import FROZEN, INHERIT
+from etude.values.marks import FROZEN, INHERIT, Frozen
 from etude.values.part import Part
 from etude.values.progress import Extent, Progress
 from etude.values.rules import Rules, Times
 from etude.values.schedule import Constant, Schedule, schedule
-from etude.values.spans import Span
 from etude.values.tree import Tree, has_shape
 
 RATE = "learning_rate"
@@ -144,7 +143,7 @@ class Table:
         self.choices = dict(choices)
         self.settings: tuple[str, ...] = tuple(next(iter(choices.values()))) if choices else ()
         self._columns = {setting: _Column([row.choices[setting] for row in self.rows]) for setting in self.settings}
-        self._moving: dict[tuple[Part | None, tuple[bool, ...]], Moving] = {}
+        self._moving: dict[tuple[Part | Frozen | None, tuple[bool, ...]], Moving] = {}
         self._less: dict[tuple[Moving, frozenset[int]], Moving] = {}
         self._constant: Now | None = None
 
@@ -185,15 +184,16 @@ class Table:
         """Names of the arrays that move at the step made at `progress`."""
         return tuple(self.names[index] for index in self.at(progress, memory).moving.indices)
 
-    def _moving_for(self, part: Part | None, live: tuple[bool, ...]) -> Moving:
+    def _moving_for(self, part: Part | Frozen | None, live: tuple[bool, ...]) -> Moving:
         key = (part, live)
         found = self._moving.get(key)
         if found is None:
             found = self._moving[key] = self._find_moving(part, live)
         return found
 
-    def _find_moving(self, part: Part | None, live: tuple[bool, ...]) -> Moving:
-        scheduled = None if part is None else set(part.names(self.tree))
+    def _find_moving(self, part: Part | Frozen | None, live: tuple[bool, ...]) -> Moving:
+        # A schedule of parts may hold everything for a while: its value is FROZEN then.
+        scheduled = None if part is None else set() if isinstance(part, Frozen) else set(part.names(self.tree))
         groups = []
         for number, row in enumerate(self.rows):
             if live[number]:
@@ -460,16 +460,3 @@ def parts_of(of: Schedule) -> tuple[Part, ...]:
     if isinstance(of, Constant):
         return (of.value,) if isinstance(of.value, Part) else ()
     return tuple(dict.fromkeys(place for child in of.children for place in parts_of(child)))
-
-
-def units_of(of: Schedule) -> frozenset[str]:
-    """The units of all spans that are written in a schedule."""
-    own: list[Any] = [getattr(of, each.name) for each in fields(of)] if is_dataclass(of) else []
-    spans = frozenset(span.unit for value in own for span in _spans(value))
-    return spans.union(*(units_of(child) for child in of.children))
-
-
-def _spans(value: Any) -> tuple[Span, ...]:
-    if isinstance(value, Span):
-        return (value,)
-    return tuple(span for piece in value for span in _spans(piece)) if isinstance(value, tuple) else ()

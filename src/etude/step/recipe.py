@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 
 from etude.bind.left import settings_left
-from etude.bind.table import RATE, Table, resolve, units_of
+from etude.bind.table import RATE, Table, resolve
 from etude.errors import ScheduleError, SettingError, nearest
 from etude.step.gradients import GRADIENT_SETTINGS
 from etude.step.optim.foreign import Factory, ForeignOptimizer, check_options, options_of, settings_of
@@ -164,25 +164,21 @@ class Recipe:
                 own = tuple((Itself(a), g[key]) for g in optimizer.param_groups for a in g["params"])
                 made[setting] = made.get(setting, Rules()) + Rules(own)
 
-    def table(self, tree: Tree, extent: Extent, has_epochs: bool) -> Table:
-        """Resolve against a net, after proving every schedule over the run."""
+    def table(self, tree: Tree, extent: Extent, uncounted: tuple[str, ...]) -> Table:
+        """Resolve against a net, and prove every schedule over the run; its clock does not count `uncounted` units."""
         if not tree.trainable:
             raise SettingError("The net has no trainable arrays: nothing has requires_grad=True.")
         for setting in settings_left(tree):
             if setting != RATE and setting in self.known and setting not in self.base:
                 self.base[setting] = schedule(GRADIENT_SETTINGS[setting].default)
         made = resolve(tree, self.base, self.rules, self.update_schedule, self.limit, self.strict)
-        self._prove(made, extent, has_epochs)
+        for each in made.schedules():
+            try:
+                each.check(extent, uncounted)
+            except ScheduleError as error:
+                hint = " A Trainer counts epochs if it is given steps_per_epoch=." if "epochs" in uncounted else ""
+                raise ScheduleError(f"{error}{hint if 'epochs' in repr(each) else ''}") from None
         return made
-
-    def _prove(self, table: Table, extent: Extent, has_epochs: bool) -> None:
-        for each in table.schedules():
-            each.check(extent)
-            if not has_epochs and "epochs" in units_of(each):
-                raise ScheduleError(
-                    f"{each!r} counts epochs, and the trainer does not know how long one is. Give it steps_per_epoch=, "
-                    "or write the spans in steps."
-                )
 
     def optimizer_for(self, table: Table) -> OwnOptimizer | ForeignOptimizer:
         """The optimizer at work on the arrays of `table`."""

@@ -9,7 +9,8 @@ for x, y in batches:
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from math import inf, isfinite
 from typing import Any, TypeAlias, cast
 
@@ -91,11 +92,12 @@ class Trainer:
             optimizer, learning_rate, rules, learning_rate_multipliers, update_schedule, part, strict, settings
         )
         self._steps_per_epoch = _count(steps_per_epoch, "steps_per_epoch")
-        self.progress = Progress(extent=_extent(total, self._steps_per_epoch))
+        # A hand-written loop counts steps and samples; a run, which gives an Extent, counts everything.
+        uncounted = () if isinstance(total, Extent) else ("tokens",) if self._steps_per_epoch else ("tokens", "epochs")
+        self.progress = Progress(extent=_extent(total, self._steps_per_epoch)).without(*uncounted)
         self._policy = _policy(non_finite)
         self._seed = seed
-        has_epochs = self._steps_per_epoch is not None or isinstance(total, Extent)
-        self._use(self._recipe.table(Tree(module), self.progress.extent, has_epochs))
+        self._use(self._recipe.table(Tree(module), self.progress.extent, uncounted))
         self._optimizer = self._recipe.optimizer_for(self.table)
         self._used: dict[int, tuple[Tensor, int]] = {}
         self.memory: Mapping[Schedule, Any] = self.table.start()
@@ -110,6 +112,7 @@ class Trainer:
         self._arrays = tuple(table.tree.arrays[name] for name in table.names)
         self._extra = frozenset(GRADIENT_SETTINGS) & frozenset(table.settings)
         self._moving: dict[Moving, tuple[list[Tensor], list[tuple[int, ...]]]] = {}
+        self._still_arrays: dict[Moving, tuple[Tensor, ...]] = {}
         self._still = _still_modules(table)
 
     # ------------------------------------------------------------------------------------------------ the step
@@ -198,6 +201,34 @@ class Trainer:
         return arrays, [array.stride() for array in arrays] if own else []
 
     # ------------------------------------------------------------------------------------- gradients, old and new
+
+    @contextmanager
+    def only_moving(self) -> Iterator[None]:
+        """Compute the loss within this, and gradients are computed only for what moves in the next step.
+
+            with trainer.only_moving():
+                loss = loss_fn(net(x), y)
+            loss.backward()
+
+        Every other array of the net is out of the graph meanwhile; afterwards all is as before. What moves gets the
+        same gradients as without. Not for a net whose arrays are wrapped by FSDP, which fixes the graph beforehand.
+        """
+        out = self._outside(self.table.at(self.progress, self.memory).moving)
+        for array in out:
+            array.requires_grad = False
+        try:
+            yield
+        finally:
+            for array in out:
+                array.requires_grad = True
+
+    def _outside(self, moving: Moving) -> tuple[Tensor, ...]:
+        """The trainable arrays of the net that do not move."""
+        if moving not in self._still_arrays:
+            moved = {self.table.names[i] for i in moving.indices}
+            tree = self.table.tree
+            self._still_arrays[moving] = tuple(tree.arrays[name] for name in tree.trainable if name not in moved)
+        return self._still_arrays[moving]
 
     def _stale(self, moving: Moving, gradients: list[Tensor | None], ignore: bool) -> frozenset[int]:
         """Indices of arrays without a new gradient. Raises before anything is changed unless `ignore`."""

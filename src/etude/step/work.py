@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from etude.bind.table import Moving, Now
+from etude.bind.table import Now
 from etude.errors import NonFiniteError, SettingError, StaleGradientError
 from etude.step.compiled import CompiledStep
 from etude.step.loss import Losses, Measured, Reader, tensors_in, terms
@@ -19,7 +17,7 @@ from etude.step.precision import Precision
 from etude.step.trainer import Trainer
 from etude.step.update import Update
 from etude.values.progress import Progress
-from etude.values.tree import Tree, has_shape
+from etude.values.tree import has_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +66,6 @@ class Work:
         self._precision = precision
         self._policy = policy
         self._ignore_stale = ignore_stale_grad
-        tree: Tree = self.trainer.table.tree
-        self._trainable = tuple(tree.arrays[name] for name in tree.trainable)
-        self._out: dict[Moving, tuple[Tensor, ...]] = {}
         turn = update.turn
         self.listens = turn is not None and turn.reactive
         self._heard: Any = turn.start() if turn is not None and turn.reactive else None
@@ -91,7 +86,7 @@ class Work:
         if not now.moving.indices:
             return self.look(progress, values)
         trainer.begin_forward()
-        with self._only(now.moving):
+        with trainer.only_moving():
             if self._compiled is not None and self._compiled.takes(now.moving):
                 return self._step_compiled(self._compiled, now, progress, values)
             self._statistics.keep()
@@ -120,20 +115,6 @@ class Work:
         if self._policy != "skip":
             self._explain(progress, values, loss, measured)
         return Report(loss.detach(), measured, False, True)
-
-    @contextmanager
-    def _only(self, moving: Moving) -> Iterator[None]:
-        """Take every array that does not move out of the graph; afterwards all is as before."""
-        out = self._out.get(moving)
-        if out is None:
-            out = self._out[moving] = self._taken_out(moving)
-        for array in out:
-            array.requires_grad = False
-        try:
-            yield
-        finally:
-            for array in out:
-                array.requires_grad = True
 
     def measure(self, progress: Progress, values: Any) -> tuple[Tensor, tuple[Measured, ...]]:
         """The weighted sum of the terms over a batch, and each term; nothing moves."""
@@ -184,11 +165,6 @@ class Work:
         with torch.no_grad():
             loss, measured = self.measure(progress, values)
         return Report(loss, measured, False)
-
-    def _taken_out(self, moving: Moving) -> tuple[Tensor, ...]:
-        trainer = self.trainer
-        moved = {id(trainer.table.tree.arrays[trainer.table.names[i]]) for i in moving.indices}
-        return tuple(array for array in self._trainable if id(array) not in moved)
 
     def _explain(self, progress: Progress, values: Any, loss: Tensor, measured: tuple[Measured, ...]) -> None:
         number = int(progress.step) + 1

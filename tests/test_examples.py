@@ -1,0 +1,153 @@
+"""Every example runs as it is written, and shows what it says it shows."""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+HELPERS = {"pictures"}
+NAMES = sorted({path.stem for path in EXAMPLES.glob("*.py")} - HELPERS)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Examples write below the folder they are run in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ETUDE_DATA", raising=False)
+    return tmp_path
+
+
+def run(name: str, quick: bool = True) -> Any:
+    return importlib.import_module(name).main(quick=quick)
+
+
+def test_digits() -> None:
+    result = run("digits")
+    assert max(result.history["val.accuracy"].values) > 0.95
+    assert result.optimizer["loss"]["weight_decay"] == 0.05
+    assert not result.net.training
+
+
+def test_last_layer_moves_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    result = run("last_layer")
+    said = capsys.readouterr().out
+    assert "0.weight  the same, bit for bit\n0.bias    the same, bit for bit\n2.weight  moved\n2.bias    moved" in said
+    assert result.learning_rate_multipliers == {"0.weight": 0, "0.bias": 0, "2.weight": 1, "2.bias": 1}
+    losses = result.history["epoch.loss"].values
+    assert losses[-1] < losses[0]
+
+
+def test_nested_frozen_layer_keeps_what_was_left_on_it() -> None:
+    result = run("nested_frozen")
+    assert result.learning_rate_multipliers == {
+        "0.average.weight": 0, "0.mix.weight": 1, "0.mix.bias": 0.1, "2.weight": 1, "2.bias": 1,
+    }  # fmt: skip
+    assert torch.equal(result.net[0].average.weight, torch.full((1, 1, 3), 1 / 3))
+
+
+def test_transfer_to_letters(capsys: pytest.CaptureFixture[str]) -> None:
+    scores = run("transfer_letters")
+    assert "\nchanged: names.weight, names.bias\n" in capsys.readouterr().out
+    assert scores["training"] > 0.9
+    assert scores["validation"] > 0.9
+    assert scores["an unseen font"] > 0.9
+
+
+def test_letters_of_the_unseen_font_are_not_trained_on() -> None:
+    letters = importlib.import_module("transfer_letters")
+    seen, unseen = letters.fonts(False), letters.fonts(True)
+    assert (len(seen), len(unseen)) == (15, 1)
+    assert not set(seen) & set(unseen)
+    pictures, which = letters.drawn(8, 50, seed=0)
+    assert pictures.shape == (50, 1, 8, 8)
+    assert 0.5 < float(pictures.max()) <= 1
+    assert set(which.tolist()) == {0, 1, 2}
+
+
+def test_gan_comes_near_the_real_numbers(here: Path) -> None:
+    made = run("gan")
+    assert abs(made["mean"] - 3) < 0.8
+    assert 0.1 < made["deviation"] < 1.2
+    assert (here / "out" / "gan.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_alternating_layers_make_two_staircases_and_a_line(here: Path) -> None:
+    record = run("alternating")
+    moved = {name: [after != before for before, after in pairwise(values)] for name, values in record.items()}
+    assert len(moved["0.weight"]) == 21
+    assert moved["0.weight"] == [step % 2 == 0 for step in range(21)]
+    assert moved["4.weight"] == [step % 2 == 1 for step in range(21)]
+    assert not any(moved["2.weight"])
+    assert (here / "out" / "alternating.png").exists()
+
+
+def test_ten_to_one_counts(here: Path) -> None:
+    assert run("ten_to_one") == {
+        "a.weight": 40, "a.bias": 40, "b.weight": 4, "b.bias": 4, "out.weight": 0, "out.bias": 0,
+    }  # fmt: skip
+    assert (here / "out" / "ten_to_one.png").exists()
+
+
+def test_own_loop() -> None:
+    assert run("own_loop") > 0.9
+
+
+def test_every_example_has_a_test() -> None:
+    tested = {
+        "digits",
+        "last_layer",
+        "nested_frozen",
+        "transfer_letters",
+        "gan",
+        "alternating",
+        "ten_to_one",
+        "own_loop",
+    }
+    assert set(NAMES) == tested
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_example_explains_itself(name: str) -> None:
+    doc = importlib.import_module(name).__doc__ or ""
+    assert f"python examples/{name}.py [--quick]" in doc
+    assert "What to look at:" in doc
+
+
+def test_an_example_as_a_program() -> None:
+    command = [sys.executable, str(EXAMPLES / "last_layer.py"), "--quick"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "2.weight  moved" in said
+
+
+def test_mnist_is_read_from_a_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = importlib.import_module("pictures")
+    points = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4) * 10
+    header = bytes([0, 0, 8, 3]) + np.array([2, 3, 4], ">i4").tobytes()
+    (here / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + points.tobytes()))
+    (here / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(bytes([0, 0, 8, 1, 0, 0, 0, 2, 7, 1])))
+    monkeypatch.setenv("ETUDE_DATA", str(here))
+    images, labels = pictures.digits()
+    assert torch.equal(images, torch.tensor(points).unsqueeze(1) / 255)
+    assert labels.tolist() == [7, 1]
+
+
+def test_without_the_files_it_says_where_they_are(here: Path) -> None:
+    pictures = importlib.import_module("pictures")
+    with pytest.raises(SystemExit, match=r"(?s)has no t10k-images.*ossci-datasets"):
+        pictures.digits(here)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", NAMES)
+def test_full_size(name: str) -> None:
+    run(name, quick=False)
