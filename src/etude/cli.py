@@ -214,10 +214,17 @@ def _prepare(out: Path, overwrite: bool) -> None:
 def _facts(result: Result) -> dict[str, str]:
     """What a result is, in words."""
     facts = {name: f"{value:.4g}" for name, value in result.losses.items()}
-    if result.best_epoch is not None:
-        facts["best"] = f"after epoch {result.best_epoch:g}, step {result.best_step:,}; the net is that one"
+    if result.best_step is not None:
+        scores = ", ".join(f"{name} {value:.4g}" for name, value in _at(result, result.best_step).items())
+        facts["best"] = f"{scores} after epoch {result.best_epoch:g}; the net is that one"
     speed = f"{result.throughput:,.0f} samples/s"
     return {**facts, "made": f"{result.steps:,} steps in {result.seconds:.1f} s, {speed}; {result.stop_message}"}
+
+
+def _at(result: Result, step: int) -> dict[str, float]:
+    """The validation scores that were taken after a step."""
+    looks = {name: dict(zip(of.steps, of.values, strict=True)) for name, of in result.history.items()}
+    return {name: values[step] for name, values in looks.items() if name.startswith("val.") and step in values}
 
 
 def _plot(checked: Checked, path: Path) -> None:

@@ -17,7 +17,7 @@ from etude.run.plan import Plan
 from etude.values.curves import cosine, warmup
 from etude.values.marks import FROZEN
 from etude.values.part import part
-from etude.values.spans import steps
+from etude.values.spans import fraction
 
 
 def experiment(
@@ -41,7 +41,7 @@ def experiment(
     plan = Plan(
         loss="cross_entropy",
         optimizer="adamw",
-        learning_rate=warmup(steps(20)) * cosine(learning_rate, learning_rate / 100),
+        learning_rate=warmup(fraction(0.1)) * cosine(learning_rate, learning_rate / 100),
         learning_rate_multipliers=[("edges.bias", FROZEN), ("edges", slowed)],
         update_schedule=[part("shapes") | "head", part("edges") | "head"],
         epochs=epochs,

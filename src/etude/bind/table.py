@@ -21,8 +21,8 @@ from torch import nn
 from etude.bind import show
 from etude.bind.left import left_for
 from etude.errors import PartError, RuleError
-from etude.values.marks import FROZEN, INHERIT, Frozen
-from etude.values.part import Part
+from etude.values.marks import FROZEN, INHERIT
+from etude.values.part import Part, everything, part
 from etude.values.progress import Extent, Progress
 from etude.values.rules import Rules, Times
 from etude.values.schedule import Constant, Schedule, schedule
@@ -143,7 +143,7 @@ class Table:
         self.choices = dict(choices)
         self.settings: tuple[str, ...] = tuple(next(iter(choices.values()))) if choices else ()
         self._columns = {setting: _Column([row.choices[setting] for row in self.rows]) for setting in self.settings}
-        self._moving: dict[tuple[Part | Frozen | None, tuple[bool, ...]], Moving] = {}
+        self._moving: dict[tuple[Any, tuple[bool, ...]], Moving] = {}
         self._less: dict[tuple[Moving, frozenset[int]], Moving] = {}
         self._constant: Now | None = None
 
@@ -164,10 +164,10 @@ class Table:
             return self._constant
         columns = {setting: column.at(progress, memory) for setting, column in self._columns.items()}
         moves = self.update_schedule
-        part = None if moves is None else moves.at(progress, memory.get(moves))
+        place = everything if moves is None else moves.at(progress, memory.get(moves))
         rates = columns[RATE] if columns else ()
         live = tuple([bool(rate) for rate in rates])
-        now = Now(columns, self._moving_for(part, live))
+        now = Now(columns, self._moving_for(place, live))
         if self.constant:
             self._constant = now
         return now
@@ -184,16 +184,15 @@ class Table:
         """Names of the arrays that move at the step made at `progress`."""
         return tuple(self.names[index] for index in self.at(progress, memory).moving.indices)
 
-    def _moving_for(self, part: Part | Frozen | None, live: tuple[bool, ...]) -> Moving:
-        key = (part, live)
+    def _moving_for(self, place: Any, live: tuple[bool, ...]) -> Moving:
+        key = (place, live)
         found = self._moving.get(key)
         if found is None:
-            found = self._moving[key] = self._find_moving(part, live)
+            found = self._moving[key] = self._find_moving(place, live)
         return found
 
-    def _find_moving(self, part: Part | Frozen | None, live: tuple[bool, ...]) -> Moving:
-        # A schedule of parts may hold everything for a while: its value is FROZEN then.
-        scheduled = None if part is None else set() if isinstance(part, Frozen) else set(part.names(self.tree))
+    def _find_moving(self, place: Any, live: tuple[bool, ...]) -> Moving:
+        scheduled = None if place is everything else self._scheduled(place)
         groups = []
         for number, row in enumerate(self.rows):
             if live[number]:
@@ -202,6 +201,16 @@ class Table:
                 if indices:
                     groups.append(Group(number, indices))
         return Moving(tuple(groups), tuple(sorted(i for group in groups for i in group.indices)))
+
+    def _scheduled(self, place: Any) -> set[str]:
+        """Names of what an update schedule lets move; one that is computed by a function may give any literal."""
+        if place is FROZEN:
+            # It may also hold everything for a while.
+            return set()
+        try:
+            return set(part(place).names(self.tree))
+        except PartError as error:
+            raise PartError(f"The update schedule {self.update_schedule!r} gave {place!r}: {error}") from None
 
     def why(self, name: str) -> str:
         """Which rule decided each setting of an array (under any of its names), in words.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import inf
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from etude.bind.table import Now
-from etude.step.optim.rule import Setting, is_plain
+from etude.step.optim.rule import Setting
 
 GRADIENT_SETTINGS: Mapping[str, Setting] = {
     "clip_value": Setting(inf, 0.0, inf, closed=True),
@@ -70,14 +71,23 @@ class Gradients:
 
 def all_finite(gradients: Sequence[Tensor]) -> bool:
     """Whether no element of any gradient is NaN or infinite. Waits for the device."""
-    first = gradients[0]
-    if all(is_plain(gradient) and gradient.device == first.device for gradient in gradients):
+    found, one = _scalars(gradients[0].device)
+    try:
         # The kernel of torch's GradScaler: one pass over all, with the gradients multiplied by 1.
-        found = torch.zeros((), device=first.device)
-        one = torch.ones((), device=first.device)
         torch._amp_foreach_non_finite_check_and_unscale_(list(gradients), found, one)
-        return not found.item()
-    return not names_not_finite([""] * len(gradients), gradients)
+    except (NotImplementedError, RuntimeError):
+        # Sparse or complex gradients, or several devices.
+        return not names_not_finite([""] * len(gradients), gradients)
+    if found.item():
+        found.zero_()
+        return False
+    return True
+
+
+@cache
+def _scalars(device: torch.device) -> tuple[Tensor, Tensor]:
+    """What the kernel reports to, and a 1, on the device."""
+    return torch.zeros((), device=device), torch.ones((), device=device)
 
 
 def names_not_finite(names: Sequence[str], tensors: Sequence[Tensor]) -> tuple[str, ...]:

@@ -178,6 +178,8 @@ class OwnOptimizer:
                 continue
             if key not in self.rule.memories:
                 raise StateError(f"memory {key!r} is none of {self.rule.name}: {', '.join(self.rule.memories)}")
+            if not isinstance(kept, Tensor):
+                raise StateError(f"memory {key!r} is a {type(kept).__name__}, not a tensor")
             if kept.shape != shape:
                 raise StateError(f"memory {key!r} has shape {tuple(kept.shape)}, the array {tuple(shape)}")
 
