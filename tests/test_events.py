@@ -7,10 +7,10 @@ from typing import get_args
 
 import pytest
 import torch
-from small import kinds, run
 
 from etude.run.events import Began, Ended, EpochEnded, Evaluated, Event, Settled, Skipped, Stepped
 from etude.values.progress import Progress
+from small import kinds, run
 
 ALL = (
     Began(Progress()),

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from small import arrays, classified, kinds, mlp, options, same
 
 import etude
 from etude.errors import SettingError
 from etude.run.events import Ended, Event
+from small import arrays, classified, kinds, mlp, options, same
 
 
 def test_one_call_trains_the_net_in_place_and_hands_it_back_for_use() -> None:

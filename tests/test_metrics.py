@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from math import isnan
 from typing import Any
 
 import pytest
 import torch
-from small import batches, classified, trained
 from torch import Tensor, nn
 
 from etude.errors import SettingError
 from etude.run.evaluate import Evaluate
 from etude.run.metrics import Metrics
+from small import batches, classified, trained
 
 torchmetrics: Any = None
-try:
+with suppress(ImportError):  # the tests that need it say so
     import torchmetrics
-except ImportError:  # the tests that need it say so
-    pass
 needs_torchmetrics = pytest.mark.skipif(torchmetrics is None, reason="torchmetrics is not installed")
 
 OUTPUT = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
@@ -185,7 +184,7 @@ def test_a_metric_of_several_numbers_can_choose_the_best_by_one_of_them() -> Non
 
 
 WRONG: list[tuple[Any, str]] = [
-    ("acuracy", 'There is no metric \'acuracy\'. .*Nearest: "accuracy"'),
+    ("acuracy", "There is no metric 'acuracy'. .*Nearest: \"accuracy\""),
     (["accuracy", "accuracy"], "two have one name"),
     (Largest, r"Write Largest\(\)"),
     (3, "metrics: 3 is none"),

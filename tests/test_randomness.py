@@ -7,10 +7,10 @@ import random
 import numpy as np
 import pytest
 import torch
-from small import randomness
 
 from etude.data.chance import item_key, sow
 from etude.run.randomness import own_randomness, seed_look, seed_step
+from small import randomness
 
 CPU = torch.device("cpu")
 
@@ -77,9 +77,12 @@ def test_the_generators_of_the_process_stay_as_they_were() -> None:
 
 
 def test_they_also_do_after_an_error() -> None:
+    def failing() -> None:
+        with own_randomness():
+            drawn_at(0, 0)
+            raise KeyError
+
     before = randomness()
-    with pytest.raises(KeyError), own_randomness():
-        seed_step(0, 0, CPU)
-        drawn()
-        raise KeyError
+    with pytest.raises(KeyError):
+        failing()
     assert randomness() == before

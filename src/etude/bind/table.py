@@ -16,11 +16,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from etude.bind import show
 from etude.bind.left import left_for
-from etude.errors import PartError, RuleError
+from etude.errors import PartError, RuleError, nearest
 from etude.values.marks import FROZEN, INHERIT
 from etude.values.part import Part, everything, part
 from etude.values.progress import Extent, Progress
@@ -325,22 +324,31 @@ def resolve(
         strict: a rule that is wholly covered by earlier ones is an error instead of a warning.
 
     Raises:
-        PartError: a rule, or a part of the update schedule, matches nothing in the net.
-        RuleError: a rule is wholly covered by earlier ones and `strict`; a rule for an unknown setting.
+        PartError: a rule, or a part of the update schedule, matches nothing in the net; nothing in `only` is trainable.
+        RuleError: a rule is wholly covered by earlier ones and `strict`; rules for an unknown setting.
     """
-    names = tree.trainable if only is None else tree.in_order(set(only.names(tree)) & set(tree.trainable))
+    unknown = [setting for setting in rules if setting not in base]
+    if unknown:
+        raise RuleError(
+            f"rules for {unknown[0]!r}: there is no such setting. Settings: {', '.join(base)}."
+            f"{nearest(unknown[0], base)}"
+        )
+    names = tree.trainable if only is None else _limited(tree, only)
     matched = {setting: _matched(tree, setting, made) for setting, made in rules.items()}
     covered = tuple(text for setting, made in rules.items() for text in _covered(made, matched[setting], setting))
     if covered and strict:
         raise RuleError("Rules that can never decide, because earlier ones cover them: " + "; ".join(covered))
     for text in covered:
         warnings.warn(f"This rule never decides, because earlier ones cover it: {text}", stacklevel=4)
+    for text in (text for setting, made in rules.items() for text in _conflicts(tree, made, setting)):
+        warnings.warn(text, stacklevel=4)
     choose = _Chooser(tree, base, rules, matched)
     choices = {name: {setting: choose(name, setting) for setting in base} for name in names}
-    buffers = [name for name, array in tree.arrays.items() if not isinstance(array, nn.Parameter)]
+    buffers = [name for name in tree.arrays if name not in tree.parameters]
     inside = set(tree.arrays) if only is None else set(only.names(tree))
     frozen = tuple(name for name in buffers if name in inside and choose(name, RATE).frozen)
-    _check_schedule(tree, update_schedule)
+    for text in _check_schedule(tree, update_schedule, choices):
+        warnings.warn(text, stacklevel=4)
     return Table(tree, choices, update_schedule, base[RATE], frozen, covered)
 
 
@@ -355,7 +363,6 @@ class _Chooser:
         matched: Mapping[str, list[frozenset[str]]],
     ) -> None:
         self.tree, self.base, self.rules, self.matched = tree, base, rules, matched
-        self._made: dict[tuple[str, str], Schedule] = {}
 
     def __call__(self, name: str, setting: str) -> Choice:
         base = self.base[setting]
@@ -363,14 +370,18 @@ class _Chooser:
             if name in names:
                 if value is INHERIT:
                     break
-                return self._choice(base, value, f"{place!r}: {value!r}")
+                return self._choice(setting, base, value, f"{place!r}: {value!r}")
         left = left_for(self.tree, name, setting)
         if left is not None:
-            return self._choice(base, *left)
+            return self._choice(setting, base, *left)
         return Choice(base, None, "no rule")
 
-    def _choice(self, base: Schedule, value: Any, rule: str) -> Choice:
+    def _choice(self, setting: str, base: Schedule, value: Any, rule: str) -> Choice:
         if value is FROZEN:
+            if setting != RATE:
+                raise RuleError(
+                    f"{setting}: {rule}: only the learning rate can be FROZEN. Write 0, or freeze the rate."
+                )
             return Choice(None, None, rule)
         if isinstance(value, Times):
             factor = schedule(value.factor)
@@ -404,10 +415,46 @@ def _covered(rules: Rules, matched: list[frozenset[str]], setting: str) -> list[
     return texts
 
 
-def _check_schedule(tree: Tree, update_schedule: Schedule | None) -> None:
-    if update_schedule is None:
-        return
-    for place in parts_of(update_schedule):
+def _limited(tree: Tree, only: Part) -> tuple[str, ...]:
+    """The trainable arrays of a part, of which there has to be one."""
+    inside = only.names(tree)
+    names = tree.in_order(set(inside) & set(tree.trainable))
+    if not names:
+        why = _without_arrays(tree, only) if not inside else "None of its arrays has requires_grad=True."
+        raise PartError(f"{only!r} has nothing to train. {why}")
+    return names
+
+
+def _conflicts(tree: Tree, rules: Rules, setting: str) -> list[str]:
+    """Shared arrays to which two rules give two values, each by another of the array's names."""
+    texts = []
+    shared = {name: paths for name, paths in tree.names.items() if len(paths) > 1 and name in tree.trainable}
+    for name, paths in shared.items():
+        found = [(place, value, set(paths) & _paths(tree, place)) for place, value in rules]
+        found = [(place, value, own) for place, value, own in found if own]
+        first = found[0] if found else None
+        other = next((each for each in found if first and not each[2] & first[2] and each[1] != first[1]), None)
+        if first and other:
+            texts.append(
+                f"The shared array {name!r} ({', '.join(paths)}) gets two values of {setting}: {first[1]!r} by "
+                f"{first[0]!r} and {other[1]!r} by {other[0]!r}. The first is used."
+            )
+    return texts
+
+
+def _paths(tree: Tree, place: Part) -> frozenset[str]:
+    """The paths of a part and of everything under it."""
+    return tree.remember(
+        ("paths", place), lambda: frozenset(path for node in place.nodes(tree) for path in tree.paths_below(node))
+    )
+
+
+def _check_schedule(
+    tree: Tree, update_schedule: Schedule | None, choices: Mapping[str, Mapping[str, Choice]]
+) -> list[str]:
+    """Raise for parts that select nothing; say which of them never move anything, all they have being frozen."""
+    texts = []
+    for place in parts_of(update_schedule) if update_schedule is not None else ():
         try:
             names = place.names(tree)
         except PartError as error:
@@ -417,6 +464,10 @@ def _check_schedule(tree: Tree, update_schedule: Schedule | None) -> None:
                 f"In the update schedule: {place!r} selects no arrays, so nothing would move. "
                 f"{_without_arrays(tree, place)}"
             )
+        here = [name for name in names if name in choices]
+        if all(choices[name][RATE].frozen for name in here) and (here or not set(names) & set(tree.trainable)):
+            texts.append(f"In the update schedule: {place!r} moves nothing, because all its arrays are frozen.")
+    return texts
 
 
 def _without_arrays(tree: Tree, place: Part) -> str:

@@ -88,6 +88,8 @@ class Run:
         # A module that was set to evaluation by itself in a net that trains stays so.
         if not self.net.training:
             self.net.train()
+        for work in works:
+            work.trainer.zero_grad()
         with own_randomness():
             yield gatherer.see(Began(self.progress, summary(checked)))
             reason, message = self._nothing_to_do()

@@ -25,7 +25,7 @@ from etude.step.trainer import Trainer
 PROGRAMS = 16
 """Sets of moving arrays that get a program; what moves in further sets is stepped without one."""
 
-Program: TypeAlias = Callable[[Any, Tensor], tuple[Tensor, Tensor, list[Tensor], list[Any]]]
+Program: TypeAlias = Callable[[Any, Tensor, Tensor | None], tuple[Tensor, Tensor, list[Tensor], list[Any]]]
 
 
 class CompiledStep:
@@ -35,10 +35,19 @@ class CompiledStep:
         PlanError: the optimizer, the precision or a setting cannot be compiled, or this version of torch cannot do it.
     """
 
-    def __init__(self, net: nn.Module, losses: Losses, read: Reader, trainer: Trainer, precision: Precision) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        losses: Losses,
+        read: Reader,
+        trainer: Trainer,
+        precision: Precision,
+        looks: bool,
+    ) -> None:
         self._optimizer = _compilable(trainer, precision)
         self._net, self._losses, self._read = net, losses, read
         self._trainer, self._precision = trainer, precision
+        self._looks = looks
         self._buffers = tuple(net.buffers())
         self._programs: dict[tuple[Any, ...], Program] = {}
         self._seen: set[tuple[Any, ...]] = set()
@@ -64,7 +73,9 @@ class CompiledStep:
         rates = now.columns[RATE]
         fixed = tuple(tuple(value for key, value in b.settings.items() if key != RATE) for b in bundles)
         climbs = tuple(rates[bundle.row] < 0 for bundle in bundles)
-        key = (now.moving, weights, fixed, climbs)
+        # A weight that changes is an input of the program; one that does not is part of it.
+        scheduled = torch.tensor(weights) if not self._losses.fixed else None
+        key = (now.moving, None if scheduled is not None else weights, fixed, climbs)
         program = self._programs.get(key)
         if program is None:
             self._sets.add(now.moving)
@@ -72,10 +83,10 @@ class CompiledStep:
         shapes = (key, *((tensor.shape, tensor.dtype) for _, tensor in tensors_in(values)))
         numbers = torch.tensor([abs(rates[bundle.row]) for bundle in bundles])
         if shapes in self._seen:
-            loss, fine, means, counts = program(values, numbers)
+            loss, fine, means, counts = program(values, numbers, scheduled)
         else:
             with _tracing():
-                loss, fine, means, counts = _explained(program, values, numbers)
+                loss, fine, means, counts = _explained(program, values, numbers, scheduled)
             self._seen.add(shapes)
         ok = bool(fine)
         if not ok:
@@ -84,17 +95,21 @@ class CompiledStep:
 
     def _program(self, bundles: Sequence[Bundle], weights: tuple[float, ...], climbs: tuple[bool, ...]) -> Program:
         net, losses, read, precision = self._net, self._losses, self._read, self._precision
-        rule, buffers = self._optimizer.rule, self._buffers
+        rule, looks = self._optimizer.rule, self._looks
+        buffers = self._buffers if looks else ()
         arrays = [array for bundle in bundles for array in bundle.arrays]
 
-        def program(values: Any, rates: Tensor) -> tuple[Tensor, Tensor, list[Tensor], list[Any]]:
+        def program(
+            values: Any, rates: Tensor, scheduled: Tensor | None
+        ) -> tuple[Tensor, Tensor, list[Tensor], list[Any]]:
+            now = weights if scheduled is None else tuple(scheduled.unbind())
             before = [buffer.clone() for buffer in buffers]
             with precision.context():
-                loss, measured = losses.measure(net, read, values, weights)
+                loss, measured = losses.measure(net, read, values, now)
             gradients = list(torch.autograd.grad(loss, arrays))
             with torch.no_grad():
-                fine = torch.isfinite(loss)
-                for gradient in gradients:
+                fine = torch.isfinite(loss) if looks else torch.ones_like(loss, dtype=torch.bool)
+                for gradient in gradients if looks else ():
                     fine = fine & torch.isfinite(gradient).all()
                 place = 0
                 for number, bundle in enumerate(bundles):
@@ -139,10 +154,12 @@ def _tracing() -> Iterator[None]:
         yield
 
 
-def _explained(program: Program, values: Any, rates: Tensor) -> tuple[Tensor, Tensor, list[Tensor], list[Any]]:
+def _explained(
+    program: Program, values: Any, rates: Tensor, weights: Tensor | None
+) -> tuple[Tensor, Tensor, list[Tensor], list[Any]]:
     """The first call of a program, in which it is made."""
     try:
-        return program(values, rates)
+        return program(values, rates, weights)
     except torch._dynamo.exc.TorchDynamoException as error:
         reason = str(error).strip().splitlines()[0]
         raise PlanError(

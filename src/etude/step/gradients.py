@@ -99,12 +99,12 @@ def names_not_finite(names: Sequence[str], tensors: Sequence[Tensor]) -> tuple[s
     )
 
 
-def prepare(gradients: Gradients, now: Now, settings: frozenset[str], seed: int, step: int) -> None:
+def prepare(gradients: Gradients, now: Now, settings: frozenset[str], seed: int, draw: tuple[int, int]) -> None:
     """Noise and clipping, for those of the gradient settings that are in use. Sparse gradients become dense."""
     if any(gradient.is_sparse for gradient in gradients.values):
         gradients.values = [gradient.to_dense() if gradient.is_sparse else gradient for gradient in gradients.values]
     if "noise" in settings:
-        _add_noise(gradients, _each(now, "noise"), seed, step)
+        _add_noise(gradients, _each(now, "noise"), seed, draw)
     if "clip_value" in settings:
         _clip_values(gradients.writable(), _each(now, "clip_value"))
     if "clip_norm" in settings:
@@ -123,9 +123,9 @@ def _each(now: Now, setting: str) -> list[Any]:
     return [of[index] for index in now.moving.indices]
 
 
-def _add_noise(gradients: Gradients, deviations: Sequence[float], seed: int, step: int) -> None:
-    # Counted, not carried: the noise of a step depends on the seed and the step alone.
-    generator = torch.Generator().manual_seed(_mixed(seed, step))
+def _add_noise(gradients: Gradients, deviations: Sequence[float], seed: int, draw: tuple[int, int]) -> None:
+    # Counted, not carried: the noise depends on the seed, the step and how many draws the step has had.
+    generator = torch.Generator().manual_seed(_mixed(_mixed(seed, draw[0]), draw[1]))
     for gradient, deviation in zip(gradients.writable(), deviations, strict=True):
         if deviation:
             drawn = torch.randn(gradient.shape, generator=generator, dtype=torch.float32)

@@ -323,7 +323,7 @@ class Losses:
 
     def __init__(self, made: tuple[Term, ...]) -> None:
         self.terms = made
-        self._fixed = (
+        self.fixed = (
             tuple(float(term.weight.at(Progress())) for term in made) if all(t.weight.constant for t in made) else None
         )
         self.needs_output = any(term.takes != "net" for term in made)
@@ -355,8 +355,8 @@ class Losses:
 
     def weights(self, progress: Progress) -> tuple[float, ...]:
         """The weight of each term at a moment."""
-        if self._fixed is not None:
-            return self._fixed
+        if self.fixed is not None:
+            return self.fixed
         return tuple(float(term.weight.at(progress)) for term in self.terms)
 
     def measure(
@@ -370,13 +370,18 @@ class Losses:
         if len(self.terms) == 1:
             only = self.terms[0]
             measured = only.measure(only.compute(net, values, output, target), values, target)
-            return (measured.mean if weights[0] == 1 else measured.mean * weights[0]), (measured,)
+            return _weighed(measured.mean, weights[0]), (measured,)
         computed: list[Any] = []
         for place, (term, source) in enumerate(zip(self.terms, self._sources, strict=True)):
             computed.append(term.compute(net, values, output, target) if source == place else computed[source])
         each = tuple(term.measure(one, values, target) for term, one in zip(self.terms, computed, strict=True))
         total = torch.stack([m.mean * w for m, w in zip(each, weights, strict=True)]).sum()
         return total, each
+
+
+def _weighed(mean: Tensor, weight: float) -> Tensor:
+    # In a compiled step a weight that changes is a tensor, of which nobody may ask whether it is 1.
+    return mean if not isinstance(weight, Tensor) and weight == 1 else mean * weight
 
 
 class Reader:

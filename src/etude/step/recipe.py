@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from math import inf
 from typing import Any, TypeAlias
@@ -16,9 +17,11 @@ from etude.step.optim.foreign import Factory, ForeignOptimizer, check_options, o
 from etude.step.optim.own import OwnOptimizer
 from etude.step.optim.registry import by_name
 from etude.step.optim.rule import Setting, UpdateRule
+from etude.values.marks import Frozen, Inherit
 from etude.values.part import Itself, PartLike, part
+from etude.values.preview import moments
 from etude.values.progress import Extent
-from etude.values.rules import Rules, RulesLike, rules
+from etude.values.rules import Rules, RulesLike, Times, rules
 from etude.values.schedule import Schedule, schedule, update_schedule
 from etude.values.tree import Tree
 
@@ -124,7 +127,7 @@ class Recipe:
     def _rules(self, given: Mapping[str, RulesLike] | None, multipliers: RulesLike) -> dict[str, Rules]:
         made: dict[str, Rules] = {}
         for key, literal in (given or {}).items():
-            for setting, piece in _split_betas({key: literal}, self.known).items():
+            for setting, piece in self._split(key, literal).items():
                 if setting != RATE and setting not in self.known:
                     raise SettingError(f"rules for {setting!r}: {self._unknown(setting)}")
                 made[setting] = rules(piece, setting=setting)
@@ -147,10 +150,17 @@ class Recipe:
             )
         return made
 
+    def _split(self, key: str, literal: RulesLike) -> dict[str, RulesLike]:
+        """Rules for betas are rules for beta1 and for beta2."""
+        if key != "betas" or "beta1" not in self.known:
+            return {key: literal}
+        pairs = [(place, _pair(value)) for place, value in rules(literal, setting="betas")]
+        return {f"beta{i + 1}": Rules(tuple((place, pair[i]) for place, pair in pairs)) for i in range(2)}
+
     def _check_rules(self, setting: str, made: Rules) -> None:
         known = self.known.get(setting)
         for place, value in made:
-            if known is not None and isinstance(value, int | float):
+            if known is not None and not isinstance(value, Schedule | Times | Inherit | Frozen):
                 known.check(f"the rule {place!r} for {setting}", value)
 
     def _add_groups(self, optimizer: torch.optim.Optimizer, made: dict[str, Rules]) -> None:
@@ -168,9 +178,7 @@ class Recipe:
         """Resolve against a net, and prove every schedule over the run; its clock does not count `uncounted` units."""
         if not tree.trainable:
             raise SettingError("The net has no trainable arrays: nothing has requires_grad=True.")
-        for setting in settings_left(tree):
-            if setting != RATE and setting in self.known and setting not in self.base:
-                self.base[setting] = schedule(GRADIENT_SETTINGS[setting].default)
+        self._heed(settings_left(tree))
         made = resolve(tree, self.base, self.rules, self.update_schedule, self.limit, self.strict)
         for each in made.schedules():
             try:
@@ -178,7 +186,23 @@ class Recipe:
             except ScheduleError as error:
                 hint = " A Trainer counts epochs if it is given steps_per_epoch=." if "epochs" in uncounted else ""
                 raise ScheduleError(f"{error}{hint if 'epochs' in repr(each) else ''}") from None
+        if self.update_schedule is not None and not self.update_schedule.constant:
+            # A function names its parts only when it is asked.
+            for progress in moments(extent, 33, unknown=0.0):
+                made.at(progress.without(*uncounted))
         return made
+
+    def _heed(self, left: set[str]) -> None:
+        """Settings for which rules were left on modules: those that are off otherwise are on."""
+        if "clip_norm" in left:
+            raise SettingError(
+                "clip_norm was left on a module: it is one bound for all gradients. Give it to the call."
+            )
+        for setting in sorted(left - {RATE} - set(self.base)):
+            if setting in self.known:
+                self.base[setting] = schedule(GRADIENT_SETTINGS[setting].default)
+            else:
+                warnings.warn(f"Rules left on modules are not used: {self._unknown(setting)}", stacklevel=5)
 
     def optimizer_for(self, table: Table) -> OwnOptimizer | ForeignOptimizer:
         """The optimizer at work on the arrays of `table`."""
@@ -191,13 +215,15 @@ def _split_betas(settings: Mapping[str, Any], known: Mapping[str, Any]) -> dict[
     """`betas=(b1, b2)` is short for `beta1=b1, beta2=b2` where the rule has those."""
     if "betas" not in settings or "beta1" not in known:
         return dict(settings)
-    betas = settings["betas"]
-    if isinstance(betas, Mapping):
-        betas = tuple({place: pair[i] for place, pair in betas.items()} for i in range(2))
+    first, second = _pair(settings["betas"])
+    rest = {key: value for key, value in settings.items() if key != "betas"}
+    return {**rest, "beta1": first, "beta2": second}
+
+
+def _pair(betas: Any) -> tuple[Any, Any]:
     if not isinstance(betas, tuple | list) or len(betas) != 2:
         raise SettingError(f"betas={betas!r}: a pair is needed. Write betas=(0.9, 0.999).")
-    rest = {key: value for key, value in settings.items() if key != "betas"}
-    return {**rest, "beta1": betas[0], "beta2": betas[1]}
+    return betas[0], betas[1]
 
 
 def settings_known(optimizer: OptimizerLike) -> tuple[str, ...] | None:

@@ -35,6 +35,9 @@ from etude.values.tree import Tree, has_shape
 Arrays: TypeAlias = "nn.Module | Mapping[str, Tensor] | Iterable[Tensor] | Iterable[tuple[str, Tensor]]"
 
 _FORMAT = 1
+_KEYS = {"optimizer", "progress", "learning_rate", "memory", "arrays"}
+_SETS = 512
+"""Sets of moving arrays whose tensors are kept at hand; stale gradients can make ever new ones."""
 
 
 class Trainer:
@@ -97,6 +100,7 @@ class Trainer:
         self.progress = Progress(extent=_extent(total, self._steps_per_epoch)).without(*uncounted)
         self._policy = _policy(non_finite)
         self._seed = seed
+        self._drawn = (-1, 0)
         self._use(self._recipe.table(Tree(module), self.progress.extent, uncounted))
         self._optimizer = self._recipe.optimizer_for(self.table)
         self._used: dict[int, tuple[Tensor, int]] = {}
@@ -172,12 +176,19 @@ class Trainer:
         if count != 1:
             gradients.divide(count)
         if self._extra:
-            prepare(gradients, now, self._extra, self._seed, int(self.progress.step))
+            prepare(gradients, now, self._extra, self._seed, self._draw())
         if strides and [gradient.stride() for gradient in gradients.values] != strides:
             gradients.shape_like(arrays, strides)
         self._optimizer.move(now, gradients.values)
         if "clip_weights" in self._extra:
             clip_weights(arrays, now)
+
+    def _draw(self) -> tuple[int, int]:
+        """Which draw of noise this is: the number of the step, and how many were drawn in it before."""
+        step = int(self.progress.step)
+        again = self._drawn[1] + 1 if self._drawn[0] == step else 0
+        self._drawn = (step, again)
+        return self._drawn
 
     def _raise_non_finite(self, now: Now, found: list[Tensor]) -> None:
         number = int(self.progress.step) + 1
@@ -266,6 +277,8 @@ class Trainer:
     def _without(self, moving: Moving, stale: frozenset[int]) -> Moving:
         less = self.table.less(moving, stale)
         if less not in self._moving:
+            if len(self._moving) >= _SETS:
+                self._moving.clear()
             self._moving[less] = self._look_up(less)
         return less
 
@@ -285,8 +298,8 @@ class Trainer:
         self.progress = self.progress.tick(samples=round(count), epoch=epoch)
 
     def begin_forward(self) -> None:
-        """The net is called with gradients on: what a step has used goes, frozen statistics stand still."""
-        if self._used:
+        """The net is about to be called: gradients that a step has used go, frozen statistics stand still."""
+        if self._used and torch.is_grad_enabled():
             self.zero_grad()
         for module in self._still:
             module.training = False
@@ -371,19 +384,20 @@ class Trainer:
             StateError: a state of another optimizer, other arrays or other shapes; all differences are listed and
                 nothing is changed.
         """
-        if state.get("format") != _FORMAT or "arrays" not in state:
+        if not isinstance(state, Mapping) or state.get("format") != _FORMAT or not set(state) >= _KEYS:
             raise StateError("This is no state of a Trainer (of this version). Give what state_dict() returned.")
         if state["optimizer"] != self._recipe.name:
             raise StateError(
                 f"The state is of the optimizer {state['optimizer']!r}, the trainer has {self._recipe.name!r}."
             )
         _check_names(state["arrays"], self.table.names)
+        clock = _clock(state["progress"])
         try:
             self._optimizer.load([state["arrays"][name] for name in self.table.names])
         except StateError as error:
             raise StateError(f"The state does not fit the net: {error}.") from None
-        clock = state["progress"]
-        self.progress = Progress(clock["step"], clock["epoch"], clock["samples"], clock["tokens"], self.progress.extent)
+        epoch = clock["step"] / self._steps_per_epoch if self._steps_per_epoch else clock["epoch"]
+        self.progress = Progress(clock["step"], epoch, clock["samples"], clock["tokens"], self.progress.extent)
         self.memory = {of: state["memory"].get(write(of), kept) for of, kept in self.memory.items()}
         if state["learning_rate"] is not None and self._recipe.base[RATE].constant:
             self.set_learning_rate(state["learning_rate"])
@@ -412,14 +426,19 @@ class _Told:
         self._trainer = None if trainer is None else weakref.ref(trainer)
 
     def __call__(self, module: nn.Module, args: Any) -> None:
-        if self._trainer is None or torch.compiler.is_compiling() or not torch.is_grad_enabled():
-            return
-        trainer = self._trainer()
+        trainer = None if self._trainer is None or torch.compiler.is_compiling() else self._trainer()
         if trainer is not None:
             trainer.begin_forward()
 
     def __reduce__(self) -> tuple[type[_Told], tuple[None]]:
         return (_Told, (None,))
+
+
+def _clock(saved: Any) -> Mapping[str, float]:
+    units = ("step", "epoch", "samples", "tokens")
+    if not isinstance(saved, Mapping) or not all(isinstance(saved.get(unit), int | float) for unit in units):
+        raise StateError(f"The state has no clock: {saved!r}. Give what state_dict() returned. Nothing was loaded.")
+    return saved
 
 
 def _check_names(found: Mapping[str, Any], names: tuple[str, ...]) -> None:

@@ -70,7 +70,9 @@ class Work:
         self.listens = turn is not None and turn.reactive
         self._heard: Any = turn.start() if turn is not None and turn.reactive else None
         self._rate: float | None = None
-        self._compiled = CompiledStep(net, self.losses, self.read, self.trainer, precision) if compile else None
+        self._compiled = (
+            CompiledStep(net, self.losses, self.read, self.trainer, precision, policy != "apply") if compile else None
+        )
         self._statistics = _Unkept() if policy == "apply" else _Statistics(net)
 
     def step(self, progress: Progress, values: Any) -> Report:
@@ -162,6 +164,7 @@ class Work:
 
     def look(self, progress: Progress, values: Any) -> Report:
         """The loss of a step in which nothing moves."""
+        self.trainer.begin_forward()
         with torch.no_grad():
             loss, measured = self.measure(progress, values)
         return Report(loss, measured, False)

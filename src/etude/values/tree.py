@@ -25,6 +25,7 @@ class Tree:
         nodes: path to module or array, parents before children, in the order of `state_dict`.
         arrays: name to array, each array once; parameters and buffers.
         names: name to every path of the array, the name itself first.
+        parameters: names of the arrays that are parameters; the others are buffers.
         trainable: names of the parameters that require a gradient.
     """
 
@@ -39,9 +40,10 @@ class Tree:
         self._below: dict[str, tuple[str, ...]] = {}
         self._first_name: dict[int, str] = {}
         self._memo: dict[object, object] = {}
+        self.parameters: set[str] = set()
         self._walk(self.net, "", ())
         self.trainable: tuple[str, ...] = tuple(
-            name for name, array in self.arrays.items() if isinstance(array, nn.Parameter) and array.requires_grad
+            name for name, array in self.arrays.items() if name in self.parameters and array.requires_grad
         )
 
     def _walk(self, module: nn.Module, path: str, above: tuple[int, ...]) -> None:
@@ -53,6 +55,9 @@ class Tree:
             if array is not None:
                 self._add_array(_join(path, key), array)
                 children.append(_join(path, key))
+        self.parameters.update(
+            self._name_of[_join(path, key)] for key, array in module._parameters.items() if array is not None
+        )
         for key, child in module._modules.items():
             if child is not None and id(child) not in above:
                 children.append(_join(path, key))

@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, ClassVar
 
 import torch
@@ -41,9 +42,10 @@ class Setting:
             if not isinstance(value, bool):
                 raise SettingError(f"{name}={value!r}: True or False is needed.")
             return
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
             raise SettingError(f"{name}={value!r}: a finite number is needed.")
-        inside = self.low <= value and (value <= self.high if self.closed else value < self.high)
+        number = float(value)
+        inside = self.low <= number and (number <= self.high if self.closed else number < self.high)
         if not inside:
             bracket = "]" if self.closed else ")"
             raise SettingError(f"{name}={value!r}: allowed is [{self.low:g}, {self.high:g}{bracket}.")

@@ -1,0 +1,49 @@
+"""The pictures of the pages: python docs/make_images.py writes docs/images/."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from etude import FROZEN, Plan, cosine, cycle, demo, part, pieces, steps, train, warmup
+
+IMAGES = Path(__file__).parent / "images"
+
+
+def fine_tuning() -> Plan:
+    """What the first page shows: a frozen start, a slow middle, a head that leads, layers that join and then take turns."""
+    late, early = part("layers")[3:], part("layers")[:3]
+    return Plan(
+        "mse",
+        learning_rate=warmup(steps(10)) * cosine(1e-3, 2e-5),
+        learning_rate_multipliers={"embed": FROZEN, early: 0.2, "head": 2},
+        update_schedule=pieces(
+            "head",
+            (steps(16), late | "head"),
+            (steps(48), cycle(part(early) * 3, late | "head")),
+        ),
+        steps=112,
+    )
+
+
+def small_net() -> nn.Module:
+    """Eight arrays with names as in a language model."""
+    layers = [nn.Linear(8, 8, bias=False) for _ in range(6)]
+    return nn.Sequential(
+        OrderedDict(embed=nn.Linear(4, 8, bias=False), layers=nn.Sequential(*layers), head=nn.Linear(8, 1, bias=False))
+    )
+
+
+def main() -> None:
+    IMAGES.mkdir(exist_ok=True)
+    torch.manual_seed(0)
+    fine_tuning().check(small_net(), (torch.randn(64, 4), torch.randn(64, 1))).plot(IMAGES / "score.png")
+    net, data, plan = demo.experiment()
+    train(net, data, plan, progress=False).plot("loss", IMAGES / "loss.png")
+
+
+if __name__ == "__main__":
+    main()
