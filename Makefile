@@ -27,7 +27,7 @@ test: $(READY) ## style, types and all tests but the long ones
 	$(ONE) $(BIN)/python -m pytest -q -m "not soak" $(TESTS)
 
 bench: $(READY) ## this library beside hand-written loops, in one process
-	$(ONE) $(BIN)/python -m bench
+	$(ONE) $(BIN)/python bench
 
 soak: $(READY) ## the long tests
 	$(ONE) $(BIN)/python -m pytest -q -m soak $(TESTS)

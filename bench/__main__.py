@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import torch
+
 import imports
 import loops
 import optimizers
 import schedules
-import torch
 from measure import Timing, table, write
 
 FILES = {"imports": imports, "optimizers": optimizers, "schedules": schedules, "loops": loops}

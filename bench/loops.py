@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from measure import Contender, Timing, compare
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import etude
+from measure import Contender, Timing, compare
 
 RATE = 1e-3
 

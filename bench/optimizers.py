@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 
 import torch
-from measure import Contender, Timing, compare
 from torch import nn
 
 import etude
+from measure import Contender, Timing, compare
 
 STEPS = 20
 

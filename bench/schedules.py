@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from loops import Attention
-from measure import Contender, Timing, compare
 from torch import Tensor, nn
 
 import etude
+from loops import Attention
+from measure import Contender, Timing, compare
 
 
 def blocks() -> nn.Module:

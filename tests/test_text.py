@@ -50,7 +50,7 @@ VALUES: list[Any] = [
     *(cycle(part("critic") * 5, "generator"), cycle(0.1, repeat(0.2, 3), linear(0, 1, over=steps(3)))),
     *(pieces(FROZEN, (epochs(1), 0.1), (epochs(2), cosine(0.1))), when("loss", above=0.5, at_most=3)),
     *(times(0.1), times(cosine(1)), rules(None), rules({"a": times(0.5), part(nn.LayerNorm) | "*.bias": 0})),
-    rules([("a", 1), (everything, FROZEN), ("b", INHERIT)], setting="weight_decay"),
+    rules([("a", 1), (everything, 0.5), ("b", INHERIT)], setting="weight_decay"),
 ]
 
 

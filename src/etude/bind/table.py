@@ -370,18 +370,14 @@ class _Chooser:
             if name in names:
                 if value is INHERIT:
                     break
-                return self._choice(setting, base, value, f"{place!r}: {value!r}")
+                return self._choice(base, value, f"{place!r}: {value!r}")
         left = left_for(self.tree, name, setting)
         if left is not None:
-            return self._choice(setting, base, *left)
+            return self._choice(base, *left)
         return Choice(base, None, "no rule")
 
-    def _choice(self, setting: str, base: Schedule, value: Any, rule: str) -> Choice:
+    def _choice(self, base: Schedule, value: Any, rule: str) -> Choice:
         if value is FROZEN:
-            if setting != RATE:
-                raise RuleError(
-                    f"{setting}: {rule}: only the learning rate can be FROZEN. Write 0, or freeze the rate."
-                )
             return Choice(None, None, rule)
         if isinstance(value, Times):
             factor = schedule(value.factor)

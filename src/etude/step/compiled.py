@@ -102,7 +102,7 @@ class CompiledStep:
         def program(
             values: Any, rates: Tensor, scheduled: Tensor | None
         ) -> tuple[Tensor, Tensor, list[Tensor], list[Any]]:
-            now = weights if scheduled is None else tuple(scheduled.unbind())
+            now: Any = weights if scheduled is None else tuple(scheduled.unbind())
             before = [buffer.clone() for buffer in buffers]
             with precision.context():
                 loss, measured = losses.measure(net, read, values, now)

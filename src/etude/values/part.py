@@ -65,8 +65,8 @@ class Part(ABC):
     def modules(self, net: nn.Module | Tree) -> dict[str, nn.Module]:
         """The modules of this part in `net`, by path, in order. Raises PartError as `of` does."""
         tree = net if isinstance(net, Tree) else Tree(net)
-        found = ((path, tree.nodes[path]) for path in self.nodes(tree))
-        return {path: node for path, node in found if isinstance(node, nn.Module)}
+        chosen = set(self.nodes(tree))
+        return {path: node for path, node in tree.nodes.items() if path in chosen and isinstance(node, nn.Module)}
 
     def nodes(self, tree: Tree) -> tuple[str, ...]:
         """The paths of the nodes that this part selects, before arrays are looked up under them."""

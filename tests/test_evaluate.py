@@ -1,0 +1,323 @@
+"""Looking at validation data: exact, on time, and without a trace on the net."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from etude import DataError, Evaluate, ScheduleError, SettingError, Update, epochs, every, fraction, samples, seconds
+from etude import steps as steps_
+from etude.errors import PlanError
+from etude.run.evaluate import Means, looking, numbers
+from etude.run.events import Evaluated, Event, Settled, Stepped
+from etude.step.loss import Measured
+from small import Noisy, arrays, batches, classified, mlp, randomness, run, same, trained
+
+X, Y = classified(10)
+VALIDATION = classified(7, seed=5)
+
+
+def looked_at(**changed: Any) -> list[int]:
+    """The numbers of the steps after which the validation data were looked at."""
+    history = trained(**changed).history
+    return history["val.loss"].steps if "val.loss" in history else []
+
+
+# -------------------------------------------------------------------------------------------------------- when
+
+
+def test_the_validation_data_are_looked_at_after_every_epoch() -> None:
+    assert looked_at(validation=VALIDATION, epochs=3) == [3, 6, 9]
+
+
+CADENCES: list[tuple[Any, list[int]]] = [
+    (every(steps_(2)), [2, 4, 6]),
+    (steps_(2), [2, 4, 6]),
+    (every(epochs(2)), [6]),
+    (every(epochs(0.5)), [2, 3, 5, 6]),
+    (every(samples(9)), [3, 5]),
+    (every(fraction(0.5)), [3, 6]),
+    (every(steps_(4)), [4]),
+]
+
+
+@pytest.mark.parametrize(("cadence", "expected"), CADENCES, ids=[repr(each[0]) for each in CADENCES])
+def test_the_cadence_says_when(cadence: Any, expected: list[int]) -> None:
+    assert looked_at(validation=Evaluate(VALIDATION, every=cadence), epochs=2) == expected
+
+
+@pytest.mark.parametrize("cadence", [every(epochs(5)), every(steps_(100))], ids=repr)
+def test_a_run_that_ends_before_the_first_look_is_looked_at_in_the_end(cadence: Any) -> None:
+    result = trained(validation=Evaluate(VALIDATION, every=cadence), epochs=2)
+    assert result.history["val.loss"].steps == [6]
+    assert result.best_step == 6
+
+
+class Clock:
+    """Time that passes by a second with every step."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr("etude.run.run.time.perf_counter", lambda: self.now)
+
+    def __call__(self, event: Event) -> None:
+        # Before the look of this step is due.
+        if isinstance(event, Stepped):
+            self.now += 1
+
+
+def test_a_cadence_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    made = Evaluate(VALIDATION, every=every(seconds(2)))
+    assert looked_at(validation=made, epochs=2, listeners=[clock]) == [2, 4, 6]
+
+
+def test_a_cadence_is_held_back_by_its_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    made = Evaluate(VALIDATION, every=every(steps_(1), minimum=seconds(2.5)))
+    assert looked_at(validation=made, epochs=2, listeners=[clock]) == [3, 6]
+
+
+def test_the_look_comes_after_the_end_of_the_epoch_and_before_the_state_is_settled() -> None:
+    told = list(run(validation=VALIDATION))
+    names = [type(event).__name__ for event in told]
+    assert names[-5:] == ["Stepped", "EpochEnded", "Evaluated", "Settled", "Ended"]
+    assert next(e for e in told if isinstance(e, Evaluated)).progress.step == 3
+
+
+# -------------------------------------------------------------------------------------------------- exact scores
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 7, None])
+def test_scores_are_means_over_all_samples(size: int | None) -> None:
+    result = trained(validation=Evaluate(VALIDATION, ["accuracy", "error_rate"], batch_size=size))
+    x, y = VALIDATION
+    assert result.final_net is not None
+    with torch.no_grad():
+        output = result.final_net(x)
+    history = result.history
+    assert history["val.loss"].values == [pytest.approx(functional.cross_entropy(output, y).item(), rel=1e-6)]
+    right = float((output.argmax(1) == y).float().mean())
+    assert history["val.accuracy"].values == [pytest.approx(right)]
+    assert history["val.error_rate"].values == [pytest.approx(1 - right)]
+
+
+class Pairs(Dataset[Any]):
+    def __len__(self) -> int:
+        return 7
+
+    def __getitem__(self, index: int) -> Any:
+        return VALIDATION[0][index], VALIDATION[1][index]
+
+
+def generated() -> Any:
+    for part in batches(7, 3):
+        yield VALIDATION[0][part], VALIDATION[1][part]
+
+
+FORMS: dict[str, Any] = {
+    "arrays": VALIDATION,
+    "numpy": tuple(each.numpy() for each in VALIDATION),
+    "samples": [(VALIDATION[0][i], int(VALIDATION[1][i])) for i in range(7)],
+    "data set": Pairs(),
+    "loader": DataLoader(TensorDataset(*VALIDATION), batch_size=3),
+    "shuffled loader": DataLoader(TensorDataset(*VALIDATION), batch_size=3, shuffle=True),
+    "evaluate": Evaluate(VALIDATION, batch_size=3),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_validation_data_come_in_every_form(form: str) -> None:
+    expected = trained(validation=VALIDATION).history["val.loss"].values
+    found = trained(validation=FORMS[form]).history["val.loss"].values
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_validation_data_of_another_form_than_the_training_data() -> None:
+    expected = trained(data=Pairs(), validation=VALIDATION).history["val.loss"].values
+    assert trained(data=Pairs(), validation=VALIDATION, workers=1).history["val.loss"].values == expected
+    assert trained(data=Pairs(), validation=Pairs(), workers=1).history["val.loss"].values == expected
+
+
+def test_a_fraction_is_set_aside_by_the_seed_and_never_trained_on() -> None:
+    seen: set[tuple[float, ...]] = set()
+
+    class Watching(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            if self.training:
+                seen.update(tuple(row.tolist()) for row in x)
+            return super().forward(x)
+
+    result = trained(Watching(4, 3), validation=0.3, epochs=2)
+    assert (result.training_samples, result.validation_samples) == (7, 3)
+    aside = [row for row in X.tolist() if tuple(row) not in seen]
+    assert len(aside) == 3
+    assert result.chosen["validation"] == "3 of 10 samples set aside, chosen by seed 0"
+    assert trained(validation=0.3).history["val.loss"].values == trained(validation=0.3).history["val.loss"].values
+    assert (
+        trained(validation=0.3, seed=1).history["val.loss"].values != trained(validation=0.3).history["val.loss"].values
+    )
+
+
+# ----------------------------------------------------------------------------------------------------- no traces
+
+
+def test_looking_changes_nothing_of_the_net_but_reads_it_in_evaluation_mode() -> None:
+    net = Noisy()
+    net.train()
+    net.body[3].eval()
+    modes = [module.training for module in net.modules()]
+    before = arrays(net)
+    with looking(net):
+        assert not any(module.training for module in net.modules())
+        assert not net(X).requires_grad
+    assert [module.training for module in net.modules()] == modes
+    assert same(arrays(net), before)
+
+
+def test_modes_come_back_after_an_error() -> None:
+    net = Noisy()
+
+    def fail() -> None:
+        with looking(net):
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert all(module.training for module in net.modules())
+
+
+def test_a_net_trains_to_the_same_bits_with_and_without_looks() -> None:
+    without = trained(Noisy(), epochs=3)
+    looks = trained(Noisy(), epochs=3, validation=Evaluate(VALIDATION, ["accuracy"], every=steps_(2)))
+    assert same(arrays(without.net), arrays(looks.final_net))
+
+
+class Chancy(nn.Module):
+    """A net that draws numbers in evaluation too, as a variational one does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.net(x) + torch.randn(len(x), 3)
+        return output
+
+
+def test_every_look_of_a_run_draws_the_same_numbers_whatever_listeners_draw() -> None:
+    still = {"learning_rate": 1e-12, "epochs": 3, "validation": VALIDATION}
+    quiet = trained(Chancy(), **still).history["val.loss"].values
+    disturbed = trained(Chancy(), **still, listeners=[lambda event: torch.rand(3)]).history["val.loss"].values
+    assert quiet == disturbed
+    assert quiet == pytest.approx([quiet[0]] * 3, rel=1e-6)
+    assert trained(Chancy(), **still, seed=1).history["val.loss"].values != quiet
+
+
+def test_a_look_leaves_the_generators_alone() -> None:
+    made = run(Chancy(), validation=VALIDATION)
+    evaluator = made.checked.evaluator
+    assert evaluator is not None
+    before = randomness()
+    evaluator.scores(made.progress)
+    assert randomness() == before
+
+
+# ------------------------------------------------------------------------------------------------ several updates
+
+
+def test_with_several_updates_every_loss_is_looked_at_and_the_sum_chooses() -> None:
+    updates = [Update("a", "cross_entropy", "0"), Update("b", "cross_entropy", "2")]
+    result = trained(loss=None, updates=updates, validation=VALIDATION)
+    history = result.history
+    assert history["val.loss"].values[0] == history["val.a.loss"].values[0] + history["val.b.loss"].values[0]
+
+
+# ------------------------------------------------------------------------------------------------------ bad input
+
+
+WRONG: list[tuple[Any, type[Exception], str]] = [
+    (lambda: Evaluate(VALIDATION, every=3), SettingError, r"write every\(epochs\(1\)\)"),  # type: ignore[arg-type]
+    (lambda: Evaluate(VALIDATION, every=every(3)), ScheduleError, "of what"),  # type: ignore[arg-type]
+    (lambda: Evaluate(VALIDATION, batch_size=0), SettingError, "at least 1"),
+    (lambda: Evaluate(VALIDATION, batch_size=True), SettingError, "at least 1"),
+    (lambda: Evaluate(VALIDATION, best=3), SettingError, 'write best="accuracy"'),  # type: ignore[arg-type]
+    (lambda: Evaluate(VALIDATION, best=("a", "b", "c")), SettingError, "write best="),  # type: ignore[arg-type]
+    (lambda: trained(validation=Evaluate(VALIDATION, best=("loss", "most"))), SettingError, '"min" or "max"'),
+    (lambda: trained(validation=Evaluate(VALIDATION, "accuracy", best="acuracy")), SettingError, "Nearest: "),
+    (lambda: trained(validation=Evaluate(VALIDATION, {"m": lambda o, y: 1.0}, best="m")), SettingError, "not known"),
+    (lambda: trained(validation=(X[:, :2], Y)), PlanError, "In the validation data: .*cannot be computed"),
+    (lambda: trained(validation=(X, Y[:4])), DataError, "different numbers of samples"),
+    (lambda: trained(validation=(X[:0], Y[:0])), DataError, "empty"),
+    (lambda: trained(validation=(X * torch.nan, Y)), DataError, "NaN or infinity in 10 of 10 samples"),
+    (lambda: trained(validation=0), DataError, "no fraction"),
+    (lambda: trained(validation=1.0), DataError, "no fraction"),
+    (lambda: trained(validation=0.99), DataError, "none for training"),
+    (lambda: trained(validation=-0.2), DataError, "no fraction"),
+    (lambda: trained(validation="digits"), DataError, "Known forms"),
+    (lambda: trained(metrics="accuracy"), PlanError, "Write validation=0.2"),
+    (lambda: trained(metrics="accuracy", validation=Evaluate(VALIDATION)), PlanError, "Evaluate"),
+    (lambda: trained(validation=Evaluate(FORMS["loader"], batch_size=5)), DataError, "batches of its own"),
+]
+
+
+@pytest.mark.parametrize(("made", "error", "words"), WRONG, ids=[f"{i}" for i in range(len(WRONG))])
+def test_what_cannot_be_looked_at_is_an_error_before_the_first_step(made: Any, error: Any, words: str) -> None:
+    with pytest.raises(error, match=words):
+        made()
+
+
+def test_a_fraction_of_what_can_only_be_read_forward_is_an_error() -> None:
+    with pytest.raises(DataError, match="Give validation data of their own"):
+        trained(data=generated, round_length=3, batch_size=None, validation=0.2)
+
+
+def test_evaluate_prints_without_its_data() -> None:
+    assert repr(Evaluate(0.2)) == "Evaluate(0.2)"
+    made = repr(Evaluate(VALIDATION, "accuracy", every(steps_(5))))
+    assert made == ("Evaluate((Tensor float32 (7, 4), Tensor int64 (7,)), metrics='accuracy', every=every(steps(5)))")
+
+
+# ---------------------------------------------------------------------------------------------------------- means
+
+
+def test_means_are_sums_over_counts_and_begin_anew() -> None:
+    made = Means()
+    values = [(0.1 * i, float(i % 5)) for i in range(200)]
+    for mean, count in values:
+        made.add({"a": Measured(torch.tensor(mean), count), "b": Measured(torch.tensor(1.0), torch.tensor(2))})
+    expected = sum(m * c for m, c in values) / sum(c for _, c in values)
+    assert made.values() == {"a": pytest.approx(expected, rel=1e-6), "b": 1.0}
+    assert made.values() == {}
+
+
+def test_a_mean_of_nothing_counts_for_nothing() -> None:
+    made = Means()
+    made.add({"a": Measured(torch.tensor(torch.nan), 0.0)})
+    made.add({"a": Measured(torch.tensor(2.0), 3.0)})
+    assert made.values() == {"a": 2.0}
+    made.add({"a": Measured(torch.tensor(torch.nan), 0.0)})
+    assert str(made.values()["a"]) == "nan"
+
+
+def test_scalars_of_different_kinds_are_read() -> None:
+    mixed = [torch.tensor(1.0), torch.tensor(2), 3.0, torch.tensor(4.0, dtype=torch.float64)]
+    assert numbers(mixed) == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_events_of_looks_say_which_was_the_best() -> None:
+    told = [event for event in run(validation=VALIDATION, epochs=4, learning_rate=0.1) if isinstance(event, Evaluated)]
+    best = float("inf")
+    for event in told:
+        assert event.best == (event.scores["loss"] < best)
+        best = min(best, event.scores["loss"])
+
+
+def test_the_state_is_settled_once_a_step() -> None:
+    told = list(run(validation=Evaluate(VALIDATION, every=steps_(1)), epochs=2))
+    assert [e.progress.step for e in told if isinstance(e, Settled)] == [1, 2, 3, 4, 5, 6]
