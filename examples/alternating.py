@@ -15,8 +15,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from etude import Plan, Run
-from etude.run.events import Settled
+from etude import Plan, Run, events
 
 LAYERS = {"0.weight": "first", "2.weight": "second", "4.weight": "third"}
 
@@ -37,7 +36,7 @@ def main(quick: bool = False, out: str | Path = "out") -> dict[str, list[float]]
     record = {name: [float(arrays[name][0, 0])] for name in LAYERS}
     # A run is an iterator of events. Settled is the one moment at which a step is wholly done.
     for event in Run(plan, net, (x, y)):
-        if isinstance(event, Settled):
+        if isinstance(event, events.Settled):
             for name, values in record.items():
                 values.append(float(arrays[name][0, 0]))
 

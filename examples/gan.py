@@ -17,8 +17,7 @@ import torch
 from torch import nn
 
 import etude
-from etude import GAN, Plan, Run
-from etude.run.events import Stepped
+from etude import GAN, Plan, Run, events
 
 MEAN, DEVIATION = 3.0, 0.5
 
@@ -36,7 +35,7 @@ def main(quick: bool = False, out: str | Path = "out") -> dict[str, float]:
     plan = Plan(optimizer="adam", beta1=0.5, learning_rate=3e-3, steps=800 if quick else 6000, batch_size=128)
     run = Run(plan, net, real)
     for event in run:
-        if isinstance(event, Stepped) and event.progress.step % (plan.steps // 8) == 0:
+        if isinstance(event, events.Stepped) and event.progress.step % (plan.steps // 8) == 0:
             mean, deviation = generated(net)
             print(f"step {event.progress.step:>5}  generated: mean {mean:+.2f}, deviation {deviation:.2f}")
     result = run.result()

@@ -15,8 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from etude import Plan, Run, part
-from etude.run.events import Settled
+from etude import Plan, Run, events, part
 
 
 class Branches(nn.Module):
@@ -53,7 +52,7 @@ def main(quick: bool = False, out: str | Path = "out") -> Counter[str]:
     moved: Counter[str] = Counter()
     before = {name: array.clone() for name, array in net.state_dict().items()}
     for event in run:
-        if isinstance(event, Settled):
+        if isinstance(event, events.Settled):
             for name, array in net.state_dict().items():
                 moved[name] += not torch.equal(array, before[name])
                 before[name] = array.clone()

@@ -104,7 +104,7 @@ def alike(one: Tensor, other: Tensor) -> bool:
 
 
 def bytes_of(tensor: Tensor) -> bytes:
-    return bytes(tensor.detach().contiguous().view(torch.uint8).numpy()) if tensor.numel() else b""
+    return bytes(tensor.detach().reshape(-1).contiguous().view(torch.uint8).numpy()) if tensor.numel() else b""
 
 
 def memory_of(trainer: Trainer) -> dict[str, dict[str, Any]]:

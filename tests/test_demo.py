@@ -7,12 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from etude import Result, train
+from etude import MissingPackageError, Result, Run, events, train
 from etude import demo as demonstration
 from etude.cli import main
-from etude.errors import MissingPackageError
-from etude.run.events import Settled
-from etude.run.run import Run
 
 
 def test_demo_shows_the_plan_trains_and_writes(
@@ -42,7 +39,7 @@ def test_the_plan_does_what_its_text_says() -> None:
     before = {name: array.clone() for name, array in net.state_dict().items()}
     moved = []
     for event in Run(plan, net, data):
-        if isinstance(event, Settled):
+        if isinstance(event, events.Settled):
             now = net.state_dict()
             moved.append({name for name in now if not torch.equal(now[name], before[name])})
             before = {name: array.clone() for name, array in now.items()}

@@ -20,10 +20,10 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Annotation, Text
 from numpy.typing import NDArray
 
-from etude.errors import SettingError
 from etude.draw import paper
 from etude.draw.engraving import NOTE, Scale
 from etude.draw.plots import plot_rates, plot_score, plot_series, score_steps
+from etude.errors import SettingError
 from etude.run.history import History, Series
 from etude.values.progress import Progress
 

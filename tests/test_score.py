@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from etude.errors import SettingError
 from etude.draw.score import MOST_ROWS, MOST_STEPS, cycle_length, opening, score, score_steps
+from etude.errors import SettingError
 
 Numbers = NDArray[np.float64]
 

@@ -2,10 +2,10 @@
 
 from etude._version import __version__
 from etude.bind.left import learning_rate_multipliers, rules_of, set_rules
-from etude.bind.table import Table
 from etude.errors import (
     DataError,
     EtudeError,
+    MissingPackageError,
     NonFiniteError,
     PartError,
     PlanError,
@@ -16,6 +16,9 @@ from etude.errors import (
     StateError,
 )
 from etude.front import train
+from etude.listen.bar import Bar
+from etude.listen.jsonl import JsonLines
+from etude.run import events
 from etude.run.evaluate import Evaluate
 from etude.run.plan import Plan
 from etude.run.result import Result
@@ -60,10 +63,13 @@ __all__ = [
     "FROZEN",
     "GAN",
     "INHERIT",
+    "Bar",
     "DataError",
     "EtudeError",
     "Evaluate",
     "Extent",
+    "JsonLines",
+    "MissingPackageError",
     "NonFiniteError",
     "Part",
     "PartError",
@@ -80,7 +86,6 @@ __all__ = [
     "Span",
     "StaleGradientError",
     "StateError",
-    "Table",
     "Trainer",
     "Update",
     "__version__",
@@ -89,6 +94,7 @@ __all__ = [
     "cycle",
     "cyclic",
     "epochs",
+    "events",
     "every",
     "everything",
     "exponential",

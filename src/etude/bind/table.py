@@ -462,7 +462,9 @@ def _check_schedule(
             )
         here = [name for name in names if name in choices]
         if all(choices[name][RATE].frozen for name in here) and (here or not set(names) & set(tree.trainable)):
-            texts.append(f"In the update schedule: {place!r} moves nothing, because all its arrays are frozen.")
+            texts.append(
+                f"In the update schedule: {place!r} moves nothing: all its arrays are frozen or not trainable."
+            )
     return texts
 
 

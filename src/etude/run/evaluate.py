@@ -113,12 +113,17 @@ class Evaluator:
         return {"loss": totals["loss"], **found, **totals, **self.metrics.values()}
 
     def _measure(self, values: Any, progress: Progress, means: Means) -> None:
+        output = target = None
         for work, (_, names) in zip(self._works, self._names, strict=True):
-            _, measured = work.measure(progress, values)
+            _, measured, seen, wanted = work.measure(progress, values)
+            output, target = (seen, wanted) if output is None else (output, target)
             means.add(dict(zip(names, measured, strict=True)))
         if self.metrics.names:
-            args, kwargs, target = self._read(values)
-            self.metrics.update(self._net(*args, **kwargs), target)
+            # The output that the loss was taken of, unless the loss called the net itself.
+            if output is None:
+                args, kwargs, target = self._read(values)
+                output = self._net(*args, **kwargs)
+            self.metrics.update(output, target)
 
     def _check_names(self) -> None:
         """A metric called as a loss would hide it."""

@@ -343,11 +343,6 @@ def _check_settings(plan: Plan) -> None:
 
 def _works(plan: Plan, net: nn.Module, device: torch.device, extent: Extent) -> tuple[Work, ...]:
     updates = _updates(plan, net)
-    wrong = [update for update in updates if not isinstance(update, Update)]
-    if wrong:
-        raise PlanError(
-            f"updates: {wrong[0]!r} is no Update. Write updates=[Update('critic', loss=..., part=...), ...]."
-        )
     names = [update.name for update in updates]
     if len(set(names)) < len(names) or not names:
         raise PlanError(f"updates: every update needs a name of its own, and one at least is needed: {names}.")
@@ -382,7 +377,7 @@ def _dry_run(works: tuple[Work, ...], net: nn.Module, batch: Any, training: Sour
                 if whole is not None and work.losses.needs_output:
                     work.losses.check_classes(net, work.read, batch, whole)
                 with torch.enable_grad():
-                    loss, _ = work.measure(Progress(extent=extent), batch)
+                    loss, *_ = work.measure(Progress(extent=extent), batch)
         except EtudeError:
             raise
         except Exception as error:
@@ -532,12 +527,17 @@ def _check_options(plan: Plan) -> None:
 def unknown_option(name: str, settings: Sequence[str]) -> str:
     """The message for an option that is neither one of the plan nor a setting of the optimizer."""
     options = [each for each in inspect.signature(Plan.__init__).parameters if each not in ("self", "settings")]
+    if name == "lr":
+        return "There is no option 'lr'. The learning rate is given as learning_rate=."
     return f"There is no option {name!r}.{nearest(name, [*options, *settings])} Options: {', '.join(options)}."
 
 
 def _listed(updates: Sequence[Update]) -> tuple[Update, ...]:
-    if isinstance(updates, Update):
-        raise SettingError("updates: a list is needed. Write updates=[Update(...)].")
+    if isinstance(updates, Update | str) or not isinstance(updates, Sequence):
+        raise SettingError("updates: a list is needed. Write updates=[Update('critic', loss=..., part=...), ...].")
+    for update in updates:
+        if not isinstance(update, Update):
+            raise SettingError(f"updates: {update!r} is no Update. Write Update('critic', loss=..., part=...).")
     return tuple(updates)
 
 

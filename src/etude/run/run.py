@@ -19,8 +19,12 @@ from etude.run.keep_best import Best
 from etude.run.plan import Checked, Plan
 from etude.run.randomness import own_randomness, seed_step
 from etude.run.result import Result, gather
+from etude.step.loss import Measured
 from etude.step.work import Report, Work
 from etude.values.progress import Progress
+
+_SUM = "sum of "
+"""Before the name of a loss whose weights change: its mean is kept beside those of its terms."""
 
 
 class Run:
@@ -46,6 +50,7 @@ class Run:
         self.cursor = Cursor()
         self._alone = len(self.checked.works) == 1
         self._terms = {work.name: work.names(self._alone)[1] for work in self.checked.works}
+        self._totals = [work.names(self._alone)[0] for work in self.checked.works]
         self._listeners: list[Listener] = []
         self._events: Generator[Event, None, None] = self._run()
         self._result: Result | None = None
@@ -108,7 +113,7 @@ class Run:
                 if any(report.refused for _, report in reports):
                     yield gatherer.see(Skipped(self.progress, "the loss or a gradient is not finite"))
                 else:
-                    self._add(means, reports)
+                    self._add(means, reports, taken[0].samples)
                     yield gatherer.see(self._stepped(before, reports, taken, clock.elapsed()))
                 if any(batch.last for batch in taken):
                     yield gatherer.see(self._epoch_ended(means, best))
@@ -171,15 +176,26 @@ class Run:
         samples = taken[0].samples if len(taken) == 1 else sum([batch.samples for batch in taken])
         return Stepped(self.progress, losses, samples, work.rate(before), tuple([w.name for w, _ in reports]), seconds)
 
-    def _add(self, means: Means, reports: list[tuple[Work, Report]]) -> None:
+    def _add(self, means: Means, reports: list[tuple[Work, Report]], samples: int) -> None:
         for work, report in reports:
             names = self._terms[work.name]
-            means.add(dict(zip(names, report.terms, strict=True)) if len(names) > 1 else {names[0]: report.terms[0]})
+            if len(names) == 1 and work.losses.fixed:
+                means.add({names[0]: report.terms[0]})
+                continue
+            found = dict(zip(names, report.terms, strict=True))
+            if not work.losses.fixed:
+                # The mean of what was minimised, step by step; the terms keep their own counts.
+                found[_SUM + work.names(self._alone)[0]] = Measured(report.loss, samples)
+            means.add(found)
 
     def _epoch_ended(self, means: Means, best: Best) -> EpochEnded:
         found = means.values()
+        sums = {name.removeprefix(_SUM): found.pop(name) for name in list(found) if name.startswith(_SUM)}
         if found:
             found.update(total_losses(self.checked.works, found, self.progress))
+            if sums and not self._alone:
+                sums["loss"] = sum(sums.get(name, found[name]) for name in self._totals if name in found)
+            found.update(sums)
         best.epoch(found)
         return EpochEnded(self.progress, self.cursor.epoch, found)
 

@@ -105,7 +105,7 @@ class CompiledStep:
             now: Any = weights if scheduled is None else tuple(scheduled.unbind())
             before = [buffer.clone() for buffer in buffers]
             with precision.context():
-                loss, measured = losses.measure(net, read, values, now)
+                loss, measured, _, _ = losses.measure(net, read, values, now)
             gradients = list(torch.autograd.grad(loss, arrays))
             with torch.no_grad():
                 fine = torch.isfinite(loss) if looks else torch.ones_like(loss, dtype=torch.bool)

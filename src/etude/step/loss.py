@@ -361,8 +361,8 @@ class Losses:
 
     def measure(
         self, net: nn.Module, read: Reader, values: Any, weights: tuple[float, ...]
-    ) -> tuple[Tensor, tuple[Measured, ...]]:
-        """The weighted sum of the means, and each term."""
+    ) -> tuple[Tensor, tuple[Measured, ...], Any, Any]:
+        """The weighted sum of the means, each term, and the net's output and target (None if no term takes them)."""
         output = target = None
         if self.needs_output:
             args, kwargs, target = read(values)
@@ -370,13 +370,13 @@ class Losses:
         if len(self.terms) == 1:
             only = self.terms[0]
             measured = only.measure(only.compute(net, values, output, target), values, target)
-            return _weighed(measured.mean, weights[0]), (measured,)
+            return _weighed(measured.mean, weights[0]), (measured,), output, target
         computed: list[Any] = []
         for place, (term, source) in enumerate(zip(self.terms, self._sources, strict=True)):
             computed.append(term.compute(net, values, output, target) if source == place else computed[source])
         each = tuple(term.measure(one, values, target) for term, one in zip(self.terms, computed, strict=True))
         total = torch.stack([m.mean * w for m, w in zip(each, weights, strict=True)]).sum()
-        return total, each
+        return total, each, output, target
 
 
 def _weighed(mean: Tensor, weight: float) -> Tensor:

@@ -92,7 +92,7 @@ class Work:
             if self._compiled is not None and self._compiled.takes(now.moving):
                 return self._step_compiled(self._compiled, now, progress, values)
             self._statistics.keep()
-            loss, measured = self.measure(progress, values)
+            loss, measured, _, _ = self.measure(progress, values)
             if self._policy != "apply" and not isfinite(loss.item()):
                 return self._refused(progress, values, loss, measured)
             self._precision.backward(loss)
@@ -118,8 +118,11 @@ class Work:
             self._explain(progress, values, loss, measured)
         return Report(loss.detach(), measured, False, True)
 
-    def measure(self, progress: Progress, values: Any) -> tuple[Tensor, tuple[Measured, ...]]:
-        """The weighted sum of the terms over a batch, and each term; nothing moves."""
+    def measure(self, progress: Progress, values: Any) -> tuple[Tensor, tuple[Measured, ...], Any, Any]:
+        """The weighted sum of the terms over a batch, each term, the net's output and target; nothing moves.
+
+        Output and target are None where the loss calls the net itself.
+        """
         weights = self.losses.weights(progress)
         with self._precision.context():
             return self.losses.measure(self.net, self.read, values, weights)
@@ -166,7 +169,7 @@ class Work:
         """The loss of a step in which nothing moves."""
         self.trainer.begin_forward()
         with torch.no_grad():
-            loss, measured = self.measure(progress, values)
+            loss, measured, _, _ = self.measure(progress, values)
         return Report(loss, measured, False)
 
     def _explain(self, progress: Progress, values: Any, loss: Tensor, measured: tuple[Measured, ...]) -> None:
@@ -185,7 +188,7 @@ class Work:
             )
         what = f"the loss {', '.join(map(repr, named)) or repr('loss')}" if not _finite(loss) else "a gradient"
         raise NonFiniteError(
-            f"Step {number} is refused: {what} is not finite. {found} Nothing was changed. "
+            f"Step {number} is refused: {what} is not finite. {found} This update changed nothing. "
             'To leave such steps out write non_finite="skip".',
             tuple(inputs or arrays or named),
             number,
