@@ -14,7 +14,7 @@ IMAGES = Path(__file__).parent / "images"
 
 
 def fine_tuning() -> Plan:
-    """What the first page shows: a frozen start, a slow middle, a head that leads, layers that join and then take turns."""
+    """What the first page shows: a head that leads, layers that join it and then take turns, a frozen start."""
     late, early = part("layers")[3:], part("layers")[:3]
     return Plan(
         "mse",

@@ -116,7 +116,7 @@ def test_a_rate_is_no_schedule_of_something_else() -> None:
 
 @pytest.mark.parametrize("factor", [float("nan"), True, "x", None, FROZEN], ids=repr)
 def test_a_factor_is_a_finite_number(factor: Any) -> None:
-    with pytest.raises(RuleError, match="a finite number is needed. Write FROZEN"):
+    with pytest.raises(RuleError, match=r"a finite number is needed\. Write FROZEN"):
         times(factor)
 
 

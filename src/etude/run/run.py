@@ -93,8 +93,6 @@ class Run:
         # A module that was set to evaluation by itself in a net that trains stays so.
         if not self.net.training:
             self.net.train()
-        for work in works:
-            work.trainer.zero_grad()
         with own_randomness():
             yield gatherer.see(Began(self.progress, summary(checked)))
             reason, message = self._nothing_to_do()
@@ -110,12 +108,12 @@ class Run:
                     reason, message = "non-finite", str(error)
                     break
                 self._advance(taken)
-                if any(report.refused for _, report in reports):
+                if reports[0][1].refused or (len(reports) > 1 and any(report.refused for _, report in reports)):
                     yield gatherer.see(Skipped(self.progress, "the loss or a gradient is not finite"))
                 else:
                     self._add(means, reports, taken[0].samples)
                     yield gatherer.see(self._stepped(before, reports, taken, clock.elapsed()))
-                if any(batch.last for batch in taken):
+                if taken[-1].last or (len(taken) > 1 and any(batch.last for batch in taken)):
                     yield gatherer.see(self._epoch_ended(means, best))
                 if best.due(before, self.progress, clock.elapsed()):
                     yield gatherer.see(best.look(self.progress))

@@ -50,19 +50,24 @@ class Precision:
         self._device = device.type
         self.scale = 65536.0 if name == "fp16" else 1.0
         self.good = 0
+        self._seeds: dict[tuple[object, ...], tuple[Tensor]] = {}
 
     def context(self) -> AbstractContextManager[object]:
         """Within it the loss is computed."""
         return nullcontext() if self._dtype is None else torch.autocast(self._device, self._dtype)
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients of the loss, times the scale."""
-        torch.autograd.backward(loss if self.scale == 1.0 else loss * self.scale)
+        """Gradients of the loss (a scalar), times the scale."""
+        key = (self.scale, loss.dtype, loss.device)
+        if key not in self._seeds:
+            self._seeds = {key: (torch.full((), self.scale, dtype=loss.dtype, device=loss.device),)}
+        # A seed at hand spares autograd the making of one for each step.
+        torch.autograd.backward((loss,), self._seeds[key])
 
-    def step(self, trainer: Trainer, ignore_stale_grad: bool) -> bool:
+    def step(self, trainer: Trainer, ignore_stale_grad: bool, non_finite: str | None) -> bool:
         """Let the trainer step on gradients without the scale; False if it refused them."""
         if self.name != "fp16":
-            return trainer.step(1, ignore_stale_grad=ignore_stale_grad)
+            return trainer.attempt(1, ignore_stale_grad, non_finite)
         # Overflow is how the scale finds its size: such steps are left out whatever the policy says of others.
         made = trainer.attempt(self.scale, ignore_stale_grad, "skip")
         self.good = self.good + 1 if made else 0

@@ -137,11 +137,17 @@ class Trainer:
             NonFiniteError: a gradient is not finite and non_finite="raise"; nothing is changed.
             SettingError: `batch_size` is not a positive finite number.
         """
-        return self.attempt(batch_size, ignore_stale_grad, self._policy)
+        made = self.attempt(batch_size, ignore_stale_grad, self._policy)
+        # From now on every gradient that is there is an old one.
+        grads = [array.grad for array in self._arrays]
+        self._used = {i: (g, g._version) for i, g in enumerate(grads) if g is not None}
+        epoch = (self.progress.step + 1) / self._steps_per_epoch if self._steps_per_epoch else None
+        self.progress = self.progress.tick(samples=round(batch_size), epoch=epoch)
+        return made
 
     @torch.no_grad()
     def attempt(self, batch_size: float, ignore_stale_grad: bool, non_finite: str | None) -> bool:
-        """`step` with the policy for gradients that are not finite said for this one step."""
+        """The step itself, for a run, which keeps the clock and clears gradients: nothing ticks, nothing is marked."""
         if not 0 < batch_size < inf:
             raise SettingError(f"step({batch_size!r}): the number of samples is positive and finite.")
         now = self.table.at(self.progress, self.memory)
@@ -160,8 +166,6 @@ class Trainer:
             self._raise_non_finite(now, found)
         if found and not refused:
             self._move(now, arrays, strides, found, batch_size)
-        self._mark_used()
-        self._tick(batch_size)
         return not refused
 
     def _move(
@@ -282,20 +286,11 @@ class Trainer:
             self._moving[less] = self._look_up(less)
         return less
 
-    def _mark_used(self) -> None:
-        """From now on every gradient that is there is an old one."""
-        grads = [array.grad for array in self._arrays]
-        self._used = {i: (g, g._version) for i, g in enumerate(grads) if g is not None}
-
     def zero_grad(self) -> None:
         """Forget all gradients of the arrays of this trainer."""
         for array in self._arrays:
             array.grad = None
         self._used = {}
-
-    def _tick(self, count: float) -> None:
-        epoch = (self.progress.step + 1) / self._steps_per_epoch if self._steps_per_epoch else None
-        self.progress = self.progress.tick(samples=round(count), epoch=epoch)
 
     def begin_forward(self) -> None:
         """The net is about to be called: gradients that a step has used go, frozen statistics stand still."""

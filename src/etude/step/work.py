@@ -58,8 +58,8 @@ class Work:
         self.update = update
         self.net = net
         self.losses = Losses(terms(update.loss))
-        checked = None if policy == "apply" else "skip" if policy == "skip" else "raise"
-        self.trainer = Trainer(net, update.optimizer, non_finite=checked, **update.options(), **options)
+        self._checked = None if policy == "apply" else "skip" if policy == "skip" else "raise"
+        self.trainer = Trainer(net, update.optimizer, **update.options(), **options)
         # A run tells its trainers itself when a step begins.
         self.trainer.detach()
         self.read = Reader(net)
@@ -87,6 +87,7 @@ class Work:
         now = trainer.table.at(progress, trainer.memory)
         if not now.moving.indices:
             return self.look(progress, values)
+        trainer.zero_grad()
         trainer.begin_forward()
         with trainer.only_moving():
             if self._compiled is not None and self._compiled.takes(now.moving):
@@ -97,7 +98,7 @@ class Work:
                 return self._refused(progress, values, loss, measured)
             self._precision.backward(loss)
         try:
-            made = self._precision.step(trainer, self._ignore_stale)
+            made = self._precision.step(trainer, self._ignore_stale, self._checked)
         except (NonFiniteError, StaleGradientError):
             self._statistics.restore()
             raise
