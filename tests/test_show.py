@@ -101,8 +101,8 @@ def test_why_names_the_rule_of_every_setting_under_any_name() -> None:
 
 def test_why_tells_frozen_scheduled_and_left() -> None:
     net = graph()
-    made = table(net, {"b": 0, "a": times(linear(1, 0, over=steps(3)))}, moves=["a", "b"])
-    assert "learning_rate = FROZEN    (part('b'): FROZEN)\n" in made.why("b.bias")
+    made = table(net, {"b.bias": 0, "a": times(linear(1, 0, over=steps(3)))}, moves=["a", "b"])
+    assert "learning_rate = FROZEN    (part('b.bias'): FROZEN)\n" in made.why("b.bias")
     assert made.why("b.bias").endswith("moves: never (frozen)")
     assert "0.1 * linear(1, 0, over=steps(3))" in made.why("a.bias")
     assert made.why("a.bias").endswith("moves: as the update schedule says: cycle(part('a'), part('b'))")
@@ -110,11 +110,17 @@ def test_why_tells_frozen_scheduled_and_left() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("out.wieght", '"out.weight"'), ("a", '"a.weight"'), ("running", ""), ("out", '"out.weight"')]
+    ("name", "instead"),
+    [
+        ("1.wieght", r"There are: '0.weight', '0.bias', '1.weight', '1.bias'\. Nearest: .*\"1.weight\""),
+        ("1", r"It stands for several: ask why\('1.weight'\), of '1.weight', '1.bias'"),
+        ("1.running_mean", "What has it is a buffer"),
+    ],
 )
-def test_why_of_what_is_not_there(name: str, near: str) -> None:
-    with pytest.raises(PartError, match=rf"why\('{name}'\): no trainable array has that name.*{near}"):
-        table(graph()).why(name)
+def test_why_of_what_is_not_there(name: str, instead: str) -> None:
+    made = table(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+    with pytest.raises(PartError, match=rf"why\('{name}'\): no trainable array has that name. {instead}"):
+        made.why(name)
 
 
 def test_arrays_without_a_shape_say_so() -> None:

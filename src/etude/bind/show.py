@@ -46,16 +46,26 @@ def score(table: Table, moments: Sequence[Progress]) -> tuple[tuple[str, ...], N
 def why(table: Table, name: str) -> str:
     """Which rule decided each setting of an array, in words; see `Table.why`."""
     tree = table.tree
-    known = name if name in tree.arrays else next((n for n, all_ in tree.names.items() if name in all_), None)
+    known = next((own for own, paths in tree.names.items() if name in paths), None)
     if known is None or known not in table.choices:
-        there = [path for path in tree.nodes if path]
-        raise PartError(f"why({name!r}): no trainable array has that name.{nearest(name, table.names or there)}")
+        raise PartError(f"why({name!r}): no trainable array has that name. {_instead(table, name)}")
     others = [path for path in tree.names[known] if path != known]
     lines = [f"{known} {_shape(table, known)}" + (f", shared as {', '.join(others)}" if others else "")]
     for setting, choice in table.choices[known].items():
         lines.append(f"  {setting} = {_said(choice)}    ({choice.rule})")
     lines.append(f"  moves: {_when(table, known)}")
     return "\n".join(lines)
+
+
+def _instead(table: Table, name: str) -> str:
+    """What is there under a name that is no trainable array."""
+    if name in table.tree.nodes:
+        inside = [own for own in table.tree.below(name) if own in table.choices]
+        if inside:
+            return f"It stands for several: ask why({inside[0]!r}), of {', '.join(map(repr, inside[:8]))}."
+        return "What has it is a buffer, does not require a gradient, or is outside the part that is stepped."
+    shown = ", ".join(map(repr, table.names[:8])) + (", ..." if len(table.names) > 8 else "")
+    return f"There are: {shown}.{nearest(name, table.names)}"
 
 
 def show(table: Table, extent: Extent | None = None) -> str:

@@ -7,6 +7,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,16 @@ def _mixed(word: int) -> int:
 
 def item_key(seed: int, epoch: int, index: int) -> int:
     """64 bits that decide all chance in one item (or batch) of one epoch; a microsecond, so asked for each item."""
+    return _mixed(_mixed(_root(seed) + epoch) + index)
+
+
+@cache
+def _root(seed: int) -> int:
     key = _mixed(seed & _MASK)
     while seed > _MASK:
         seed >>= 64
         key = _mixed(key ^ (seed & _MASK))
-    return _mixed(_mixed(key + epoch) + index)
+    return key
 
 
 def sow(key: int) -> None:

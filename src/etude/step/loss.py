@@ -72,7 +72,7 @@ class Term:
         function: what computes it.
         weight: what it is multiplied by in the sum of terms; a schedule.
         takes: "pair" (output, target), "output", or "net" (net, batch).
-        ignores: whether targets equal to `ignore_index` may occur, which do not count.
+        ignores: False where it is known that every target counts, and for 1: class indices of which all were looked at.
     """
 
     name: str
@@ -87,6 +87,8 @@ class Term:
         Raises:
             SettingError: several outputs or targets by name, and none of them has the name of the term.
         """
+        if type(output) is Tensor and type(target) is Tensor and self.takes == "pair":
+            return self.function(output, target)
         if self.takes == "net":
             return self.function(net, values)
         output, target = _own(self.name, output), _own(self.name, target)
@@ -140,6 +142,8 @@ class Term:
         )
 
     def _scalar(self, made: Tensor, values: Any, target: Any) -> Measured:
+        if not self.ignores:
+            return Measured(made, target.numel())
         count = self._count(values, target)
         if getattr(self.function, "reduction", "mean") == "sum":
             return Measured(made / count, count)
@@ -164,7 +168,7 @@ class Term:
         if weights is not None:
             known = target != ignored
             return (weights[target.where(known, 0)] * known).sum()  # type: ignore[no-any-return]
-        return (target != ignored).sum() if self.ignores else target.numel()
+        return (target != ignored).sum()
 
     def _of_classes(self) -> bool:
         return self.function in _CLASSES or isinstance(self.function, nn.CrossEntropyLoss | nn.NLLLoss)
@@ -179,7 +183,9 @@ class Term:
         wrong = ((target < 0) | (target >= classes)) & ~ignored
         if bool(wrong.any()):
             self._raise_wrong_class(target, wrong, classes)
-        return replace(self, ignores=bool(ignored.any()))
+        weighted = getattr(self.function, "weight", None) is not None
+        summed = getattr(self.function, "reduction", "mean") != "mean"
+        return replace(self, ignores=weighted or summed or bool(ignored.any()))
 
     def _raise_wrong_class(self, target: Tensor, wrong: Tensor, classes: int) -> None:
         rows = wrong.reshape(len(wrong), -1).any(1).nonzero().flatten()
@@ -399,6 +405,8 @@ class Reader:
     def __call__(self, values: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
         """Positional arguments, keyword arguments, target (None if there is none)."""
         if isinstance(values, tuple | list):
+            if len(values) == 2 and type(values[0]) is Tensor:
+                return (values[0],), {}, values[1]
             if len(values) == 2:
                 return (*_spread(values[0]), values[1])
             if len(values) > 2:

@@ -18,6 +18,7 @@ from etude.step.trainer import Trainer
 _DTYPES = {"fp32": None, "fp64": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LARGEST = 2.0**24
 _PATIENCE = 2000
+_PLAIN = nullcontext()
 
 
 def check_precision(precision: str | None) -> str:
@@ -50,19 +51,14 @@ class Precision:
         self._device = device.type
         self.scale = 65536.0 if name == "fp16" else 1.0
         self.good = 0
-        self._seeds: dict[tuple[object, ...], tuple[Tensor]] = {}
 
     def context(self) -> AbstractContextManager[object]:
         """Within it the loss is computed."""
-        return nullcontext() if self._dtype is None else torch.autocast(self._device, self._dtype)
+        return _PLAIN if self._dtype is None else torch.autocast(self._device, self._dtype)
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of the loss (a scalar), times the scale."""
-        key = (self.scale, loss.dtype, loss.device)
-        if key not in self._seeds:
-            self._seeds = {key: (torch.full((), self.scale, dtype=loss.dtype, device=loss.device),)}
-        # A seed at hand spares autograd the making of one for each step.
-        torch.autograd.backward((loss,), self._seeds[key])
+        torch.autograd.backward(loss if self.scale == 1.0 else loss * self.scale)
 
     def step(self, trainer: Trainer, ignore_stale_grad: bool, non_finite: str | None) -> bool:
         """Let the trainer step on gradients without the scale; False if it refused them."""

@@ -10,6 +10,7 @@ beyond", ICLR 2018).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import inf, log
 from typing import Any, ClassVar
 
 import torch
@@ -81,8 +82,16 @@ class Adam(UpdateRule):
         square.mul_(beta2).add_(change * change * (1 - beta2))
         if settings["amsgrad"]:
             square = memory["largest"].copy_(torch.maximum(memory["largest"], square))
-        size = (square / (1 - beta2**count)).sqrt() + settings["eps"]
-        array.sub_(mean / size * (rate / (1 - beta1**count)))
+        size = (square / _share(beta2, count)).sqrt() + settings["eps"]
+        array.sub_(mean / size * (rate / _share(beta1, count)))
+
+
+def _share(beta: float, count: Tensor) -> Tensor:
+    """1 - beta^count: how much of an average that began at zero is filled.
+
+    By way of the logarithm, because in single precision the difference itself would lose four digits at first.
+    """
+    return -torch.expm1(count * (log(beta) if beta else -inf))
 
 
 class AdamW(Adam):
