@@ -20,11 +20,7 @@ def fine_tuning() -> Plan:
         "mse",
         learning_rate=warmup(steps(10)) * cosine(1e-3, 2e-5),
         learning_rate_multipliers={"embed": FROZEN, early: 0.2, "head": 2},
-        update_schedule=pieces(
-            "head",
-            (steps(16), late | "head"),
-            (steps(48), cycle(part(early) * 3, late | "head")),
-        ),
+        update_schedule=pieces("head", (steps(16), late | "head"), (steps(48), cycle(early * 3, late | "head"))),
         steps=112,
     )
 

@@ -53,7 +53,7 @@ def apart(
         trainer.step()
         trainer.zero_grad()
         optimizer.step()
-    return max(float((a - b).abs().max()) for a, b in zip(mine, reference, strict=True))
+    return max(float((a - b).detach().abs().max()) for a, b in zip(mine, reference, strict=True))
 
 
 def _rate(progress: Progress, rate: Callable[[float], float]) -> float:

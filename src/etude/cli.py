@@ -19,7 +19,7 @@ from etude.errors import EtudeError, SettingError, nearest
 from etude.experiment import add_options, build, described, load
 from etude.listen.bar import Bar
 from etude.listen.jsonl import JsonLines
-from etude.run.plan import Checked
+from etude.run.check import Checked
 from etude.run.result import Result
 from etude.run.run import Run
 

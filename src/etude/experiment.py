@@ -114,7 +114,7 @@ def _no_experiment(found: str) -> SettingError:
 
 def described(function: Callable[..., Any]) -> str:
     """The docstring of an experiment function without its section of arguments."""
-    return inspect.getdoc(function).split("\nArgs:")[0].strip() if function.__doc__ else ""  # type: ignore[union-attr]
+    return (inspect.getdoc(function) or "").split("\nArgs:")[0].strip()
 
 
 def add_options(parser: ArgumentParser, function: Callable[..., Any], reserved: Collection[str]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from etude.bind.show import progress_at
 from etude.draw import plots
 from etude.draw.score import score_steps
-from etude.run.plan import Checked
+from etude.run.check import Checked
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,8 +7,8 @@ from math import isnan
 import torch
 from torch import Tensor
 
+from etude.run.check import Checked
 from etude.run.events import Evaluated
-from etude.run.plan import Checked
 from etude.values.progress import Progress
 from etude.values.spans import Cadence
 

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from etude._version import __version__
 from etude.data.batch import outline
 from etude.errors import StateError
+from etude.run.check import Checked
 from etude.run.events import Ended, Event, Skipped, Stepped
 from etude.run.history import History
-from etude.run.plan import Checked
 from etude.step.work import Work
 from etude.values.progress import Progress
 

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from etude.data.batch import Batch
 from etude.data.cursor import Cursor
 from etude.errors import NonFiniteError, StateError
+from etude.run.check import Checked
 from etude.run.evaluate import Means, total_losses
 from etude.run.events import Began, Ended, EpochEnded, Event, Listener, Settled, Skipped, Stepped
 from etude.run.keep_best import Best
-from etude.run.plan import Checked, Plan
+from etude.run.plan import Plan
 from etude.run.randomness import own_randomness, seed_step
 from etude.run.result import Result, gather
 from etude.step.loss import Measured

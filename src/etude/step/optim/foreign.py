@@ -131,7 +131,7 @@ class ForeignOptimizer:
         known = {key for own in held.values() for key in own}
         for array, own in zip(self.arrays, state, strict=True):
             for key, kept in own.items():
-                if isinstance(kept, Tensor) and kept.dim() and kept.dim() == array.dim() and kept.shape != array.shape:
+                if isinstance(kept, Tensor) and not _fits(kept, array):
                     raise StateError(f"memory {key!r} has shape {tuple(kept.shape)}, the array {tuple(array.shape)}")
                 if known and key not in known:
                     raise StateError(f"memory {key!r} is none of {type(self.optimizer).__name__}: {sorted(known)}")
@@ -139,6 +139,12 @@ class ForeignOptimizer:
             held.pop(array, None)
             if own:
                 held[array] = {key: _placed(key, kept, array) for key, kept in own.items()}
+
+
+def _fits(kept: Tensor, array: Tensor) -> bool:
+    """Whether a memory may belong to an array: of its shape, of a mean over some dimensions, or of none of them."""
+    pairs = zip(kept.shape, array.shape, strict=False)
+    return kept.dim() != array.dim() or all(own in (1, size) for own, size in pairs)
 
 
 def _placed(key: str, kept: Any, array: Tensor) -> Any:
@@ -256,8 +262,9 @@ def check_options(kind: type[torch.optim.Optimizer], given: Mapping[str, Any]) -
     """Raise SettingError for an option that the class does not have."""
     options = options_of(kind)
     for key in given:
+        if key == "lr":
+            raise SettingError(f"{kind.__name__}: the learning rate is given as learning_rate=, not as lr=.")
         if key not in options:
-            hint = " The learning rate is given as learning_rate=." if key in ("lr", "learning_rate") else ""
             raise SettingError(
-                f"{kind.__name__} has no option {key!r}. It has: {', '.join(options)}.{nearest(key, options)}{hint}"
+                f"{kind.__name__} has no option {key!r}. It has: {', '.join(options)}.{nearest(key, options)}"
             )

@@ -36,8 +36,8 @@ def by_name(name: str) -> UpdateRule | type[torch.optim.Optimizer]:
     low = name.lower().replace("_", "")
     if low in _OURS:
         return _OURS[low]
-    theirs = torch_classes()
-    if low.removeprefix("torch.").removeprefix("optim.") in theirs:
-        return theirs[low.removeprefix("torch.").removeprefix("optim.")]
+    theirs, bare = torch_classes(), low.removeprefix("torch.").removeprefix("optim.")
+    if bare in theirs:
+        return theirs[bare]
     names = known_names()
-    raise SettingError(f"There is no optimizer {name!r}. Known: {', '.join(names)}.{nearest(name, names)}")
+    raise SettingError(f"There is no optimizer {name!r}. Known: {', '.join(names)}.{nearest(bare, names)}")

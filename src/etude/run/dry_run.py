@@ -1,0 +1,120 @@
+"""Computing everything once without moving anything: what cannot be computed is found before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from etude.data.batch import outline
+from etude.data.source import Arrays, Source
+from etude.errors import EtudeError, PlanError
+from etude.run.evaluate import Evaluator, looking
+from etude.step.loss import Reader
+from etude.step.work import Work
+from etude.values.progress import Extent, Progress
+from etude.values.tree import has_shape
+
+if TYPE_CHECKING:
+    pass
+
+
+def dry_run(works: tuple[Work, ...], net: nn.Module, batch: Any, training: Source, extent: Extent) -> None:
+    """Compute every loss once, in evaluation mode, so that nothing of the net changes."""
+    whole = in_memory(training)
+    for work in works:
+        try:
+            with looking(net):
+                if whole is not None and work.losses.needs_output:
+                    work.losses.check_classes(net, work.read, batch, whole)
+                with torch.enable_grad():
+                    loss, *_ = work.measure(Progress(extent=extent), batch)
+        except EtudeError:
+            raise
+        except Exception as error:
+            raise PlanError(_explained(error, net, batch, work.name)) from error
+        if not loss.requires_grad and work.trainer.table.ever_moving():
+            raise PlanError(
+                f"The loss {work.name!r} does not depend on any trainable array: no gradient can reach one. The net or "
+                "the loss leaves the graph (detach(), no_grad(), argmax, numpy)."
+            )
+
+
+def materialise(net: nn.Module, batch: Any) -> None:
+    """Lazy modules get their shapes from the first batch, before rules meet arrays."""
+    if all(has_shape(array) for array in (*net.parameters(), *net.buffers())):
+        return
+    args, kwargs, _ = Reader(net)(batch)
+    try:
+        with looking(net):
+            net(*args, **kwargs)
+    except Exception as error:
+        raise PlanError(_explained(error, net, batch, "loss")) from error
+
+
+@contextmanager
+def same_buffers(net: nn.Module) -> Iterator[None]:
+    """Some nets write to their buffers even in evaluation mode: afterwards they hold what they held."""
+    kept = [(buffer, buffer.detach().clone()) for buffer in net.buffers() if has_shape(buffer)]
+    try:
+        yield
+    finally:
+        for buffer, before in kept:
+            buffer.data.copy_(before)
+
+
+def _explained(error: Exception, net: nn.Module, batch: Any, name: str) -> str:
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    floats = {str(array.dtype).removeprefix("torch.") for array in net.parameters() if array.is_floating_point()}
+    hint = ""
+    if "dtype" in text or ("type" in text.lower() and "expected" in text.lower()):
+        hint = (
+            f" The net's arrays are {', '.join(sorted(floats))}: give inputs of that type (x.float()), and class "
+            "targets as integers."
+        )
+    elif "out of bounds" in text or "out of range" in text:
+        hint = " A target names a class that the net's output does not have: classes count from 0."
+    end = "" if text.endswith(".") else "."
+    return f"The loss {name!r} cannot be computed on the first batch, {outline(batch)}: {text}{end}{hint}"
+
+
+def in_memory(training: Source) -> Any:
+    """All data, shaped as a batch, where they are arrays in memory."""
+    if not isinstance(training, Arrays):
+        return None
+    if training.form == "dict":
+        return dict(zip(training.names, training.arrays, strict=True))
+    return training.arrays if training.form == "tuple" else training.arrays[0]
+
+
+def prove_validation(evaluator: Evaluator, works: tuple[Work, ...], net: nn.Module, aside: Source, batch: Any) -> None:
+    """Measure one batch of the validation data, and look at all class targets, before the first step."""
+    whole = in_memory(aside)
+    try:
+        with looking(net):
+            for work in works:
+                if whole is None:
+                    work.losses.count_ignored()
+                elif work.losses.needs_output:
+                    work.losses.check_classes(net, work.read, batch, whole, also=True)
+        evaluator.prove(batch)
+    except EtudeError as error:
+        raise type(error)(f"In the validation data: {error}") from error
+    except Exception as error:
+        raise PlanError("In the validation data: " + _explained(error, net, batch, "loss")) from error
+
+
+@contextmanager
+def restored_on_error(net: nn.Module) -> Iterator[None]:
+    """On an error the net goes back to the devices and types it had."""
+    had = [(array, array.data) for array in (*net.parameters(), *net.buffers()) if has_shape(array)]
+    try:
+        yield
+    except BaseException:
+        for array, data in had:
+            if has_shape(array) and (data.device, data.dtype) != (array.device, array.dtype):
+                array.data = data
+        raise
