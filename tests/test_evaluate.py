@@ -238,6 +238,25 @@ def test_with_several_updates_every_loss_is_looked_at_and_the_sum_chooses() -> N
     assert history["val.loss"].values[0] == history["val.a.loss"].values[0] + history["val.b.loss"].values[0]
 
 
+# ---------------------------------------------------------------------------------------------------- derivatives
+
+
+def steepness(net: nn.Module, batch: Any) -> Tensor:
+    """A loss of the derivative of the net at its inputs, as in physics-informed nets."""
+    x = batch[0].detach().requires_grad_()
+    (slope,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
+    return ((slope - 1) ** 2).mean(1)
+
+
+def test_a_loss_of_derivatives_can_be_looked_at() -> None:
+    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1, bias=False))
+    result = trained(net, loss=steepness, validation=VALIDATION, epochs=2)
+    assert result.final_net is not None
+    expected = steepness(result.final_net, VALIDATION).mean().item()
+    assert result.history["val.loss"].values[-1] == pytest.approx(expected, rel=1e-5)
+    assert all(array.grad is None or array.grad.grad_fn is None for array in net.parameters())
+
+
 # ------------------------------------------------------------------------------------------------------ bad input
 
 
@@ -260,6 +279,7 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     (lambda: trained(validation=0.99), DataError, "none for training"),
     (lambda: trained(validation=-0.2), DataError, "no fraction"),
     (lambda: trained(validation="digits"), DataError, "Known forms"),
+    (lambda: trained(time_limit=seconds(9), validation=Evaluate(0.2, every=fraction(0.5))), ScheduleError, "length"),
     (lambda: trained(metrics="accuracy"), PlanError, "Write validation=0.2"),
     (lambda: trained(metrics="accuracy", validation=Evaluate(VALIDATION)), PlanError, "Evaluate"),
     (lambda: trained(validation=Evaluate(FORMS["loader"], batch_size=5)), DataError, "batches of its own"),

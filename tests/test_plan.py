@@ -75,7 +75,7 @@ def test_the_options_in_a_result_read_back_to_the_same_plan() -> None:
     said = options(
         steps=5,
         learning_rate=warmup(steps(2)) * cosine(0.1),
-        learning_rate_multipliers={"0": FROZEN},
+        learning_rate_multipliers={"0.bias": FROZEN},
         update_schedule=["0", part("2") * 3],
         precision="bf16",
         weight_decay=linear(0.1, 0),

@@ -312,6 +312,7 @@ def resolve(
     update_schedule: Schedule | None = None,
     only: Part | None = None,
     strict: bool = False,
+    own: Mapping[str, Mapping[str, Schedule]] = MappingProxyType({}),
 ) -> Table:
     """Decide which rule gives each setting of each trainable array.
 
@@ -322,6 +323,7 @@ def resolve(
         update_schedule: a schedule of parts; what is in none of them never moves.
         only: limit the table to the arrays of this part.
         strict: a rule that is wholly covered by earlier ones is an error instead of a warning.
+        own: base values of single arrays, by setting and name, instead of that of all.
 
     Raises:
         PartError: a rule, or a part of the update schedule, matches nothing in the net; nothing in `only` is trainable.
@@ -342,7 +344,7 @@ def resolve(
         warnings.warn(f"This rule never decides, because earlier ones cover it: {text}", stacklevel=4)
     for text in (text for setting, made in rules.items() for text in _conflicts(tree, made, setting)):
         warnings.warn(text, stacklevel=4)
-    choose = _Chooser(tree, base, rules, matched)
+    choose = _Chooser(tree, base, rules, matched, own)
     choices = {name: {setting: choose(name, setting) for setting in base} for name in names}
     buffers = [name for name in tree.arrays if name not in tree.parameters]
     inside = set(tree.arrays) if only is None else set(only.names(tree))
@@ -361,11 +363,12 @@ class _Chooser:
         base: Mapping[str, Schedule],
         rules: Mapping[str, Rules],
         matched: Mapping[str, list[frozenset[str]]],
+        own: Mapping[str, Mapping[str, Schedule]],
     ) -> None:
-        self.tree, self.base, self.rules, self.matched = tree, base, rules, matched
+        self.tree, self.base, self.rules, self.matched, self.own = tree, base, rules, matched, own
 
     def __call__(self, name: str, setting: str) -> Choice:
-        base = self.base[setting]
+        base = self.own.get(setting, {}).get(name, self.base[setting])
         for (place, value), names in zip(self.rules.get(setting, ()), self.matched.get(setting, ()), strict=True):
             if name in names:
                 if value is INHERIT:

@@ -53,7 +53,11 @@ def score_of(checked: Checked, steps: int) -> dict[str, Any]:
     names: list[str] = []
     rates: list[list[float | None]] = []
     for work in checked.works:
-        own, found = work.trainer.table.score([progress_at(checked.extent, step) for step in shown])
+        moments = [progress_at(checked.extent, step) for step in shown]
+        own, found = work.trainer.table.score(moments)
+        # A turn that listens to losses is only known in the run: its update is shown as if it always acted.
+        if not work.listens:
+            found[:, [not work.turns(progress) for progress in moments]] = np.nan
         for name, row in zip(own, found, strict=True):
             values = [None if np.isnan(value) else float(value) for value in row]
             if name in names:

@@ -28,8 +28,8 @@ def dry_run(works: tuple[Work, ...], net: nn.Module, batch: Any, training: Sourc
     for work in works:
         try:
             with looking(net):
-                if whole is not None and work.losses.needs_output:
-                    work.losses.check_classes(net, work.read, batch, whole)
+                if work.losses.needs_output:
+                    work.losses.check_output(net, work.read, batch, whole)
                 with torch.enable_grad():
                     loss, *_ = work.measure(Progress(extent=extent), batch)
         except EtudeError:
@@ -98,8 +98,8 @@ def prove_validation(evaluator: Evaluator, works: tuple[Work, ...], net: nn.Modu
             for work in works:
                 if whole is None:
                     work.losses.count_ignored()
-                elif work.losses.needs_output:
-                    work.losses.check_classes(net, work.read, batch, whole, also=True)
+                if work.losses.needs_output:
+                    work.losses.check_output(net, work.read, batch, whole, also=True)
         evaluator.prove(batch)
     except EtudeError as error:
         raise type(error)(f"In the validation data: {error}") from error
@@ -110,11 +110,15 @@ def prove_validation(evaluator: Evaluator, works: tuple[Work, ...], net: nn.Modu
 @contextmanager
 def restored_on_error(net: nn.Module) -> Iterator[None]:
     """On an error the net goes back to the devices and types it had."""
-    had = [(array, array.data) for array in (*net.parameters(), *net.buffers()) if has_shape(array)]
+    had = [(array, array.data) for array in net.parameters() if has_shape(array)]
+    # Moving a net gives its parameters new data, and puts new tensors in the place of its buffers.
+    buffers = [(module, dict(module._buffers)) for module in net.modules()]
     try:
         yield
     except BaseException:
         for array, data in had:
             if has_shape(array) and (data.device, data.dtype) != (array.device, array.dtype):
                 array.data = data
+        for module, before in buffers:
+            module._buffers.update(before)
         raise

@@ -72,14 +72,17 @@ class Evaluator:
     Attributes:
         best_by: the name of the score by which the best is chosen, as in `scores`.
         larger: whether a larger score is better.
+        cadence: when it is due.
     """
 
     def __init__(self, evaluate: Evaluate, net: nn.Module, works: Sequence[Work], flow: Flow) -> None:
-        self.evaluate = evaluate
+        assert isinstance(evaluate.every, Cadence)
+        self.cadence = evaluate.every
         self.flow = flow
         self._net = net
         self._works = tuple(works)
         self._read = Reader(net)
+        self._graph = False
         self.metrics = Metrics(evaluate.metrics)
         self.metrics.to(flow.device)
         self._names = [work.names(len(works) == 1) for work in works]
@@ -91,8 +94,16 @@ class Evaluator:
 
         Raises:
             SettingError: a metric fails, or the score for the best net is not a single number.
+            ScheduleError: the cadence is a share of a run whose length is not known.
         """
-        found = self._over([batch], self._works[0].trainer.progress)
+        progress = self._works[0].trainer.progress
+        self.cadence.due(progress, progress)
+        try:
+            found = self._over([batch], progress)
+        except RuntimeError:
+            # The loss may be of derivatives of the net, which need its graph: if that was it, it is kept from now on.
+            self._graph = True
+            found = self._over([batch], progress)
         self.metrics.reset()
         if self.best_by not in found:
             raise SettingError(f"best={self.best_by!r}: no such score. Scores: {', '.join(found)}.")
@@ -104,7 +115,7 @@ class Evaluator:
     def _over(self, batches: Iterable[Any], progress: Progress) -> dict[str, float]:
         means = Means()
         self.metrics.reset()
-        with own_randomness(), looking(self._net):
+        with own_randomness(), looking(self._net), torch.set_grad_enabled(self._graph):
             seed_look(self.flow.seed, self.flow.device or torch.device("cpu"))
             for values in batches:
                 self._measure(values, progress, means)

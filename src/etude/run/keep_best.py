@@ -10,7 +10,6 @@ from torch import Tensor
 from etude.run.check import Checked
 from etude.run.events import Evaluated
 from etude.values.progress import Progress
-from etude.values.spans import Cadence
 
 
 class Best:
@@ -41,9 +40,7 @@ class Best:
         """Whether the validation data are to be looked at now, `elapsed` seconds after the run began."""
         if self._evaluator is None:
             return False
-        cadence = self._evaluator.evaluate.every
-        assert isinstance(cadence, Cadence)
-        due = cadence.due(before, after, elapsed, self._last or 0.0)
+        due = self._evaluator.cadence.due(before, after, elapsed, self._last or 0.0)
         if due:
             self._last = elapsed
         return due

@@ -109,11 +109,12 @@ class Run:
                     reason, message = "non-finite", str(error)
                     break
                 self._advance(taken)
-                if reports[0][1].refused or (len(reports) > 1 and any(report.refused for _, report in reports)):
+                made = [(work, report) for work, report in reports if not report.refused]
+                if not made:
                     yield gatherer.see(Skipped(self.progress, "the loss or a gradient is not finite"))
                 else:
-                    self._add(means, reports, taken[0].samples)
-                    yield gatherer.see(self._stepped(before, reports, taken, clock.elapsed()))
+                    self._add(means, made, taken[0].samples)
+                    yield gatherer.see(self._stepped(before, made, taken, clock.elapsed()))
                 if taken[-1].last or (len(taken) > 1 and any(batch.last for batch in taken)):
                     yield gatherer.see(self._epoch_ended(means, best))
                 if best.due(before, self.progress, clock.elapsed()):
@@ -173,7 +174,9 @@ class Run:
         simple = self._alone and len(report.terms) == 1 and len(reports) == 1
         losses: Mapping[str, Tensor] = {"loss": report.loss} if simple else _losses(reports, self._alone)
         samples = taken[0].samples if len(taken) == 1 else sum([batch.samples for batch in taken])
-        return Stepped(self.progress, losses, samples, work.rate(before), tuple([w.name for w, _ in reports]), seconds)
+        return Stepped(
+            self.progress, losses, samples, work.rate(before), tuple([w.name for w, r in reports if r.moved]), seconds
+        )
 
     def _add(self, means: Means, reports: list[tuple[Work, Report]], samples: int) -> None:
         for work, report in reports:

@@ -53,13 +53,12 @@ class GAN(nn.Module):
         super().__init__()
         if loss not in _GAMES:
             raise SettingError(f"GAN(loss={loss!r}): known are {', '.join(_GAMES)}.{nearest(loss, _GAMES)}")
-        last = list(discriminator.modules())[-1]
-        if isinstance(last, nn.Sigmoid):
+        if isinstance(_last(discriminator), nn.Sigmoid):
             raise SettingError("GAN: the discriminator ends in a Sigmoid; the losses take its logits. Leave it out.")
         self.generator = generator
         self.discriminator = discriminator
         self.loss = loss
-        self.latent = (latent,) if isinstance(latent, int) else latent
+        self.latent = _latent(latent)
 
     def forward(self, values: Any) -> dict[str, Tensor]:
         """For a batch, means: "real" and "fake" (of the discriminator), "generator"; and what was "generated"."""
@@ -96,6 +95,26 @@ class GAN(nn.Module):
         if callable(self.latent):
             return sample, self.latent(len(sample))
         return sample, torch.randn(len(sample), *self.latent, device=sample.device, dtype=sample.dtype)
+
+
+def _last(module: nn.Module) -> nn.Module:
+    """The layer in which a chain ends; a module of another kind itself, because nobody can see into its forward."""
+    while isinstance(module, nn.Sequential) and len(module):
+        module = module[-1]
+    return module
+
+
+def _latent(given: Any) -> Any:
+    """The shape of one latent, a function that draws them, or None."""
+    if given is None or callable(given):
+        return given
+    shape = (given,) if isinstance(given, int) else tuple(given) if isinstance(given, Sequence) else (None,)
+    if not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in shape):
+        raise SettingError(
+            f"GAN(latent={given!r}): the shape of one latent is needed, or a function from the number of samples to "
+            "latents. Write latent=64, latent=(8, 4) or latent=lambda n: torch.rand(n, 64)."
+        )
+    return shape
 
 
 def _judge(net: GAN, batch: Any) -> dict[str, Tensor]:

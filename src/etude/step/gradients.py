@@ -76,7 +76,8 @@ def all_finite(gradients: Sequence[Tensor]) -> bool:
         # The kernel of torch's GradScaler: one pass over all, with the gradients multiplied by 1.
         torch._amp_foreach_non_finite_check_and_unscale_(list(gradients), found, one)
     except (NotImplementedError, RuntimeError):
-        # Sparse or complex gradients, or several devices.
+        # Sparse or complex gradients, or several devices; some may have been looked at before it was found out.
+        found.zero_()
         return not names_not_finite([""] * len(gradients), gradients)
     if found.item():
         found.zero_()

@@ -52,6 +52,15 @@ _ALIASES = {
     "bce_with_logits": "binary_cross_entropy_with_logits",
 }
 _CLASSES = (functional.cross_entropy, functional.nll_loss)
+_OF_ELEMENTS = (
+    functional.mse_loss,
+    functional.l1_loss,
+    functional.smooth_l1_loss,
+    functional.huber_loss,
+    functional.binary_cross_entropy,
+    functional.binary_cross_entropy_with_logits,
+)
+_MODULES_OF_ELEMENTS = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss)
 OUTPUT = "output"
 
 
@@ -173,8 +182,18 @@ class Term:
     def _of_classes(self) -> bool:
         return self.function in _CLASSES or isinstance(self.function, nn.CrossEntropyLoss | nn.NLLLoss)
 
+    def check_shapes(self, output: Any, target: Any) -> None:
+        """Raise DataError where torch would compare each output with each target of another shape."""
+        of_elements = self.function in _OF_ELEMENTS or isinstance(self.function, _MODULES_OF_ELEMENTS)
+        both = isinstance(output, Tensor) and isinstance(target, Tensor)
+        if self.takes == "pair" and of_elements and both and output.shape != target.shape:
+            raise DataError(
+                f"The loss {self.name!r} compares elements, and the net's output has shape {tuple(output.shape)}, the "
+                f"target {tuple(target.shape)}. Give both one shape: y[:, None] adds a dimension, squeeze(1) takes one."
+            )
+
     def checked(self, output: Any, target: Any) -> Term:
-        """The term after all its targets were looked at; see `Losses.check_classes`."""
+        """The term after all its targets were looked at; see `Losses.check_output`."""
         indices = isinstance(target, Tensor) and isinstance(output, Tensor) and not target.is_floating_point()
         if self.takes != "pair" or not self._of_classes() or not indices or output.dim() == 0 or not target.numel():
             return self
@@ -336,23 +355,31 @@ class Losses:
         # The first term with the same function of (net, batch), which computes for all of them.
         self._sources = [next(i for i, other in enumerate(made) if _same_source(term, other)) for term in made]
 
-    def check_classes(self, net: nn.Module, read: Reader, batch: Any, whole: Any, *, also: bool = False) -> None:
-        """Look at all targets of class losses: each must be a class of the net's output, or ignored.
+    def check_output(self, net: nn.Module, read: Reader, batch: Any, whole: Any, *, also: bool = False) -> None:
+        """Call the net on a batch, and hold its output against the targets.
+
+        Losses of elements need a target of the output's shape. Of class losses all targets in memory are looked at:
+        each must be a class of the output, or ignored.
 
         Args:
-            net, read, batch: the net is called on the batch, to see how many classes there are.
-            whole: all data, shaped as a batch.
+            net, read, batch: the net is called on the batch.
+            whole: all data, shaped as a batch; None where they are not in memory.
             also: the data are looked at besides others that were: a target is ignored if it is in either.
 
         Raises:
-            DataError: naming the term, the number of classes and the first samples with another class.
+            DataError: shapes that differ; or the number of classes and the first samples with another class.
         """
-        args, kwargs, _ = read(batch)
-        output, target = net(*args, **kwargs), read(whole)[2]
-        terms_ = tuple(term.checked(_own(term.name, output), _own(term.name, target)) for term in self.terms)
-        before = self.terms
+        args, kwargs, target = read(batch)
+        output = net(*args, **kwargs)
+        for term in self.terms:
+            term.check_shapes(_own(term.name, output), _own(term.name, target))
+        if whole is None:
+            return
+        target = read(whole)[2]
+        looked = tuple(term.checked(_own(term.name, output), _own(term.name, target)) for term in self.terms)
         self.terms = tuple(
-            replace(new, ignores=new.ignores or (also and old.ignores)) for old, new in zip(before, terms_, strict=True)
+            replace(new, ignores=new.ignores or (also and old.ignores))
+            for old, new in zip(self.terms, looked, strict=True)
         )
 
     def count_ignored(self) -> None:

@@ -76,7 +76,9 @@ class Recipe:
         if isinstance(made, type) and issubclass(made, torch.optim.Optimizer):
             own = {key: value for key, value in settings.items() if key not in GRADIENT_SETTINGS}
             check_options(made, own)
-            self.options = {key: value for key, value in own.items() if not isinstance(value, Schedule)}
+            self.options = {
+                key: value for key, value in own.items() if not isinstance(value, Schedule) and not callable(value)
+            }
             names: Iterable[str] = settings_of(options_of(made))
         elif isinstance(made, torch.optim.Optimizer):
             names = settings_of(made)
@@ -139,8 +141,6 @@ class Recipe:
                     "Write the multipliers as times(r) in the rules."
                 )
             made[RATE] = rules(multipliers, relative=True)
-        if isinstance(self.optimizer, torch.optim.Optimizer):
-            self._add_groups(self.optimizer, made)
         for setting in made:
             if setting not in self.base:
                 self.base[setting] = schedule(GRADIENT_SETTINGS[setting].default)
@@ -163,23 +163,28 @@ class Recipe:
             if known is not None and not isinstance(value, Schedule | Times | Inherit | Frozen):
                 known.check(f"the rule {place!r} for {setting}", value)
 
-    def _add_groups(self, optimizer: torch.optim.Optimizer, made: dict[str, Rules]) -> None:
-        """The groups of an instance that differ are rules, after the call's own."""
-        if len(optimizer.param_groups) < 2:
-            return
-        for setting in self.base:
+    def _of_groups(self, tree: Tree) -> dict[str, dict[str, Schedule]]:
+        """What the groups of an optimizer instance say of their arrays: base values of these arrays."""
+        made: dict[str, dict[str, Schedule]] = {}
+        groups = self.optimizer.param_groups if isinstance(self.optimizer, torch.optim.Optimizer) else []
+        for setting in self.base if len(groups) > 1 else ():
             key = "lr" if setting == RATE else setting
-            values = [group.get(key) for group in optimizer.param_groups]
-            if key in optimizer.param_groups[0] and len(set(map(repr, values))) > 1:
-                own = tuple((Itself(a), g[key]) for g in optimizer.param_groups for a in g["params"])
-                made[setting] = made.get(setting, Rules()) + Rules(own)
+            made[setting] = {
+                name: schedule(group[key])
+                for group in groups
+                if key in group
+                for array in group["params"]
+                for name in Itself(array).names(tree)
+            }
+        return made
 
     def table(self, tree: Tree, extent: Extent, uncounted: tuple[str, ...]) -> Table:
         """Resolve against a net, and prove every schedule over the run; its clock does not count `uncounted` units."""
         if not tree.trainable:
             raise SettingError("The net has no trainable arrays: nothing has requires_grad=True.")
         self._heed(settings_left(tree))
-        made = resolve(tree, self.base, self.rules, self.update_schedule, self.limit, self.strict)
+        own = self._of_groups(tree)
+        made = resolve(tree, self.base, self.rules, self.update_schedule, self.limit, self.strict, own)
         for each in made.schedules():
             try:
                 each.check(extent, uncounted)
