@@ -206,7 +206,6 @@ def test_weights_of_the_discriminator_stay_small_in_a_run() -> None:
 
 def test_what_moves_gets_the_gradients_of_a_hand_written_loop() -> None:
     net, plain = gan("non-saturating"), gan("non-saturating")
-    values = batch(8)
     moved(net, 4, learning_rate=0.1, shuffle=False, batch_size=32)
     whole = batch(32)
     optimizers = [torch.optim.SGD(part_.parameters(), lr=0.1) for part_ in (plain.discriminator, plain.generator)]
@@ -220,7 +219,6 @@ def test_what_moves_gets_the_gradients_of_a_hand_written_loop() -> None:
         else:
             functional.softplus(-fake).mean().backward()
         optimizers[step % 2].step()
-    del values
     for one, other in zip(net.parameters(), plain.parameters(), strict=True):
         assert torch.allclose(one, other, atol=1e-6)
 
