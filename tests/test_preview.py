@@ -121,5 +121,8 @@ def test_a_plot_of_a_long_run_says_how_many_steps_are_drawn() -> None:
 
 
 def test_a_plot_leaves_no_global_state_of_plots() -> None:
-    script = "import sys\nfrom etude import cosine, epochs\ncosine(1).plot(epochs(3))\nsys.exit('matplotlib.pyplot' in sys.modules)"
+    script = (
+        "import sys\nfrom etude import cosine, epochs\ncosine(1).plot(epochs(3))\n"
+        "sys.exit('matplotlib.pyplot' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

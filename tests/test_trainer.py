@@ -124,7 +124,7 @@ def test_no_gradient_is_stale_and_all_are_named_before_anything_changes() -> Non
     net.b(X).sum().backward()
     before = arrays(net)
     with pytest.raises(
-        StaleGradientError, match="no new gradient since the last step in 'a.weight', 'a.bias', 'out.w"
+        StaleGradientError, match=r"no new gradient since the last step in 'a\.weight', 'a\.bias', 'out"
     ) as e:
         trainer.step()
     assert e.value.names == ("a.weight", "a.bias", "out.weight", "out.bias")
@@ -150,7 +150,9 @@ def test_a_new_gradient_added_onto_a_used_one_is_an_error() -> None:
     before = arrays(net)
     hidden = net[1](net[0](X))
     (net[2](hidden) - Y).square().sum().backward()
-    with pytest.raises(StaleGradientError, match="new gradients were added onto old ones.*Call trainer.zero_grad") as e:
+    with pytest.raises(
+        StaleGradientError, match=r"new gradients were added onto old ones.*Call trainer\.zero_grad"
+    ) as e:
         trainer.step(8)
     assert e.value.names == ("0.weight", "0.bias", "2.weight", "2.bias")
     assert changed(before, net) == set()
@@ -315,7 +317,7 @@ def test_a_schedule_sets_the_rate_itself() -> None:
         ScheduleError, match=r"follows the schedule warmup.*as in pieces\(warmup.*\(steps\(0\), 0.5\)\)"
     ):
         trainer.set_learning_rate(0.5)
-    assert trainer.settings()["learning_rate"] == "warmup(steps(2)) * cosine(0.1)"
+    assert trainer.settings()["learning_rate"] == "warmup(steps(2)) * cosine(0.1, 0.0)"
 
 
 @pytest.mark.parametrize("rate", [float("nan"), float("inf"), True, "x", None])
@@ -323,7 +325,7 @@ def test_a_rate_is_a_finite_number(rate: Any) -> None:
     with pytest.raises(SettingError, match=r"set_learning_rate\(.*\): a finite number is needed"):
         Trainer(chain()).set_learning_rate(rate)
     if rate is not None:
-        with pytest.raises(SettingError, match="learning_rate=.*a finite number is needed"):
+        with pytest.raises(SettingError, match=r"learning_rate=.*a finite number is needed"):
             Trainer(chain(), learning_rate=rate)
 
 
@@ -431,9 +433,7 @@ def test_lazy_arrays_are_stepped_once_they_have_a_shape() -> None:
     trainer = Trainer(net, "adamw", learning_rate_multipliers={"*.bias": 0})
     with pytest.raises(StaleGradientError):
         Trainer(nn.Linear(2, 2)).step()
-    with pytest.raises(
-        SettingError, match="'0.weight', '2.weight' have no shape yet. Call the net once before the first"
-    ):
+    with pytest.raises(SettingError, match=r"'0\.weight', '2\.weight' have no shape yet\. Call the net once"):
         trainer.step()
     loss_of(net).backward()
     trainer.step(8)
@@ -468,7 +468,7 @@ def test_gradual_unfreezing_by_multipliers_and_by_parts() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"learning_rate": cosine(0.1)}, "needs? the length|the length of the run is not known"),
+        ({"learning_rate": cosine(0.1)}, "runs to the end of the run, and the run's length is not known"),
         ({"learning_rate": warmup(steps(20)) * 0.1, "total": steps(10)}, "longer"),
         ({"learning_rate": linear(1, 0, over=steps(3)).until(steps(3)), "total": steps(10)}, "ends after"),
         (
@@ -661,7 +661,7 @@ def _arrays(state: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_table_can_be_shown_before_anything_happens() -> None:
     trainer = Trainer(Graph(), learning_rate_multipliers={"a": 0.5}, update_schedule=["a", "b"])
-    assert "a.weight  4x3    0.0005" in trainer.table.show()
+    assert trainer.table.show().splitlines()[1].split()[:3] == ["a.weight", "4x3", "0.0005"]
 
 
 def test_settings_are_told_with_values_and_schedules() -> None:

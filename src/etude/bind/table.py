@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
+from numbers import Real
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -58,6 +59,11 @@ class Choice:
     def frozen(self) -> bool:
         """Whether the array never moves."""
         return self.base is None
+
+    @property
+    def constant(self) -> bool:
+        """Whether the value never changes."""
+        return all(of is None or of.constant for of in (self.base, self.factor))
 
     def at(self, progress: Progress) -> Any:
         """The value at a moment, with nothing heard of metrics; None where the array is frozen then."""
@@ -293,7 +299,7 @@ class _Column:
         return self._fixed if self._fixed is not None else self._make(progress, memory)
 
     def _make(self, progress: Progress, memory: Memory) -> list[Any]:
-        values = [of.at(progress, memory.get(of) if memory else None) for of in self._sources]
+        values = [_own_number(of.at(progress, memory.get(of) if memory else None)) for of in self._sources]
         made: list[Any] = []
         for base, factor in self._plan:
             value = values[base] if base >= 0 else FROZEN
@@ -303,6 +309,13 @@ class _Column:
             else:
                 made.append(value if factor < 0 else value * scale)
         return made
+
+
+def _own_number(value: Any) -> Any:
+    """Numbers of numpy, which a function may give, as Python's own: kernels take no others."""
+    if type(value) is float or not isinstance(value, Real) or isinstance(value, int):
+        return value
+    return float(value)
 
 
 def resolve(

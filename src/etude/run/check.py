@@ -70,11 +70,13 @@ class Checked:
 
 def prove(plan: Plan, net: nn.Module, data: Any) -> Checked:
     """See `Plan.check`."""
+    if not torch.is_grad_enabled():
+        raise PlanError("Gradients are switched off here (torch.no_grad or inference_mode): train outside of it.")
     chosen: dict[str, Any] = {}
     made = source(data, round_length=plan.round_length)
     evaluate, training, aside = _validation(plan, made, chosen)
     device = _device(plan, net, chosen)
-    flow = _flow(plan, training, device, chosen)
+    flow = _flow(plan, net, training, device, chosen)
     if plan.non_finite in ("raise", "stop"):
         check_finite(training)
     extent = _extent(plan, flow)
@@ -125,28 +127,31 @@ def _device(plan: Plan, net: nn.Module, chosen: dict[str, Any]) -> torch.device:
     return device
 
 
-def _flow(plan: Plan, training: Source, device: torch.device, chosen: dict[str, Any]) -> Flow:
+def _flow(plan: Plan, net: nn.Module, training: Source, device: torch.device, chosen: dict[str, Any]) -> Flow:
     size = plan.batch_size
     if size is None and not training.batched:
         size = 32 if training.length is None else min(32, training.length)
         chosen["batch_size"] = size
-    made = Flow(training, batch_size=size, shuffle=plan.shuffle, **_reading(plan, device, training))
+    made = Flow(training, batch_size=size, shuffle=plan.shuffle, **_reading(plan, net, device, training))
     if made.source.converted:
         chosen["converted"] = list(made.source.converted)
     return made
 
 
-def _reading(plan: Plan, device: torch.device, data: Source) -> dict[str, Any]:
+def _reading(plan: Plan, net: nn.Module, device: torch.device, data: Source) -> dict[str, Any]:
     """How data are read, for training and validation alike; workers read the items of data sets."""
     if plan.workers and not isinstance(data, Items) and data.batched:
         raise PlanError(
             f"workers={plan.workers}: {data.title} come in batches of their own. Give its loader the workers."
         )
+    # numpy's float64 becomes float32 because most nets are; for a net of float64 it stays.
+    floats = {array.dtype for array in net.parameters() if array.is_floating_point()}
+    double = plan.precision == "fp64" or (bool(data.converted) and floats == {torch.float64})
     return {
         "seed": plan.seed,
         "device": device,
         "workers": plan.workers if isinstance(data, Items) else 0,
-        "dtype": torch.float64 if plan.precision == "fp64" else None,
+        "dtype": torch.float64 if double else None,
     }
 
 
@@ -243,7 +248,7 @@ def _evaluator(
     elif aside.length is not None and size is not None:
         size = min(size, aside.length)
     # What is read forward keeps its own order; workers read ahead as in training.
-    made = Flow(aside, batch_size=size, shuffle=False, **_reading(plan, device, aside))
+    made = Flow(aside, batch_size=size, shuffle=False, **_reading(plan, net, device, aside))
     if plan.non_finite in ("raise", "stop"):
         check_finite(aside)
     evaluator = Evaluator(evaluate, net, works, made)

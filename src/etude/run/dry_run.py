@@ -36,6 +36,8 @@ def dry_run(works: tuple[Work, ...], net: nn.Module, batch: Any, training: Sourc
             raise
         except Exception as error:
             raise PlanError(_explained(error, net, batch, work.name)) from error
+        if loss.is_complex():
+            raise PlanError(f"The loss {work.name!r} is complex: a real number is needed. Take abs() or .real of it.")
         if not loss.requires_grad and work.trainer.table.ever_moving():
             raise PlanError(
                 f"The loss {work.name!r} does not depend on any trainable array: no gradient can reach one. The net or "
@@ -72,8 +74,8 @@ def _explained(error: Exception, net: nn.Module, batch: Any, name: str) -> str:
     hint = ""
     if "dtype" in text or ("type" in text.lower() and "expected" in text.lower()):
         hint = (
-            f" The net's arrays are {', '.join(sorted(floats))}: give inputs of that type (x.float()), and class "
-            "targets as integers."
+            f" The net's arrays are {', '.join(sorted(floats))}: give inputs of that type "
+            f"(x.to(torch.{min(floats, default='float32')})), and class targets as integers."
         )
     elif "out of bounds" in text or "out of range" in text:
         hint = " A target names a class that the net's output does not have: classes count from 0."
@@ -112,7 +114,7 @@ def restored_on_error(net: nn.Module) -> Iterator[None]:
     """On an error the net goes back to the devices and types it had."""
     had = [(array, array.data) for array in net.parameters() if has_shape(array)]
     # Moving a net gives its parameters new data, and puts new tensors in the place of its buffers.
-    buffers = [(module, dict(module._buffers)) for module in net.modules()]
+    buffers = [(module, dict(module._buffers.items())) for module in net.modules()]
     try:
         yield
     except BaseException:
@@ -120,5 +122,7 @@ def restored_on_error(net: nn.Module) -> Iterator[None]:
             if has_shape(array) and (data.device, data.dtype) != (array.device, array.dtype):
                 array.data = data
         for module, before in buffers:
-            module._buffers.update(before)
+            # A scripted module keeps its buffers elsewhere, and cannot be given others.
+            if isinstance(module._buffers, dict):
+                module._buffers.update(before)
         raise

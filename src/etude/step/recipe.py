@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from typing import Any, TypeAlias
 
@@ -20,7 +20,7 @@ from etude.step.optim.rule import Setting, UpdateRule
 from etude.values.marks import Frozen, Inherit
 from etude.values.part import Itself, PartLike, part
 from etude.values.preview import moments
-from etude.values.progress import Extent
+from etude.values.progress import Extent, Progress
 from etude.values.rules import Rules, RulesLike, Times, rules
 from etude.values.schedule import Schedule, schedule, update_schedule
 from etude.values.tree import Tree
@@ -191,11 +191,22 @@ class Recipe:
             except ScheduleError as error:
                 hint = " A Trainer counts epochs if it is given steps_per_epoch=." if "epochs" in uncounted else ""
                 raise ScheduleError(f"{error}{hint if 'epochs' in repr(each) else ''}") from None
-        if self.update_schedule is not None and not self.update_schedule.constant:
-            # A function names its parts only when it is asked.
-            for progress in moments(extent, 33, unknown=0.0):
-                made.at(progress.without(*uncounted))
+        self._prove(made, [progress.without(*uncounted) for progress in moments(extent, 33, unknown=0.0)])
         return made
+
+    def _prove(self, table: Table, asked: Sequence[Progress]) -> None:
+        """Look at what schedules give over the run: a function shows its parts and numbers only when it is asked."""
+        choices = {(setting, c.value): c for row in table.rows for setting, c in row.choices.items() if not c.constant}
+        for progress in asked:
+            for (setting, _), choice in choices.items():
+                self._check_value(setting, choice.at(progress), progress)
+            if self.update_schedule is not None and not self.update_schedule.constant:
+                table.at(progress)
+
+    def _check_value(self, setting: str, value: Any, progress: Progress) -> None:
+        known = Setting(1e-3, -inf, inf) if setting == RATE else self.known.get(setting)
+        if known is not None and value is not None:
+            known.check(f"{setting} at step {int(progress.step) + 1}", value)
 
     def _heed(self, left: set[str]) -> None:
         """Settings for which rules were left on modules: those that are off otherwise are on."""
