@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     pass
 
 
+_CASTS = {"float32": "float", "float64": "double", "float16": "half", "bfloat16": "bfloat16"}
+
+
 def dry_run(works: tuple[Work, ...], net: nn.Module, batch: Any, training: Source, extent: Extent) -> None:
     """Compute every loss once, in evaluation mode, so that nothing of the net changes."""
     whole = in_memory(training)
@@ -75,7 +78,7 @@ def _explained(error: Exception, net: nn.Module, batch: Any, name: str) -> str:
     if "dtype" in text or ("type" in text.lower() and "expected" in text.lower()):
         hint = (
             f" The net's arrays are {', '.join(sorted(floats))}: give inputs of that type "
-            f"(x.to(torch.{min(floats, default='float32')})), and class targets as integers."
+            f"(x.{_CASTS.get(min(floats, default='float32'), 'float')}()), and class targets as integers."
         )
     elif "out of bounds" in text or "out of range" in text:
         hint = " A target names a class that the net's output does not have: classes count from 0."

@@ -10,6 +10,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
+from types import FunctionType
 from typing import Any, TypeAlias
 
 import torch
@@ -126,7 +128,8 @@ class CompiledStep:
                     buffer.copy_(torch.where(fine, buffer, old))
             return loss.detach(), fine, [one.mean.detach() for one in measured], [one.count for one in measured]
 
-        return torch.compile(program, fullgraph=True, dynamic=False)
+        options: dict[str, Any] = {"guard_filter_fn": _guarded, "size_asserts": False}
+        return torch.compile(_its_own(program), fullgraph=True, dynamic=False, options=options)
 
 
 def _compilable(trainer: Trainer, precision: Precision) -> OwnOptimizer:
@@ -141,6 +144,30 @@ def _compilable(trainer: Trainer, precision: Precision) -> OwnOptimizer:
     if trainer.shapes_gradients:
         raise PlanError("compile=True: clipping and noise are not compiled. Leave them out, or leave compile out.")
     return optimizer
+
+
+_numbers = count()
+
+
+def _its_own(program: Program) -> Program:
+    """The function with code of its own: torch keeps what it has compiled by code, and may not take one for another."""
+    assert isinstance(program, FunctionType)
+    name = f"{program.__name__}_{next(_numbers)}"
+    code = program.__code__.replace(co_name=name, co_qualname=name)
+    return FunctionType(code, program.__globals__, name, program.__defaults__, program.__closure__)
+
+
+def _guarded(entries: Sequence[Any]) -> list[bool]:
+    """Which guards a program keeps: those of the batch, the net, the user's own loss and torch's modes.
+
+    What is ours (rows, settings, terms) is in the key of the program: it cannot change, and is not looked at again.
+    """
+    return [_theirs(entry.name) for entry in entries]
+
+
+def _theirs(name: str) -> bool:
+    root = name.replace("L['", "", 1).split(".")[0].split("[")[0].rstrip("']")
+    return root in ("", "values", "rates", "scheduled", "net") or ".function" in name
 
 
 @contextmanager

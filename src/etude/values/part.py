@@ -344,7 +344,11 @@ class Where(Part):
                 if isinstance(node, Tensor) and self.predicate(path, node):
                     found.append(path)
         if not found:
-            raise PartError(f"{self!r} matches nothing: it was false for every array {_at(bases)}of the net.")
+            there = [path for base in bases for path in tree.paths_below(base) if isinstance(tree.nodes[path], Tensor)]
+            raise PartError(
+                f"{self!r} matches nothing: it was false for every array {_at(bases)}of the net: "
+                f"{', '.join(map(repr, there[:5]))}{', ...' if there[5:] else ''}. It gets a name and an array."
+            )
         return found
 
     def __repr__(self) -> str:

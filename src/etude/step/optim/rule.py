@@ -40,15 +40,17 @@ class Setting:
         """Raise SettingError if `value` cannot be used."""
         if isinstance(self.default, bool):
             if not isinstance(value, bool):
-                raise SettingError(f"{name}={value!r}: True or False is needed.")
+                raise SettingError(f"{name}={value!r}: True or False is needed. The default is {self.default!r}.")
             return
         if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-            raise SettingError(f"{name}={value!r}: a finite number is needed.")
+            raise SettingError(f"{name}={value!r}: a finite number is needed. The default is {self.default!r}.")
         number = float(value)
         inside = self.low <= number and (number <= self.high if self.closed else number < self.high)
         if not inside:
             bracket = "]" if self.closed else ")"
-            raise SettingError(f"{name}={value!r}: allowed is [{self.low:g}, {self.high:g}{bracket}.")
+            raise SettingError(
+                f"{name}={value!r}: allowed is [{self.low:g}, {self.high:g}{bracket}. The default is {self.default!r}."
+            )
 
 
 class UpdateRule(ABC):

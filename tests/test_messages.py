@@ -1,0 +1,687 @@
+"""Every error that parts, rules, tables and steps raise says what was asked, what is there and what to write.
+
+Each case makes one error and names what its message has to contain. The last test reads the syntax trees of these
+modules and fails where a `raise` is reached by no case: a new message needs a case here.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import re
+import types
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import etude
+from etude.bind.left import set_rules
+from etude.bind.table import resolve
+from etude.errors import (
+    DataError,
+    EtudeError,
+    NonFiniteError,
+    PartError,
+    PlanError,
+    RuleError,
+    ScheduleError,
+    SettingError,
+    StaleGradientError,
+    StateError,
+)
+from etude.step.compiled import CompiledStep, _explained, _tracing
+from etude.step.gan import GAN
+from etude.step.loss import Losses, Reader, terms
+from etude.step.optim.registry import by_name
+from etude.step.optim.rule import Setting
+from etude.step.precision import Precision, check_precision
+from etude.step.trainer import Trainer
+from etude.step.update import Update
+from etude.values.part import Repeat, everything, part, where
+from etude.values.rules import rules, times
+from etude.values.schedule import cycle, schedule
+from etude.values.spans import steps
+from etude.values.tree import Tree
+from nets import chain, data, give_gradients, graph, tied
+
+SRC = Path(__file__).parents[1] / "src" / "etude"
+LOOKED_AT = [
+    *(SRC / "values" / name for name in ("part.py", "rules.py", "tree.py")),
+    *sorted((SRC / "bind").glob("*.py")),
+    *sorted((SRC / "step").rglob("*.py")),
+]
+
+X, Y = torch.randn(8, 3), torch.randn(8, 2)
+
+
+def net() -> nn.Module:
+    """head and body (two layers and a norm)."""
+    body = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh())
+    return nn.ModuleDict({"head": nn.Linear(4, 2), "body": body})
+
+
+def of(literal: Any) -> Any:
+    return part(literal).of(net())
+
+
+def never(name: str, array: Tensor) -> bool:
+    return False
+
+
+def trainer(optimizer: Any = "adamw", of_net: nn.Module | None = None, **options: Any) -> Trainer:
+    return Trainer(chain() if of_net is None else of_net, optimizer, **options)
+
+
+def stepped(count: float = 1, fill: float | None = None, **options: Any) -> Trainer:
+    """A trainer that has made a step, with gradients for the next."""
+    made = chain()
+    own = Trainer(made, **options)
+    give_gradients(made, 0)
+    own.step()
+    own.zero_grad()
+    give_gradients(made, 1)
+    if fill is not None:
+        made[0].weight.grad.fill_(fill)  # type: ignore[union-attr, operator]
+    own.step(count)
+    return own
+
+
+def mixed() -> None:
+    made = chain()
+    own = Trainer(made)
+    for _ in range(2):
+        (made[2](made[1](made[0](X))) - Y).square().sum().backward()
+        own.step(8)
+
+
+def loaded(change: Callable[[dict[str, Any]], Any]) -> None:
+    own = trainer()
+    own.load_state_dict(change(copy.deepcopy(own.state_dict())))
+
+
+def memory(**kept: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda state: {**state, "arrays": {**state["arrays"], "2.bias": kept}}
+
+
+def foreign(key: str, value: Any) -> None:
+    made = chain()
+    own = Trainer(made, "torch.adamw")
+    give_gradients(made, 0)
+    own.step()
+    state = copy.deepcopy(own.state_dict())
+    state["arrays"]["0.weight"][key] = value
+    own.load_state_dict(state)
+
+
+def measured(loss: Any, values: Any = (X, Y), of_net: nn.Module | None = None) -> Any:
+    made, module = Losses(terms(loss)), of_net or nn.Linear(3, 2)
+    return made.measure(module, Reader(module), values, made.weights(etude.Progress()))
+
+
+def held_against(loss: Any, target: Tensor) -> None:
+    module = nn.Linear(3, 2)
+    Losses(terms(loss)).check_output(module, Reader(module), (X, target), (X, target))
+
+
+class Heads(nn.Module):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"kind": x, "size": x}
+
+
+def game(**options: Any) -> GAN:
+    return GAN(nn.Linear(2, 1), nn.Linear(1, 1), **options)
+
+
+def run(**options: Any) -> Any:
+    given = {"loss": "mse", "steps": 2, "batch_size": 8, "progress": False, **options}
+    made = given.pop("net", None) or chain()
+    return etude.train(made, given.pop("data", (X, Y)), **given)
+
+
+def compiled(optimizer: str = "adamw", precision: str = "fp32", **options: Any) -> None:
+    made = chain()
+    own = Trainer(made, optimizer, **options)
+    losses = Losses(terms("mse"))
+    numbers = Precision(precision, torch.device("cpu"))
+    CompiledStep(made, losses, Reader(made), own, numbers, True)
+
+
+def old_torch() -> None:
+    import torch._dynamo as dynamo
+
+    own = dynamo.config
+    try:
+        dynamo.config = types.SimpleNamespace()
+        with _tracing():
+            pass
+    finally:
+        dynamo.config = own
+
+
+def not_one_program() -> None:
+    import torch._dynamo as dynamo
+
+    def program(*given: Any) -> Any:
+        raise dynamo.exc.Unsupported("generator in forward\nmore")
+
+    _explained(program, None, torch.ones(1), None)
+
+
+class Plain(torch.optim.Optimizer):
+    """Cannot climb."""
+
+    def __init__(self, params: Any, lr: float = 0.1) -> None:
+        super().__init__(params, {"lr": lr})
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        pass
+
+
+def groups(*given: Any, **options: Any) -> Trainer:
+    made = chain()
+    optimizer = torch.optim.SGD([{"params": made[n].parameters(), **more} for n, more in given], lr=0.1, **options)
+    return Trainer(made, optimizer)
+
+
+Make = Callable[[], Any]
+CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
+    # parts: what was asked, the level reached, what is there, the nearest
+    "name": (
+        lambda: of("haed"),
+        PartError,
+        ["part('haed')", "the net has no 'haed'", "There: 'head', 'body'", '"head"'],
+    ),
+    "name below": (lambda: of("body.7"), PartError, ["'body' has no '7'", "There: '0', '1', '2'"]),
+    "name elsewhere": (lambda: of("running_mean"), PartError, ["the net has no", "write part('*.running_mean')"]),
+    "name in an array": (
+        lambda: of(("head", "weight", "x")),
+        PartError,
+        ["'head.weight' has no 'x'", "There: nothing"],
+    ),
+    "pattern": (lambda: of("*.wieght"), PartError, ["part('*.wieght')", "no path fits", "head", "Nearest"]),
+    "regular expression": (lambda: of(re.compile("x+")), PartError, ["re.compile('x+')", "no path fits"]),
+    "type": (
+        lambda: of(nn.Conv2d),
+        PartError,
+        ["part(nn.Conv2d)", "no module is a Conv2d", "There: BatchNorm1d, Linear"],
+    ),
+    "layer": (lambda: of(9), PartError, ["part(9)", "the net has 2 layers (child modules), counted from 0"]),
+    "layer inside": (lambda: of(("body", -9)), PartError, ["'body' has 3 layers"]),
+    "span of layers": (lambda: of(slice(5, 9)), PartError, ["everything[5:9]", "the net has 2 layers"]),
+    "no span": (lambda: part(slice("a", "b")), PartError, ["slice('a', 'b', None)", "part('layers')[2:6]"]),
+    "inside nothing": (
+        lambda: of((part("head") & "body") / "x"),
+        PartError,
+        ["part('head') & part('body') is empty here"],
+    ),
+    "predicate": (
+        lambda: of(never),
+        PartError,
+        ["where(never)", "false for every array", "'head.weight'", "It gets a name and an array"],
+    ),
+    "object": (
+        lambda: of(nn.Linear(2, 2)),
+        PartError,
+        ["<Linear at", "this very object is not in the net", "Name the part"],
+    ),
+    "no part": (lambda: part(3.5), PartError, ["part(3.5): a float stands for no part", "Write a name, a pattern"]),
+    "a list": (lambda: part(["a"]), PartError, ["A list is a sequence of steps. A path is a tuple, ('layers', 0)"]),
+    "a type of something else": (lambda: part(int), PartError, ["Only types of modules"]),
+    "an empty name": (lambda: part(""), PartError, ["part('')", "Write a name as in the net's state_dict"]),
+    "no predicate": (lambda: where("a"), PartError, ["where('a'): a function of (name, array)", "Write part('a')"]),
+    "repetition": (lambda: part("a") * 0, PartError, ["part('a') * 0", "at least 1", "Write part('a') * 5"]),
+    "repetition of a value": (lambda: Repeat(1, -1), PartError, ["1 * -1", "a whole number of times"]),
+    "iteration": (lambda: list(part("a")), PartError, ["part('a') cannot be iterated", "Ask .of(net)"]),
+    # rules
+    "no rules": (
+        lambda: rules("a", setting="p"),
+        RuleError,
+        ["the rules for 'p' are 'a'", 'Write {"encoder": times(0.1)}'],
+    ),
+    "no rate": (
+        lambda: rules({"a": "x"}, relative=True),
+        RuleError,
+        ["the rule 'a': 'x' for 'learning_rate'", "a finite number is needed", "Write FROZEN (or 0)"],
+    ),
+    "a rate of parts": (
+        lambda: rules({"a": cycle("b", part("c"))}, relative=True),
+        RuleError,
+        ["a rate is a number, not a part"],
+    ),
+    "frozen decay": (
+        lambda: rules({"a": None}, setting="weight_decay"),
+        RuleError,
+        [
+            "the rule 'a': None for 'weight_decay'",
+            "only a learning rate can be FROZEN",
+            "Write a value of weight_decay",
+        ],
+    ),
+    "no factor": (lambda: times("x"), RuleError, ["times('x')", "a finite number is needed", "times(0.1) to slow it"]),
+    "a factor of bools": (
+        lambda: times(cycle(True, False)),
+        RuleError,
+        ["times(cycle(True, False))", "a schedule of bools"],
+    ),
+    # tables
+    "dead rule": (
+        lambda: trainer(learning_rate_multipliers={"0.wieght": 1}),
+        PartError,
+        ["In the rule part('0.wieght'): times(1) for learning_rate", "'0' has no 'wieght'", '"weight"'],
+    ),
+    "rule of an activation": (
+        lambda: trainer(learning_rate_multipliers={1: 1}),
+        PartError,
+        ["The rule part(1): times(1)", "selects no arrays", "It stands for '1' (Tanh)", "such as '0.weight'"],
+    ),
+    "rule of an empty part": (
+        lambda: trainer(learning_rate_multipliers={part(0) & 2: 1}),
+        PartError,
+        ["part(0) & part(2)", "It is empty in this net", "Write parts that have arrays in common"],
+    ),
+    "covered rule": (
+        lambda: trainer(learning_rate_multipliers=[(everything, 1), (0, 2)], strict=True),
+        RuleError,
+        ["can never decide", "earlier ones cover them", "part(0): times(2)"],
+    ),
+    "unknown setting": (
+        lambda: resolve(Tree(chain()), {"learning_rate": schedule(1)}, {"learning_rat": rules({0: 1})}),
+        RuleError,
+        ["rules for 'learning_rat'", "Settings: learning_rate", 'Nearest: "learning_rate"'],
+    ),
+    "scheduled part": (
+        lambda: trainer(update_schedule=["x"]),
+        PartError,
+        ["In the update schedule: part('x')", "the net has no 'x'", "There: '0', '1', '2'"],
+    ),
+    "scheduled activation": (
+        lambda: trainer(update_schedule=[1]),
+        PartError,
+        ["In the update schedule: part(1)", "(Tanh)"],
+    ),
+    "computed part": (
+        lambda: trainer(update_schedule=schedule(lambda progress: "x")),
+        PartError,
+        ["The update schedule schedule(<lambda>) gave 'x'", "the net has no 'x'"],
+    ),
+    "part without arrays": (
+        lambda: trainer(part=1),
+        PartError,
+        ["part(1) has nothing to train", "(Tanh)", "such as '0.weight'"],
+    ),
+    "why": (
+        lambda: trainer().table.why("0.wieght"),
+        PartError,
+        ["why('0.wieght')", "There are: '0.weight'", '"0.weight"'],
+    ),
+    "why of a layer": (lambda: trainer().table.why("0"), PartError, ["It stands for several: ask why('0.weight')"]),
+    # rules left on modules
+    "left twice": (
+        lambda: set_rules(nn.Linear(2, 2), learning_rate=1, learning_rate_multipliers=1),
+        RuleError,
+        ["learning_rate and learning_rate_multipliers", "write one of them"],
+    ),
+    "left for nothing": (
+        lambda: set_rules(nn.Linear(2, 2), learning_rate={"x": 1}),
+        PartError,
+        ["no 'x'", "There: 'weight'"],
+    ),
+    "left and gone": (
+        lambda: _gone(),
+        PartError,
+        ["In the rules left on '0'", "part(2) matches nothing", "'0' has 2 layers"],
+    ),
+    # settings and optimizers
+    "setting of a number": (
+        lambda: Setting(0.5).check("p", "x"),
+        SettingError,
+        ["p='x'", "a finite number", "default is 0.5"],
+    ),
+    "setting of a bool": (
+        lambda: Setting(False).check("p", 1),
+        SettingError,
+        ["p=1", "True or False", "default is False"],
+    ),
+    "setting out of bounds": (
+        lambda: Setting(0.5, 0, 1).check("p", 1),
+        SettingError,
+        ["p=1", "allowed is [0, 1)", "The default is 0.5"],
+    ),
+    "optimizer by name": (lambda: by_name("adamm"), SettingError, ["'adamm'", "Known: sgd, adam, adamw", '"adam"']),
+    "no optimizer": (lambda: trainer(3), SettingError, ["optimizer=3", "a class of torch.optim", 'optimizer="adamw"']),
+    "unknown option": (
+        lambda: trainer(momentun=1),
+        SettingError,
+        ["adamw has no setting 'momentun'", "Settings: learning_rate"],
+    ),
+    "unknown option of torch": (
+        lambda: trainer("rmsprop", alpa=1),
+        SettingError,
+        ["RMSprop has no option 'alpa'", "It has: lr, alpha", 'Nearest: "alpha"'],
+    ),
+    "lr of torch": (lambda: trainer("rmsprop", lr=1), SettingError, ["RMSprop", "given as learning_rate="]),
+    "bad option of torch": (
+        lambda: trainer("rmsprop", alpha=-1),
+        SettingError,
+        ["RMSprop cannot be made", "alpha", "Invalid alpha value: -1", "Change them, or give an instance"],
+    ),
+    "factory": (
+        lambda: trainer(lambda params: 3),
+        SettingError,
+        ["returned int", "Write lambda params: torch.optim.SGD"],
+    ),
+    "closure": (
+        lambda: trainer("lbfgs"),
+        SettingError,
+        ["LBFGS computes the loss itself", "needs a closure", '"adamw"'],
+    ),
+    "climbing": (
+        lambda: trainer(Plain, learning_rate=-1),
+        SettingError,
+        ["Plain has no option to climb", "make the loss negative"],
+    ),
+    "instance of less": (
+        lambda: groups((0, {})),
+        SettingError,
+        ["The SGD given does not have '2.weight', '2.bias'", "part=..., or FROZEN for the others"],
+    ),
+    "instance of more": (
+        lambda: Trainer(
+            nn.Linear(2, 2), torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=1), learning_rate_multipliers=0
+        ),
+        SettingError,
+        ["has 2 arrays that the net does not have", "Give the trainer the net that has them"],
+    ),
+    "instance of two ways": (
+        lambda: groups((0, {"maximize": True}), (2, {})),
+        SettingError,
+        ["computed in different ways", "'maximize': True", "a group that climbs is a negative multiplier"],
+    ),
+    "fused gaps": (
+        lambda: Trainer([nn.Parameter(torch.zeros(4, 6)[:, ::2])], "torch.adamw", fused=True),
+        SettingError,
+        ["fused=True: the array '0' has gaps", "Leave fused out, or make the array contiguous"],
+    ),
+    "betas": (lambda: trainer(betas=0.9), SettingError, ["betas=0.9: a pair is needed", "Write betas=(0.9, 0.999)"]),
+    "rules of no setting": (lambda: trainer(rules={"lr": 1}), SettingError, ["rules for 'lr'", "learning_rate="]),
+    "rate twice": (
+        lambda: trainer(rules={"learning_rate": 1}, learning_rate_multipliers=1),
+        SettingError,
+        ["both given, and both decide the rate", "as times(r) in the rules"],
+    ),
+    "rules of clip_norm": (
+        lambda: trainer(rules={"clip_norm": {0: 1}}),
+        SettingError,
+        ["clip_norm is one bound", "no rules"],
+    ),
+    "clip_norm left": (
+        lambda: trainer(of_net=set_rules(chain(), clip_norm=1)),
+        SettingError,
+        ["left on a module", "to the call"],
+    ),
+    "nothing to train": (
+        lambda: trainer(of_net=nn.Tanh()),
+        SettingError,
+        ["no trainable arrays", "requires_grad=True"],
+    ),
+    "epochs": (
+        lambda: trainer(learning_rate=etude.pieces(1, (etude.epochs(1), 2)), total=steps(9)),
+        ScheduleError,
+        ["pieces(1, (epochs(1), 2))", "steps_per_epoch="],
+    ),
+    # arrays without a net
+    "a tensor": (lambda: Trainer(torch.zeros(2)), SettingError, ["Trainer(tensor)", "in a list or a dict"]),
+    "no net": (lambda: Trainer(3), SettingError, ["Trainer(int)", "give the net, or its parameters"]),  # type: ignore[arg-type]
+    "no parameters": (lambda: Trainer([]), SettingError, ["no parameters were given", "used up"]),
+    "no parameter": (lambda: Trainer(["x"]), SettingError, ["'0' is a str, not a parameter"]),  # type: ignore[list-item]
+    "no leaf": (lambda: Trainer([torch.zeros(2)]), SettingError, ["'0' is not a leaf tensor with requires_grad=True"]),
+    # the step
+    "batch size": (lambda: trainer().step(0), SettingError, ["step(0)", "positive and finite"]),
+    "stale": (
+        lambda: trainer().step(),
+        StaleGradientError,
+        ["Step 1", "'0.weight', '0.bias'", "Nothing was changed", "backward()"],
+    ),
+    "mixed": (mixed, StaleGradientError, ["Step 2", "added onto old ones", "'0.weight'", "trainer.zero_grad()"]),
+    "gradient": (
+        lambda: stepped(fill=float("nan"), non_finite="raise"),
+        NonFiniteError,
+        ["Step 2 is refused", "'0.weight'", "Nothing was changed", "clip_norm=1.0", 'non_finite="skip"'],
+    ),
+    "lazy": (
+        lambda: Trainer(nn.LazyLinear(2)).step(),
+        SettingError,
+        ["'weight', 'bias' have no shape yet", "Call the net once"],
+    ),
+    "policy": (lambda: trainer(non_finite="stop"), SettingError, ["non_finite='stop'", '"raise", "skip" or None']),
+    "steps per epoch": (lambda: trainer(steps_per_epoch=0), SettingError, ["steps_per_epoch=0", "at least 1"]),
+    "total": (lambda: trainer(total=10), ScheduleError, ["total=10", "Write total=steps(1000)"]),
+    "scheduled rate": (
+        lambda: trainer(learning_rate=cycle(1, 2)).set_learning_rate(3),
+        ScheduleError,
+        ["set_learning_rate(3)", "follows the schedule cycle(1, 2)", "pieces(cycle(1, 2), (steps(0), 3))"],
+    ),
+    "rate": (
+        lambda: trainer().set_learning_rate(float("nan")),
+        SettingError,
+        ["set_learning_rate(nan)", "finite number"],
+    ),
+    # states
+    "no state": (
+        lambda: loaded(lambda state: {}),
+        StateError,
+        ["no state of a Trainer", "Give what state_dict() returned"],
+    ),
+    "state of another": (
+        lambda: loaded(lambda state: {**state, "optimizer": "sgd"}),
+        StateError,
+        ["of the optimizer 'sgd'", "the trainer has 'adamw'"],
+    ),
+    "state without a clock": (
+        lambda: loaded(lambda state: {**state, "progress": 3}),
+        StateError,
+        ["no clock: 3", "Nothing was loaded"],
+    ),
+    "state of others": (
+        lambda: loaded(lambda state: {**state, "arrays": {"x": {}}}),
+        StateError,
+        ["It lacks '0.weight'", "It has 'x'", "Nothing was loaded"],
+    ),
+    "memory of a shape": (
+        lambda: loaded(memory(mean=torch.zeros(9))),
+        StateError,
+        ["'mean' has shape (9,), the array (2,)"],
+    ),
+    "memory of a name": (
+        lambda: loaded(memory(speed=torch.zeros(2))),
+        StateError,
+        ["'speed' is none of adamw: mean, square"],
+    ),
+    "memory of a type": (lambda: loaded(memory(mean=1.0)), StateError, ["'mean' is a float, not a tensor"]),
+    "memory of torch": (
+        lambda: foreign("exp_avg", torch.zeros(7, 3)),
+        StateError,
+        ["'exp_avg' has shape (7, 3), the array (5, 3)"],
+    ),
+    "memory of torch by name": (lambda: foreign("speed", 1), StateError, ["'speed' is none of AdamW", "exp_avg"]),
+    # losses
+    "loss by name": (
+        lambda: terms("cross_entrpy"),
+        SettingError,
+        ["'cross_entrpy'", "Known: cross_entropy", '"cross_entropy"'],
+    ),
+    "loss class": (lambda: terms(nn.MSELoss), SettingError, ["loss=MSELoss: a class", "Write MSELoss()"]),  # type: ignore[arg-type]
+    "no loss": (lambda: terms(3), SettingError, ["loss=3", 'Write loss="cross_entropy"']),  # type: ignore[arg-type]
+    "no terms": (lambda: terms({}), SettingError, ["loss={}", 'loss={"name": function}']),
+    "taken name": (
+        lambda: terms({"loss": "mse", "b": "l1"}),
+        SettingError,
+        ["a term is called 'loss'", "Write another name"],
+    ),
+    "no pair": (lambda: terms({"a": ("mse",)}), SettingError, ["loss term 'a'", "no pair", """'a': ("mse", 0.5)"""]),
+    "no weight": (
+        lambda: terms({"a": ("mse", "x")}),
+        SettingError,
+        ["'a': its weight is 'x'", "finite number", "0.5)"],
+    ),
+    "reduction": (
+        lambda: terms(nn.CrossEntropyLoss(weight=torch.ones(2), reduction="none")),
+        SettingError,
+        ["'loss'", "class weights", "Leave reduction"],
+    ),
+    "what a loss gives": (
+        lambda: measured(lambda output, target: 3.0),
+        SettingError,
+        ["'loss' gave a float", "a pair (sum, count)"],
+    ),
+    "entry of a loss": (
+        lambda: measured({"a": lambda net, batch: {"b": X.sum()}, "c": "mse"}),
+        SettingError,
+        ["'a' gave a dict of 'b'", "Name the terms of the loss as the dict does"],
+    ),
+    "which output": (
+        lambda: measured("mse", of_net=Heads()),
+        SettingError,
+        ["the net's output has 'kind', 'size'", "none of them is called 'loss'", "loss={'kind': ...}"],
+    ),
+    "which input": (
+        lambda: measured("mse", {"a": X, "b": Y}),
+        SettingError,
+        ["The data have 'a', 'b'", "forward takes 'input'", "name the inputs as forward does"],
+    ),
+    "shapes": (lambda: held_against("mse", Y[:, 0]), DataError, ["shape (8, 2)", "the target (8,)", "y[:, None]"]),
+    "classes": (
+        lambda: held_against("cross_entropy", torch.full((8,), 2)),
+        DataError,
+        ["has 2 classes, 0 to 1", "the targets have 2 (samples 0, 1", "Classes count from 0"],
+    ),
+    "precision": (lambda: check_precision("f16"), SettingError, ["precision='f16'", "known are fp32", '"fp16"']),
+    # updates and games
+    "update by name": (lambda: Update("a.b", "mse"), SettingError, ["Update('a.b')", 'Update("critic", ...)']),
+    "turn of parts": (
+        lambda: Update("a", "mse", turn=part("b")),
+        SettingError,
+        ["turn=part('b')", "are an update_schedule"],
+    ),
+    "turn": (lambda: Update("a", "mse", turn=1.5), SettingError, ["Update('a', turn=1.5)", "a whole number of times"]),
+    "computed turn": (
+        lambda: run(loss=None, updates=[Update("a", "mse", turn=lambda progress: "x")]),
+        SettingError,
+        ["Update('a')", "'x'", "True, False or a whole number"],
+    ),
+    "game": (lambda: game(loss="jss"), SettingError, ["GAN(loss='jss')", "known are js", '"js"']),
+    "latent": (lambda: game(latent=0), SettingError, ["GAN(latent=0)", "Write latent=64"]),
+    "sigmoid": (lambda: GAN(nn.Linear(2, 1), nn.Sigmoid()), SettingError, ["ends in a Sigmoid", "Leave it out"]),
+    "latents": (lambda: game()(X), SettingError, ["no pairs (sample, latent)", "GAN(..., latent=64)"]),
+    # a run at work
+    "loss that is not finite": (
+        lambda: run(loss=lambda output, target: output.sum() / 0),
+        NonFiniteError,
+        ["Step 1 is refused", "'loss' is not finite", "overflow", "clip_norm=1.0", 'non_finite="skip"'],
+    ),
+    "compiled torch": (lambda: compiled("torch.adamw"), PlanError, ["compile=True", "'AdamW'", "leave compile out"]),
+    "compiled scale": (lambda: compiled(precision="fp16"), PlanError, ["fp16 needs a loss scale", 'precision="bf16"']),
+    "compiled clipping": (lambda: compiled(clip_norm=1.0), PlanError, ["clipping and noise", "leave compile out"]),
+    "compiled by an old torch": (old_torch, PlanError, ["needs torch 2.11", torch.__version__, "Leave compile out"]),
+    "not one program": (not_one_program, PlanError, ["one program: generator in forward.", "Leave compile out"]),
+}
+
+
+def _gone() -> None:
+    made = nn.Sequential(chain())
+    set_rules(made[0], learning_rate_multipliers={part(2): 0})
+    del made[0][2]  # type: ignore[union-attr]
+    Trainer(made)
+
+
+@cache
+def raised(name: str) -> EtudeError:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            CASES[name][0]()
+        except EtudeError as error:
+            return error
+    raise AssertionError(f"{name}: nothing was raised")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_message_says_what_was_asked_what_is_there_and_what_to_write(name: str) -> None:
+    _, kind, said = CASES[name]
+    error = raised(name)
+    assert type(error) is kind
+    for piece in said:
+        assert piece in str(error), f"{piece!r} is not in: {error}"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_message_is_a_few_plain_sentences(name: str) -> None:
+    text = str(raised(name))
+    assert text == text.strip()
+    assert text.endswith((".", ")", '"')), text
+    assert "  " not in text
+    assert ".." not in text.replace("...", "")
+    assert len(text) < 700
+    assert not re.search(r"etude\.\w+\.\w+", text), "the place of a module in the package is nobody's business"
+
+
+def lines_of(error: BaseException | None) -> set[tuple[str, int]]:
+    """File and line of every frame in which an error, or one that led to it, was raised."""
+    found: set[tuple[str, int]] = set()
+    while error is not None:
+        trace = error.__traceback__
+        while trace is not None:
+            found.add((trace.tb_frame.f_code.co_filename, trace.tb_lineno))
+            trace = trace.tb_next
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def raises_in(path: Path) -> list[tuple[int, int, str]]:
+    """First line, last line and text of every `raise` of a new error."""
+    nodes = [
+        node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Raise) and node.exc is not None
+    ]
+    return [(node.lineno, node.end_lineno or node.lineno, ast.unparse(node)[:80]) for node in nodes]
+
+
+def test_every_message_has_a_case() -> None:
+    reached: dict[str, set[int]] = {}
+    for name in CASES:
+        for file, line in lines_of(raised(name)):
+            reached.setdefault(file, set()).add(line)
+    untested = [
+        f"{path.relative_to(SRC)}:{first}: {text}"
+        for path in LOOKED_AT
+        for first, last, text in raises_in(path)
+        if not reached.get(str(path), set()) & set(range(first, last + 1))
+    ]
+    assert untested == []
+
+
+def test_errors_are_those_of_the_package() -> None:
+    """Nothing else is raised on purpose, and nothing is swallowed."""
+    kinds = {"PartError", "RuleError", "ScheduleError", "SettingError", "DataError", "PlanError", "StateError"}
+    kinds |= {"StaleGradientError", "NonFiniteError"}
+    for path in LOOKED_AT:
+        for line, _, text in raises_in(path):
+            assert re.match(r"raise (\w+)", text)[1] in kinds, f"{path}:{line}: {text}"  # type: ignore[index]
+
+
+def test_warnings_name_what_they_are_about() -> None:
+    with pytest.warns(UserWarning, match=r"never decides.*cover it: learning_rate: part\(0\): times\(2\)"):
+        trainer(learning_rate_multipliers=[(everything, 1), (0, 2)])
+    with pytest.warns(UserWarning, match=r"shared array 'emb.weight' \(emb.weight, out.weight\) gets two values"):
+        Trainer(tied(), learning_rate_multipliers=[("emb", 1), ("out", 2)])
+    with pytest.warns(UserWarning, match=r"In the update schedule: part\('a'\) moves nothing"):
+        Trainer(graph(), update_schedule=["a", "b"], learning_rate_multipliers={"a": 0})
+    with pytest.warns(UserWarning, match="Rules left on modules are not used: sgd has no setting 'beta1'"):
+        Trainer(set_rules(chain(), beta1=0.5), "sgd")
+    with pytest.warns(UserWarning, match="Every array is frozen: the net is returned unchanged"):
+        run(learning_rate_multipliers=0, data=tuple(torch.cat(side) for side in zip(*data(2), strict=True)))
