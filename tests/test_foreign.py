@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -150,8 +151,9 @@ def test_the_groups_of_an_instance_are_rules_after_those_of_the_call() -> None:
         ],
         lr=0.1,
     )
-    with pytest.warns(UserWarning, match="never decides"):
-        trainer = Trainer(net, made, rules={"learning_rate": {"a.bias": FROZEN}})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer = Trainer(net, made, rules={"learning_rate": {"a.bias": FROZEN}}, strict=True)
     assert trainer.table.multipliers() == {
         "a.weight": 1.0,
         "a.bias": 0.0,
@@ -161,6 +163,38 @@ def test_the_groups_of_an_instance_are_rules_after_those_of_the_call() -> None:
         "out.bias": 0.5,
     }
     assert [group["momentum"] for group in optimizer_of(trainer).param_groups] == [0, 0.5, 0]
+
+
+def test_rules_and_a_new_rate_leave_the_rates_of_the_groups_what_they_are() -> None:
+    net = graph()
+    groups = [
+        {"params": net.a.parameters(), "lr": 0.2},
+        {"params": net.b.parameters()},
+        {"params": net.out.parameters(), "lr": 0.4},
+    ]
+    made = torch.optim.SGD(groups, lr=0.1)
+    trainer = Trainer(net, made, learning_rate_multipliers={"out.bias": 0.5})
+    assert trainer.learning_rate == 0.2
+    assert trainer.table.multipliers()["b.bias"] == 0.5
+    assert trainer.table.multipliers()["out.bias"] == 1.0
+    for n, rate in enumerate((0.2, 0.1, 0.4, 0.7)):
+        trainer.set_learning_rate(rate)
+        give_gradients(net, n)
+        trainer.step()
+        trainer.zero_grad()
+        assert [group["lr"] for group in made.param_groups] == [rate, 0.1, 0.4, 0.2]
+
+
+def test_what_the_call_says_comes_before_what_the_groups_say() -> None:
+    net = graph()
+    made = torch.optim.SGD(
+        [{"params": net.a.parameters(), "lr": 0.2}, {"params": [*net.b.parameters(), *net.out.parameters()]}], lr=0.1
+    )
+    trainer = Trainer(net, made, learning_rate=0.5, momentum=0.9)
+    assert set(trainer.table.multipliers().values()) == {1.0}
+    give_gradients(net, 0)
+    trainer.step()
+    assert {(group["lr"], group["momentum"]) for group in made.param_groups} == {(0.5, 0.9)}
 
 
 def test_an_instance_that_climbs_keeps_climbing() -> None:
@@ -338,6 +372,12 @@ def test_a_state_that_does_not_fit_changes_nothing(key: str, value: Tensor, mess
         (
             lambda net: Trainer(net, torch.optim.SGD(net[0].parameters(), lr=1)),
             r"The SGD given does not have '2.weight', '2.bias'. Give it all arrays of the net, or say which",
+        ),
+        (
+            lambda net: Trainer(
+                net, torch.optim.SGD([{"params": net.parameters()}, {"params": [nn.Parameter(torch.zeros(1))]}], lr=1)
+            ),
+            r"The SGD given has 1 array that the net does not have",
         ),
         (
             lambda net: Trainer(net, torch.optim.SGD([*net.parameters(), nn.Parameter(torch.zeros(1))], lr=1)),

@@ -564,6 +564,11 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
     "precision": (lambda: check_precision("f16"), SettingError, ["precision='f16'", "known are fp32", '"fp16"']),
     # updates and games
     "update by name": (lambda: Update("a.b", "mse"), SettingError, ["Update('a.b')", 'Update("critic", ...)']),
+    "update by a taken name": (
+        lambda: Update("val", "mse"),
+        SettingError,
+        ["Update('val')", "series of that name", "such as 'critic'"],
+    ),
     "turn of parts": (
         lambda: Update("a", "mse", turn=part("b")),
         SettingError,

@@ -479,7 +479,6 @@ def test_gradual_unfreezing_by_multipliers_and_by_parts() -> None:
         ({"weight_decay": pieces(0.1, (fraction(0.5), 0.01))}, "length"),
         ({"learning_rate_multipliers": {0: warmup(steps(20))}, "total": steps(10)}, "longer"),
         ({"update_schedule": pieces("0", (epochs(2), "2"))}, "epoch"),
-        ({"learning_rate": lambda progress: "x"}, "no number|is 'x'"),
         ({"learning_rate": lambda progress: 1 / 0}, "ZeroDivisionError"),
         ({"total": 10}, r"total=10: a span in steps, epochs, samples or tokens is needed. Write total=steps\(1000\)"),
         ({"total": seconds(10)}, r"total=seconds\(10\)"),
@@ -500,6 +499,20 @@ def test_spans_in_samples_are_counted() -> None:
         trainer.step(8)
         trainer.zero_grad()
     assert rates == [0.1, 0.1, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"learning_rate": lambda progress: "x"}, "learning_rate at step 1='x': a finite number is needed"),
+        ({"beta1": linear(0.9, 1.5, over=steps(3)), "total": steps(9)}, r"beta1 at step \d=1.*: allowed is \[0, 1\)"),
+        ({"weight_decay": lambda progress: -1.0}, r"weight_decay at step 1=-1.0: allowed is \[0, inf\)"),
+        ({"rules": {"weight_decay": {0: linear(1, -1, over=steps(3))}}, "total": steps(9)}, "weight_decay at step"),
+    ],
+)
+def test_values_that_are_computed_are_looked_at_beforehand(settings: Any, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        Trainer(chain(), **settings)
 
 
 # refusals

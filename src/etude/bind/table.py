@@ -42,7 +42,7 @@ class Choice:
         base: the schedule of the value, or None where the array is frozen.
         factor: a schedule that multiplies it, or None.
         rule: the rule that decided, in words.
-        absolute: whether the rule gave the value itself, so that another base leaves it as it is.
+        absolute: whether the value is the array's own, so that another base leaves it as it is.
     """
 
     base: Schedule | None
@@ -382,22 +382,23 @@ class _Chooser:
 
     def __call__(self, name: str, setting: str) -> Choice:
         base = self.own.get(setting, {}).get(name, self.base[setting])
+        absolute = base != self.base[setting]
         for (place, value), names in zip(self.rules.get(setting, ()), self.matched.get(setting, ()), strict=True):
             if name in names:
                 if value is INHERIT:
                     break
-                return self._choice(base, value, f"{place!r}: {value!r}")
+                return self._choice(base, absolute, value, f"{place!r}: {value!r}")
         left = left_for(self.tree, name, setting)
         if left is not None:
-            return self._choice(base, *left)
-        return Choice(base, None, "no rule")
+            return self._choice(base, absolute, *left)
+        return Choice(base, None, "no rule", absolute)
 
-    def _choice(self, base: Schedule, value: Any, rule: str) -> Choice:
+    def _choice(self, base: Schedule, absolute: bool, value: Any, rule: str) -> Choice:
         if value is FROZEN:
             return Choice(None, None, rule)
         if isinstance(value, Times):
             factor = schedule(value.factor)
-            return Choice(base, None if value.factor == 1 else factor, rule)
+            return Choice(base, None if value.factor == 1 else factor, rule, absolute)
         return Choice(schedule(value), None, rule, absolute=True)
 
 
@@ -509,14 +510,13 @@ def _rows(choices: Mapping[str, Mapping[str, Choice]]) -> tuple[Row, ...]:
 def _multiplier(choice: Choice, base: Schedule) -> Any:
     if choice.base is None:
         return 0.0
-    if not choice.absolute:
+    if not choice.absolute or choice.base == base:
         return 1.0 if choice.factor is None else _plain(choice.factor)
-    if choice.base == base:
-        return 1.0
+    rate = choice.base if choice.factor is None else choice.base * choice.factor
     still = base.at(Progress()) if base.constant else None
     if still == 0:
-        return inf if _plain(choice.base) else 0.0
-    return _plain(choice.base / base)
+        return inf if _plain(rate) else 0.0
+    return _plain(rate / base)
 
 
 def _held(value: Any) -> bool:

@@ -18,9 +18,15 @@ from etude.data.chance import item_key, sow, undisturbed
 _STEP, _LOOK = 1 << 64, 2 << 64
 
 
-def seed_step(seed: int, step: int, device: torch.device) -> None:
-    """Seed the generators for the step made at `step`."""
-    _seed(item_key(seed + _STEP, step, 0), device)
+def seed_step(seed: int, step: int, device: torch.device, compiled: bool = False) -> None:
+    """Seed the generators for the step made at `step`; a compiled one draws from torch's alone."""
+    key = item_key(seed + _STEP, step, 0)
+    if compiled:
+        torch.default_generator.manual_seed(key & 0xFFFFFFFF)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(key)
+    else:
+        _seed(key, device)
 
 
 def seed_look(seed: int, device: torch.device) -> None:

@@ -99,7 +99,7 @@ class Run:
             reason, message = self._nothing_to_do()
             while not reason and not (reason := self._reached_end()):
                 taken = [next(batches)]
-                seed_step(plan.seed, int(self.progress.step), checked.device)
+                seed_step(plan.seed, int(self.progress.step), checked.device, plan.compile)
                 before = self.progress
                 try:
                     reports = self._step(works, taken, batches)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import count
 from types import FunctionType
 from typing import Any, TypeAlias
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from etude.bind.table import RATE, Moving, Now
 from etude.errors import PlanError
-from etude.step.loss import Losses, Measured, Reader, tensors_in
+from etude.step.loss import Losses, Measured, Reader
 from etude.step.optim.own import Bundle, OwnOptimizer
 from etude.step.precision import Precision
 from etude.step.trainer import Trainer
@@ -28,6 +29,18 @@ PROGRAMS = 16
 """Sets of moving arrays that get a program; what moves in further sets is stepped without one."""
 
 Program: TypeAlias = Callable[[Any, Tensor, Tensor | None], tuple[Tensor, Tensor, list[Tensor], list[Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A program and what it takes besides the batch, for as long as settings and weights are the same."""
+
+    now: Now
+    weights: tuple[float, ...]
+    key: tuple[Any, ...]
+    program: Program
+    rates: Tensor
+    scheduled: Tensor | None
 
 
 class CompiledStep:
@@ -52,7 +65,8 @@ class CompiledStep:
         self._looks = looks
         self._buffers = tuple(net.buffers())
         self._programs: dict[tuple[Any, ...], Program] = {}
-        self._seen: set[tuple[Any, ...]] = set()
+        self._traced: set[tuple[Any, ...]] = set()
+        self._ready: _Ready | None = None
         self._sets: set[Moving] = set()
 
     def takes(self, moving: Moving) -> bool:
@@ -71,29 +85,49 @@ class CompiledStep:
         Returns:
             the loss, whether everything was finite, and the terms.
         """
-        bundles = self._optimizer.begin(now)
-        rates = now.columns[RATE]
+        ready = self._ready
+        if ready is None or ready.now is not now or ready.weights is not weights:
+            ready = self._ready = self._prepare(now, weights)
+        self._optimizer.count(now, 1)
+        try:
+            made = self._call(ready, values)
+        except BaseException:
+            self._optimizer.count(now, -1)
+            raise
+        loss, fine, means, counts = made
+        ok = bool(fine)
+        if not ok:
+            self._optimizer.count(now, -1)
+        if len(means) == 1:
+            return loss, ok, (Measured(means[0], counts[0]),)
+        return loss, ok, tuple(Measured(mean, count) for mean, count in zip(means, counts, strict=True))
+
+    def _call(self, ready: _Ready, values: Any) -> tuple[Tensor, Tensor, list[Tensor], list[Any]]:
+        """Run the program; for a batch of another shape it is made anew, which only works while tracing is on."""
+        if ready.key in self._traced:
+            try:
+                return ready.program(values, ready.rates, ready.scheduled)
+            except torch._dynamo.exc.TorchDynamoException:
+                pass
+        with _tracing():
+            made = _explained(ready.program, values, ready.rates, ready.scheduled)
+        self._traced.add(ready.key)
+        return made
+
+    def _prepare(self, now: Now, weights: tuple[float, ...]) -> _Ready:
+        """The program for what moves now, and its inputs besides the batch."""
+        bundles = self._optimizer.prepared(now)
+        rates = [now.columns[RATE][bundle.row] for bundle in bundles]
         fixed = tuple(tuple(value for key, value in b.settings.items() if key != RATE) for b in bundles)
-        climbs = tuple(rates[bundle.row] < 0 for bundle in bundles)
+        climbs = tuple(rate < 0 for rate in rates)
         # A weight that changes is an input of the program; one that does not is part of it.
-        scheduled = torch.tensor(weights) if not self._losses.fixed else None
-        key = (now.moving, None if scheduled is not None else weights, fixed, climbs)
+        scheduled = None if self._losses.fixed else torch.tensor(weights)
+        key = (now.moving, weights if scheduled is None else None, fixed, climbs)
         program = self._programs.get(key)
         if program is None:
             self._sets.add(now.moving)
             program = self._programs[key] = self._program(bundles, weights, climbs)
-        shapes = (key, *((tensor.shape, tensor.dtype) for _, tensor in tensors_in(values)))
-        numbers = torch.tensor([abs(rates[bundle.row]) for bundle in bundles])
-        if shapes in self._seen:
-            loss, fine, means, counts = program(values, numbers, scheduled)
-        else:
-            with _tracing():
-                loss, fine, means, counts = _explained(program, values, numbers, scheduled)
-            self._seen.add(shapes)
-        ok = bool(fine)
-        if not ok:
-            self._optimizer.take_back(now)
-        return loss, ok, tuple(Measured(mean, count) for mean, count in zip(means, counts, strict=True))
+        return _Ready(now, weights, key, program, torch.tensor([abs(rate) for rate in rates]), scheduled)
 
     def _program(self, bundles: Sequence[Bundle], weights: tuple[float, ...], climbs: tuple[bool, ...]) -> Program:
         net, losses, read, precision = self._net, self._losses, self._read, self._precision

@@ -87,11 +87,11 @@ class Work:
         now = trainer.table.at(progress, trainer.memory)
         if not now.moving.indices:
             return self.look(progress, values)
-        trainer.zero_grad()
         trainer.begin_forward()
+        if self._compiled is not None and self._compiled.takes(now.moving):
+            return self._step_compiled(self._compiled, now, progress, values)
+        trainer.zero_grad()
         with trainer.only_moving():
-            if self._compiled is not None and self._compiled.takes(now.moving):
-                return self._step_compiled(self._compiled, now, progress, values)
             self._statistics.keep()
             loss, measured, _, _ = self.measure(progress, values)
             if self._policy != "apply" and not isfinite(loss.item()):
@@ -107,7 +107,8 @@ class Work:
         return Report(loss.detach(), measured, made, not made)
 
     def _step_compiled(self, compiled: CompiledStep, now: Now, progress: Progress, values: Any) -> Report:
-        loss, fine, measured = compiled(now, values, self.losses.weights(progress))
+        with self.trainer.only_moving():
+            loss, fine, measured = compiled(now, values, self.losses.weights(progress))
         if not fine:
             return self._refused(progress, values, loss, measured)
         return Report(loss, measured, True)

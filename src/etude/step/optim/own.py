@@ -58,7 +58,8 @@ class OwnOptimizer:
 
     def move(self, now: Now, gradients: Sequence[Tensor]) -> None:
         """Move what `now.moving` names; `gradients` are in the order of `now.moving.indices`."""
-        bundles = self.begin(now)
+        bundles = self.prepared(now)
+        self.count(now, 1)
         rates, alone = now.columns[RATE], len(bundles) == 1
         for bundle in bundles:
             rate = rates[bundle.row]
@@ -68,25 +69,26 @@ class OwnOptimizer:
                 own = [torch.view_as_real(gradient.resolve_conj()) for gradient in own]
             bundle.update(bundle.arrays, own, bundle.memory, bundle.counts, bundle.settings, rate < 0)
 
-    def begin(self, now: Now) -> list[Bundle]:
-        """Count the step for what moves, and bring its memory and settings (but the rates) up to date."""
+    def prepared(self, now: Now) -> list[Bundle]:
+        """What moves, with its memory made and its settings (but the rates) up to date."""
         bundles = self._bundles.get(now.moving)
         if bundles is None:
             if len(self._bundles) >= _KEPT:
                 self._bundles.clear()
                 self._marks.clear()
             bundles = self._bundles[now.moving] = self._bundle(now.moving)
-        for vector, mark in self._marks[now.moving]:
-            vector.add_(1 if mark is None else mark)
         for bundle in bundles:
             if bundle.columns is not now.columns:
                 self._set(bundle, now)
         return bundles
 
-    def take_back(self, now: Now) -> None:
-        """The step that was begun was not made after all: it does not count."""
+    def count(self, now: Now, times: int) -> None:
+        """Count what moves now as moved `times` more often: 1, or -1 for a step that was not made after all."""
         for vector, mark in self._marks[now.moving]:
-            vector.sub_(1 if mark is None else mark)
+            if mark is None:
+                vector.add_(times)
+            else:
+                vector.add_(mark, alpha=times)
 
     def _set(self, bundle: Bundle, now: Now) -> None:
         """Bring the settings of a bundle up to date; those that never change cost one comparison."""
