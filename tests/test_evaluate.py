@@ -219,6 +219,29 @@ def test_every_look_of_a_run_draws_the_same_numbers_whatever_listeners_draw() ->
     assert trained(Chancy(), **still, seed=1).history["val.loss"].values != quiet
 
 
+def test_metrics_are_of_the_output_that_the_loss_saw() -> None:
+    seen: list[Tensor] = []
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        seen.append(output.detach())
+        return functional.cross_entropy(output, target)
+
+    def metric(output: Tensor, target: Tensor) -> Tensor:
+        assert output is seen[-1] or torch.equal(output, seen[-1])
+        return output.mean(1)
+
+    result = trained(Chancy(), loss=loss, validation=VALIDATION, metrics={"m": metric}, precision="bf16")
+    assert len(result.history["val.m"]) == 1
+
+
+def test_metrics_have_an_output_also_where_the_loss_calls_the_net() -> None:
+    def loss(net: nn.Module, batch: Any) -> Tensor:
+        return functional.cross_entropy(net(batch[0]), batch[1])
+
+    expected = trained(validation=VALIDATION, metrics="accuracy").history["val.accuracy"].values
+    assert trained(loss=loss, validation=VALIDATION, metrics="accuracy").history["val.accuracy"].values == expected
+
+
 def test_a_look_leaves_the_generators_alone() -> None:
     made = run(Chancy(), validation=VALIDATION)
     evaluator = made.checked.evaluator
@@ -279,7 +302,7 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     (lambda: trained(validation=0.99), DataError, "none for training"),
     (lambda: trained(validation=-0.2), DataError, "no fraction"),
     (lambda: trained(validation="digits"), DataError, "Known forms"),
-    (lambda: trained(time_limit=seconds(9), validation=Evaluate(0.2, every=fraction(0.5))), ScheduleError, "length"),
+    (lambda: run(time_limit=seconds(9), validation=Evaluate(0.2, every=fraction(0.5))), ScheduleError, "length"),
     (lambda: trained(metrics="accuracy"), PlanError, "Write validation=0.2"),
     (lambda: trained(metrics="accuracy", validation=Evaluate(VALIDATION)), PlanError, "Evaluate"),
     (lambda: trained(validation=Evaluate(FORMS["loader"], batch_size=5)), DataError, "batches of its own"),

@@ -96,6 +96,14 @@ def test_the_rates_of_the_last_step_are_those_that_were_used() -> None:
     assert used[-1] == pytest.approx(0.01 + 0.09 * (1 + np.cos(np.pi * 4 / 5)) / 2)
 
 
+def test_a_step_that_was_left_out_counts_for_the_clock_of_the_rates() -> None:
+    x, y = classified()
+    x[5] = float("nan")
+    result = trained(data=(x, y), shuffle=False, non_finite="skip", learning_rate=linear(0.3, 0))
+    assert result.history["rate"].values == pytest.approx([0.3, 0.1])
+    assert set(result.learning_rates.values()) == {result.history["rate"].values[-1]}
+
+
 def test_rates_and_multipliers_by_array() -> None:
     result = trained(
         epochs=2,

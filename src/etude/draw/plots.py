@@ -18,7 +18,7 @@ from etude.draw import paper
 from etude.draw.engraving import plot_score
 from etude.draw.score import score_steps
 from etude.errors import SettingError, nearest
-from etude.run.history import Series
+from etude.values.series import Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

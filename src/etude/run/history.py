@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +11,9 @@ from torch import Tensor
 
 from etude.errors import EtudeError, StateError, nearest
 from etude.run.events import EpochEnded, Evaluated, Event, Stepped
+from etude.values.series import Series
+
+__all__ = ["BULK", "History", "Series", "SeriesError", "read_losses"]
 
 BULK = 64
 """Steps whose losses are read from the device together."""
@@ -22,25 +24,6 @@ class SeriesError(EtudeError, KeyError):
 
     def __str__(self) -> str:
         return str(self.args[0])
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """Numbers of one kind: `values[i]` was taken after `steps[i]` steps, at `epochs[i]` epochs. Equal lengths."""
-
-    name: str
-    steps: list[int] = field(default_factory=list)
-    epochs: list[float] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def extend(self, steps: Sequence[int], epochs: Sequence[float], values: Sequence[float]) -> None:
-        """Add positions and values at the end; the three are of one length."""
-        self.steps.extend(steps)
-        self.epochs.extend(epochs)
-        self.values.extend(values)
 
 
 class History(Mapping[str, Series]):

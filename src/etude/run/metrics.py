@@ -85,8 +85,8 @@ def accuracy(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor | int]:
     """
     several = output.dim() > 1 and output.shape[1] > 1
     if several and output.dim() == target.dim() + 1:
-        known = target != -100
-        return ((output.argmax(1) == target) & known).sum(), known.sum()
+        # No prediction is -100.
+        return (output.argmax(1) == target).sum(), (target != -100).sum()
     if several and output.shape == target.shape and target.is_floating_point():
         return _shared(output.argmax(1) == target.argmax(1))
     if output.numel() != target.numel():

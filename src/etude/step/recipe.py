@@ -18,7 +18,7 @@ from etude.step.optim.own import OwnOptimizer
 from etude.step.optim.registry import by_name
 from etude.step.optim.rule import Setting, UpdateRule
 from etude.values.marks import Frozen, Inherit
-from etude.values.part import Itself, PartLike, part
+from etude.values.part import PartLike, part
 from etude.values.preview import moments
 from etude.values.progress import Extent, Progress
 from etude.values.rules import Rules, RulesLike, Times, rules
@@ -51,6 +51,7 @@ class Recipe:
         if isinstance(self.optimizer, type) and issubclass(self.optimizer, UpdateRule):
             self.optimizer = self.optimizer()
         self.options: dict[str, Any] = {}
+        self._said = {*settings, *(() if learning_rate is None else (RATE,))}
         self.known = self._known_settings(settings)
         self.base = self._base(learning_rate, _split_betas(settings, self.known))
         self.rules = self._rules(given, multipliers)
@@ -164,17 +165,18 @@ class Recipe:
                 known.check(f"the rule {place!r} for {setting}", value)
 
     def _of_groups(self, tree: Tree) -> dict[str, dict[str, Schedule]]:
-        """What the groups of an optimizer instance say of their arrays: base values of these arrays."""
+        """What the groups of an optimizer instance say of their arrays, where the call says nothing: base values."""
+        names = {id(array): name for name, array in tree.arrays.items()}
         made: dict[str, dict[str, Schedule]] = {}
         groups = self.optimizer.param_groups if isinstance(self.optimizer, torch.optim.Optimizer) else []
-        for setting in self.base if len(groups) > 1 else ():
+        for setting in set(self.base) - self._said if len(groups) > 1 else ():
             key = "lr" if setting == RATE else setting
             made[setting] = {
-                name: schedule(group[key])
+                names[id(array)]: schedule(group[key])
                 for group in groups
                 if key in group
                 for array in group["params"]
-                for name in Itself(array).names(tree)
+                if id(array) in names
             }
         return made
 
