@@ -29,8 +29,9 @@ test: $(READY) ## style, types and all tests but the long ones
 bench: $(READY) ## this library beside hand-written loops, in one process
 	$(ONE) $(BIN)/python bench
 
-soak: $(READY) ## the long tests
+soak: $(READY) ## the long tests, and the laws on twenty times as many examples
 	$(ONE) $(BIN)/python -m pytest -q -m soak $(TESTS)
+	ETUDE_SOAK=20 $(ONE) $(BIN)/python -m pytest -q -m "not soak" $(TESTS)/laws
 
 docs: $(DOCS_READY) ## the pages, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

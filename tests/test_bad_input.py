@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import etude
-from etude import FROZEN, DataError, EtudeError, Evaluate, PartError, PlanError, SettingError, Update
+from etude import FROZEN, DataError, EtudeError, Evaluate, PartError, PlanError, SettingError, Update, part
 from etude.run.events import Event
 from small import Noisy, arrays, classified, condition, mlp, options, randomness, same, trained
 
@@ -80,6 +81,7 @@ DATA: list[tuple[str, Any, dict[str, Any], type[EtudeError], str]] = [
     ("class 3", (X, targets(at6=3)), {}, DataError, r"the targets have 3 \(samples 6\)"),
     ("class -1", (X, targets(at6=-1, at8=-1)), {}, DataError, r"the targets have -1 \(samples 6, 8\)"),
     ("class 7", (X, Y + 5), {}, DataError, r"3 classes, 0 to 2, and the targets have 5, 6, 7"),
+    ("complex loss", (X, Y), {"loss": lambda output: output.cfloat().mean()}, PlanError, "a real number is needed"),
     ("class in a set", Pairs(10, lambda i: (X[i], int(Y[i]) + 5)), {}, PlanError, "classes count from 0"),
     ("float64", (X.double(), Y), {}, PlanError, r"float64 .*The net's arrays are float32: .*\(x\.float\(\)\)"),
     ("integers", (X.long(), Y), {}, PlanError, r"Tensor int64 \(4, 4\).*The net's arrays are float32"),
@@ -156,6 +158,44 @@ NETS: list[tuple[str, Callable[[], Any], type[EtudeError], str]] = [
 def test_nets_that_cannot_be_trained(made: Callable[[], Any], error: Any, words: str) -> None:
     with pytest.raises(error, match=words):
         etude.train(made(), (X, Y), **options(), progress=False)
+
+
+def without_gradients() -> Any:
+    with torch.no_grad():
+        return trained(Noisy())
+
+
+def in_inference() -> Any:
+    with torch.inference_mode():
+        return trained(Noisy())
+
+
+@pytest.mark.parametrize("made", [without_gradients, in_inference])
+def test_training_where_gradients_are_switched_off_is_an_error(made: Callable[[], Any]) -> None:
+    with pytest.raises(PlanError, match="Gradients are switched off here"):
+        made()
+
+
+RATES: list[tuple[Callable[[Any], Any], str]] = [
+    (lambda progress: "fast", "a finite number is needed"),
+    (lambda progress: torch.tensor(0.1), r"write \.item\(\)"),
+    (lambda progress: float("nan") if progress.step else 0.1, "NaN cannot be the value"),
+    (lambda progress: part("head"), "number"),
+]
+
+
+@pytest.mark.parametrize(("rate", "words"), RATES, ids=["text", "tensor", "NaN later", "part"])
+def test_a_rate_that_is_no_number_is_an_error_before_the_first_step(rate: Any, words: str) -> None:
+    heard: list[Event] = []
+    with pytest.raises(EtudeError, match=words):
+        trained(Noisy(), learning_rate=rate, listeners=[heard.append])
+    assert heard == []
+
+
+def test_a_rate_may_be_any_real_number() -> None:
+    for kind in (np.float32, np.float64, float):
+        result = trained(learning_rate=lambda progress, kind=kind: kind(0.125))
+        assert result.history["rate"].values == [0.125] * 3
 
 
 def test_an_error_of_the_net_is_chained() -> None:

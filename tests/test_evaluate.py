@@ -268,7 +268,8 @@ def steepness(net: nn.Module, batch: Any) -> Tensor:
     """A loss of the derivative of the net at its inputs, as in physics-informed nets."""
     x = batch[0].detach().requires_grad_()
     (slope,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
-    return ((slope - 1) ** 2).mean(1)
+    loss: Tensor = ((slope - 1) ** 2).mean(1)
+    return loss
 
 
 def test_a_loss_of_derivatives_can_be_looked_at() -> None:
@@ -349,7 +350,7 @@ def test_a_mean_of_nothing_counts_for_nothing() -> None:
 
 
 def test_scalars_of_different_kinds_are_read() -> None:
-    mixed = [torch.tensor(1.0), torch.tensor(2), 3.0, torch.tensor(4.0, dtype=torch.float64)]
+    mixed: list[float | Tensor] = [torch.tensor(1.0), torch.tensor(2), 3.0, torch.tensor(4.0, dtype=torch.float64)]
     assert numbers(mixed) == [1.0, 2.0, 3.0, 4.0]
 
 

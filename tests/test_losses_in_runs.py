@@ -30,7 +30,7 @@ def by_hand(loss: Callable[[Tensor, Tensor], Tensor], target: Tensor, epochs: in
         for piece in batches(10, 4):
             optimizer.zero_grad()
             value = loss(net(X[piece]), target[piece])
-            value.backward()
+            torch.autograd.backward(value)
             optimizer.step()
             losses.append(value.item())
     return net, losses
@@ -331,7 +331,7 @@ def test_two_updates_with_loss_functions_of_their_own_move_their_parts() -> None
             grads = torch.autograd.grad(value, list(layer.parameters()))
             with torch.no_grad():
                 for array, grad in zip(layer.parameters(), grads, strict=True):
-                    array -= RATE * grad
+                    array.sub_(grad, alpha=RATE)
     updates = [
         Update("first", "cross_entropy", "0", optimizer="sgd", learning_rate=RATE),
         Update("second", lambda output: (output**2).mean(), "2", optimizer="sgd", learning_rate=RATE),

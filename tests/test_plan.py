@@ -168,7 +168,8 @@ LENGTHS: list[tuple[dict[str, Any], int, float]] = [
 @pytest.mark.parametrize(("given", "done", "passes"), LENGTHS, ids=str)
 def test_the_first_end_that_is_reached_ends_the_run(given: dict[str, Any], done: int, passes: float) -> None:
     result = trained(**given)
-    assert (result.steps, result.epochs) == (done, pytest.approx(passes))
+    assert result.steps == done
+    assert result.epochs == pytest.approx(passes)
     assert result.stop_reason == "finished"
 
 
@@ -420,9 +421,9 @@ def test_settings_of_the_update_rule_are_options() -> None:
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True)
     for piece in batches(10, 4):
         optimizer.zero_grad()
-        functional.cross_entropy(net(X[piece]), Y[piece]).backward()
+        torch.autograd.backward(functional.cross_entropy(net(X[piece]), Y[piece]))
         optimizer.step()
-    settings = {"momentum": 0.9, "weight_decay": 0.01, "nesterov": True}
+    settings: dict[str, Any] = {"momentum": 0.9, "weight_decay": 0.01, "nesterov": True}
     found = trained(optimizer="sgd", learning_rate=0.1, shuffle=False, **settings)
     assert close(arrays(found.net), arrays(net))
 
@@ -432,7 +433,7 @@ def test_clipping_by_norm() -> None:
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     for piece in batches(10, 4):
         optimizer.zero_grad()
-        functional.cross_entropy(net(X[piece]), Y[piece]).backward()
+        torch.autograd.backward(functional.cross_entropy(net(X[piece]), Y[piece]))
         nn.utils.clip_grad_norm_(net.parameters(), 0.05)
         optimizer.step()
     assert close(arrays(trained(optimizer="sgd", learning_rate=0.1, shuffle=False, clip_norm=0.05).net), arrays(net))
@@ -450,7 +451,7 @@ def test_rules_and_multipliers_reach_the_step() -> None:
 
 
 def test_strict_makes_an_error_of_a_rule_that_never_decides() -> None:
-    covered = {"learning_rate_multipliers": {everything: 1, "0": 2}}
+    covered: dict[str, Any] = {"learning_rate_multipliers": {everything: 1, "0": 2}}
     with pytest.warns(UserWarning, match="never decides"):
         trained(**covered)
     with pytest.raises(RuleError, match="can never decide"):
@@ -500,12 +501,20 @@ def test_double_precision_makes_the_net_double_and_keeps_the_digits_of_the_data(
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     for piece in batches(10, 4):
         optimizer.zero_grad()
-        functional.cross_entropy(net(x[piece]), Y[piece]).backward()
+        torch.autograd.backward(functional.cross_entropy(net(x[piece]), Y[piece]))
         optimizer.step()
     for data in ((x, Y), (x.numpy(), Y.numpy()), [(x[i], int(Y[i])) for i in range(10)]):
         found = trained(data=data, precision="fp64", optimizer="sgd", learning_rate=0.1, shuffle=False)
         assert {array.dtype for array in arrays(found.net).values()} == {torch.float64}
         assert all(torch.allclose(mine, arrays(net)[name], atol=1e-14) for name, mine in arrays(found.net).items())
+
+
+def test_a_double_net_gets_the_digits_of_numpy() -> None:
+    """In fp32, which leaves the net as it is, numbers of numpy become what the net computes in."""
+    given = X.double() + 1e-12
+    one = trained(mlp().double(), (given.numpy(), Y.numpy()))
+    other = trained(mlp().double(), (given, Y))
+    assert same(arrays(one.net), arrays(other.net))
 
 
 def test_half_precision_finds_its_scale_by_leaving_out_steps() -> None:
@@ -684,7 +693,7 @@ GAMES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor], Te
 def test_a_game_moves_the_two_in_turn_each_by_its_own_loss(game: str) -> None:
     generator, critic = players()
     critic_loss, generator_loss = GAMES[game]
-    both = [
+    both: list[tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]] = [
         (critic, lambda x, z: critic_loss(critic(x), critic(generator(z)))),
         (generator, lambda x, z: generator_loss(critic(generator(z)))),
     ]
@@ -694,7 +703,7 @@ def test_a_game_moves_the_two_in_turn_each_by_its_own_loss(game: str) -> None:
         grads = torch.autograd.grad(loss(SAMPLES[piece], LATENTS[piece]), own)
         with torch.no_grad():
             for array, grad in zip(own, grads, strict=True):
-                array -= 0.05 * grad
+                array.sub_(grad, alpha=0.05)
                 if game == "wasserstein" and player is critic:
                     array.clamp_(-0.01, 0.01)
     gan = GAN(*players(), loss=game)

@@ -416,7 +416,7 @@ def test_a_file_that_is_not_there_is_the_usual_error(tmp_path: Path) -> None:
 
 def test_equal_runs_do_not_differ() -> None:
     assert rich().diff(rich()) == ""
-    own = {"loss": lambda output, target: (output**2).mean()}
+    own: dict[str, Any] = {"loss": lambda output, target: (output**2).mean()}
     assert trained(**own).diff(trained(**own)) == ""
 
 

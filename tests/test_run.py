@@ -368,7 +368,7 @@ def test_steps_draw_different_numbers() -> None:
 
 def test_gradients_that_were_there_before_the_run_are_not_used() -> None:
     net = mlp()
-    functional.cross_entropy(net(X), Y).backward()
+    torch.autograd.backward(functional.cross_entropy(net(X), Y))
     assert same(arrays(trained(net).net), arrays(trained(mlp()).net))
 
 
@@ -426,7 +426,7 @@ def by_hand(turns: list[list[tuple[str, int]]], order: list[slice]) -> nn.Sequen
             grads = torch.autograd.grad(loss, own)
             with torch.no_grad():
                 for array, grad in zip(own, grads, strict=True):
-                    array -= 0.1 * grad
+                    array.sub_(grad, alpha=0.1)
         place += max((offset for _, offset in step), default=0) + 1
     return net
 
@@ -591,7 +591,7 @@ def test_the_batch_or_the_array_that_is_not_finite_is_named() -> None:
         trained(data=Spoiled(), shuffle=False)
     net = mlp()
     with torch.no_grad():
-        net[2].bias[0] = float("inf")
+        net.get_parameter("2.bias")[0] = float("inf")
     with pytest.raises(EtudeError, match=r"2\.bias"):
         trained(net)
 
@@ -645,7 +645,7 @@ def test_a_run_is_the_loop_one_would_write() -> None:
             now = float(rate.at(Progress(step, step / 3, 0, 0, extent)))
             optimizer.param_groups[0]["lr"], optimizer.param_groups[1]["lr"] = now * 0.5, now
             optimizer.zero_grad()
-            functional.cross_entropy(net(X[piece]), Y[piece]).backward()
+            torch.autograd.backward(functional.cross_entropy(net(X[piece]), Y[piece]))
             nn.utils.clip_grad_norm_(net.parameters(), 0.5)
             optimizer.step()
             step += 1
@@ -666,7 +666,7 @@ def test_held_parts_keep_value_and_memory_in_a_run() -> None:
     optimizers = [torch.optim.AdamW(layer.parameters(), lr=0.05) for layer in (net[0], net[2])]
     for step, piece in enumerate([*batches(10, 4)] * 2):
         net.zero_grad()
-        functional.cross_entropy(net(X[piece]), Y[piece]).backward()
+        torch.autograd.backward(functional.cross_entropy(net(X[piece]), Y[piece]))
         optimizers[step % 2].step()
     result = trained(learning_rate=0.05, update_schedule=["0", "2"], epochs=2, shuffle=False)
     assert close(arrays(result.net), arrays(net))

@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from effort import examples
 from etude.data.chance import item_key
 from etude.data.cursor import Cursor
 from etude.data.flow import Flow
 from etude.data.order import division, permutation
 from etude.data.source import source, split_validation
 
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=examples(40), deadline=None)
 counts = st.integers(1, 40)
 sizes = st.integers(1, 12)
 seeds = st.integers(0, 2**80)
@@ -176,7 +177,7 @@ def test_the_batch_size_changes_no_item(n: int, one: int, two: int, seed: int) -
     assert items(one) == items(two)
 
 
-@settings(max_examples=2, deadline=None)
+@settings(max_examples=examples(2), deadline=None)
 @given(seeds, st.integers(0, 3))
 def test_workers_change_nothing(seed: int, batch: int) -> None:
     expected = _seen(Flow(Noisy(13), batch_size=3, seed=seed).batches(Cursor(1, batch), epochs=2))

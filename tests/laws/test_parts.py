@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import etude
+from effort import examples
 from etude.bind.table import Table, resolve
 from etude.values.marks import FROZEN, INHERIT
 from etude.values.part import Part, everything, part
@@ -23,7 +24,7 @@ from etude.values.spans import steps
 from etude.values.tree import Tree
 from nets import NAMES, arrays, is_a_vector, nets, parts
 
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=examples(60), deadline=None)
 
 
 @st.composite

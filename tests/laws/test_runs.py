@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import etude
+from effort import examples
 from etude import FROZEN, Evaluate, Update, cosine, cycle, every, everything, linear, part, steps, warmup
 from etude.run.events import EpochEnded, Event, Settled, Stepped
 from etude.run.result import Result
 from small import Noisy, arrays, classified, condition, mlp, options, randomness, run, same, trained
 
 small = settings(
-    max_examples=12,
+    max_examples=examples(12),
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],

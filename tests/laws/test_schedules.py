@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from etude.errors import ScheduleError
 from etude.values.curves import (
     cosine,
@@ -30,7 +31,7 @@ from etude.values.schedule import Schedule, constant, cycle, pieces, repeat
 from etude.values.spans import Span, epochs, every, fraction, samples, steps, tokens
 from etude.values.text import read, write
 
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=examples(60), deadline=None)
 
 STEPS, PER_EPOCH, BATCH, LENGTH = 120, 12, 8, 16
 RUN = Extent(STEPS, STEPS / PER_EPOCH, STEPS * BATCH, STEPS * BATCH * LENGTH)

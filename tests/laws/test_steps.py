@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import etude
+from effort import examples
 from etude.run.events import Stepped
 from etude.step.loss import terms
 from etude.step.trainer import Trainer
@@ -24,7 +25,7 @@ from etude.values.spans import steps
 from etude.values.tree import Tree
 from nets import alike, arrays, data, give_gradients, graph, memory_of, nets, parts, same_memory, tied
 
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=examples(40), deadline=None)
 pytestmark = pytest.mark.filterwarnings("ignore:In the update schedule")
 
 RULES: dict[str, dict[str, Any]] = {
@@ -80,7 +81,7 @@ def spoil(net: nn.Module, held: set[str]) -> None:
             array.grad.fill_(float("nan"))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.data(), st.sampled_from(sorted(RULES)), st.booleans())
 def test_what_is_held_keeps_value_and_memory_and_its_gradient_reaches_nothing(
     data: st.DataObject, rule: str, extras: bool

@@ -70,6 +70,8 @@ class Checked:
 
 def prove(plan: Plan, net: nn.Module, data: Any) -> Checked:
     """See `Plan.check`."""
+    if isinstance(net, torch.jit.ScriptModule):
+        raise PlanError("The net is a ScriptModule, which cannot be looked into. Give the module it was made from.")
     if not torch.is_grad_enabled():
         raise PlanError("Gradients are switched off here (torch.no_grad or inference_mode): train outside of it.")
     chosen: dict[str, Any] = {}
