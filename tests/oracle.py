@@ -45,7 +45,7 @@ def apart(
     """The largest difference between our rule and torch's after `count` steps at a changing rate."""
     mine, reference = beginnings(dtype), beginnings(dtype)
     trainer = Trainer(mine, rule, learning_rate=lambda progress: _rate(progress, rate), **ours)
-    optimizer = kind(reference, lr=abs(rate(0)), foreach=False, **theirs)  # type: ignore[call-arg, arg-type]
+    optimizer = kind(reference, lr=abs(rate(0)), foreach=False, **theirs)
     for step in range(count):
         for one, other, gradient in zip(mine, reference, gradients(mine, step), strict=True):
             one.grad, other.grad = gradient.clone(), gradient.clone()

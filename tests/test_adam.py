@@ -20,7 +20,7 @@ CASES: list[dict[str, Any]] = [
     {"weight_decay": 0.1},
     {"amsgrad": True},
     {"amsgrad": True, "weight_decay": 0.1},
-    {"betas": (0.8, 0.98), "eps": 1e-6, "weight_decay": 0.05},
+    {"betas": (0.8, 0.98), "eps": 0.1, "weight_decay": 0.05},
 ]
 KINDS = {"adam": (Adam, torch.optim.Adam), "adamw": (AdamW, torch.optim.AdamW)}
 

@@ -51,7 +51,7 @@ class Plain(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "pull": pull, "mode": mode})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> None:
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
@@ -247,7 +247,7 @@ def test_gradients_are_as_they_were_after_the_step() -> None:
     trainer.step()
     for name, parameter in net.named_parameters():
         assert parameter.grad is before[name]
-        assert torch.equal(parameter.grad, copies[name])  # type: ignore[arg-type]
+        assert torch.equal(parameter.grad, copies[name])
 
 
 def test_gradients_are_as_they_were_after_a_step_that_failed() -> None:
@@ -312,7 +312,7 @@ def test_a_state_by_names_loads_where_arrays_have_another_order(name: str) -> No
 
 
 def test_a_state_is_copied_in_the_order_of_its_array() -> None:
-    net = nn.Conv2d(3, 2, 2).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = nn.Conv2d(3, 2, 2).to(memory_format=torch.channels_last)
     trainer = Trainer(net, "torch.adamw")
     give_gradients(net, 0)
     trainer.step()

@@ -21,7 +21,7 @@ from nets import alike, arrays, changed, seeded
 
 def nets(inputs: int = 2) -> tuple[nn.Sequential, nn.Sequential]:
     """A generator of numbers from latents, and a discriminator of numbers."""
-    return seeded(  # type: ignore[no-any-return]
+    return seeded(
         lambda: (
             nn.Sequential(nn.Linear(inputs, 8), nn.Tanh(), nn.Linear(8, 1)),
             nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1)),
@@ -66,7 +66,7 @@ def test_the_games_are_their_formulas(loss: str) -> None:
 def test_the_games_do_not_overflow() -> None:
     net = gan()
     with torch.no_grad():
-        net.discriminator[2].weight.mul_(1e6)  # type: ignore[index, operator, union-attr]
+        net.discriminator[2].weight.mul_(1e6)
     assert all(math.isfinite(value.item()) for name, value in net(batch()).items() if name != "generated")
 
 

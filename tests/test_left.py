@@ -189,6 +189,6 @@ def test_two_ways_to_say_the_rate_are_an_error() -> None:
 def test_a_layer_taken_away_since_is_named_with_the_module_whose_rules_miss_it() -> None:
     net = nn.Sequential(chain())
     set_rules(net[0], learning_rate_multipliers={part(2): 0})
-    del net[0][2]  # type: ignore[union-attr]
+    del net[0][2]
     with pytest.raises(PartError, match=r"In the rules left on '0': part\(2\) matches nothing: '0' has 2 layers"):
         multipliers(net)

@@ -35,12 +35,12 @@ from etude.errors import (
     StaleGradientError,
     StateError,
 )
-from etude.step.compiled import CompiledStep, _explained, _tracing
+from etude.step.compiled import _explained, _tracing
 from etude.step.gan import GAN
 from etude.step.loss import Losses, Reader, terms
 from etude.step.optim.registry import by_name
 from etude.step.optim.rule import Setting
-from etude.step.precision import Precision, check_precision
+from etude.step.precision import check_precision
 from etude.step.trainer import Trainer
 from etude.step.update import Update
 from etude.values.part import Repeat, everything, part, where
@@ -87,7 +87,7 @@ def stepped(count: float = 1, fill: float | None = None, **options: Any) -> Trai
     own.zero_grad()
     give_gradients(made, 1)
     if fill is not None:
-        made[0].weight.grad.fill_(fill)  # type: ignore[union-attr, operator]
+        made[0].weight.grad.fill_(fill)
     own.step(count)
     return own
 
@@ -144,14 +144,6 @@ def run(**options: Any) -> Any:
     return etude.train(made, given.pop("data", (X, Y)), **given)
 
 
-def compiled(optimizer: str = "adamw", precision: str = "fp32", **options: Any) -> None:
-    made = chain()
-    own = Trainer(made, optimizer, **options)
-    losses = Losses(terms("mse"))
-    numbers = Precision(precision, torch.device("cpu"))
-    CompiledStep(made, losses, Reader(made), own, numbers, True)
-
-
 def old_torch() -> None:
     import torch._dynamo as dynamo
 
@@ -179,7 +171,7 @@ class Plain(torch.optim.Optimizer):
     def __init__(self, params: Any, lr: float = 0.1) -> None:
         super().__init__(params, {"lr": lr})
 
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> None:
         pass
 
 
@@ -437,9 +429,9 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
     ),
     # arrays without a net
     "a tensor": (lambda: Trainer(torch.zeros(2)), SettingError, ["Trainer(tensor)", "in a list or a dict"]),
-    "no net": (lambda: Trainer(3), SettingError, ["Trainer(int)", "give the net, or its parameters"]),  # type: ignore[arg-type]
+    "no net": (lambda: Trainer(3), SettingError, ["Trainer(int)", "give the net, or its parameters"]),
     "no parameters": (lambda: Trainer([]), SettingError, ["no parameters were given", "used up"]),
-    "no parameter": (lambda: Trainer(["x"]), SettingError, ["'0' is a str, not a parameter"]),  # type: ignore[list-item]
+    "no parameter": (lambda: Trainer(["x"]), SettingError, ["'0' is a str, not a parameter"]),
     "no leaf": (lambda: Trainer([torch.zeros(2)]), SettingError, ["'0' is not a leaf tensor with requires_grad=True"]),
     # the step
     "batch size": (lambda: trainer().step(0), SettingError, ["step(0)", "positive and finite"]),
@@ -516,8 +508,8 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
         SettingError,
         ["'cross_entrpy'", "Known: cross_entropy", '"cross_entropy"'],
     ),
-    "loss class": (lambda: terms(nn.MSELoss), SettingError, ["loss=MSELoss: a class", "Write MSELoss()"]),  # type: ignore[arg-type]
-    "no loss": (lambda: terms(3), SettingError, ["loss=3", 'Write loss="cross_entropy"']),  # type: ignore[arg-type]
+    "loss class": (lambda: terms(nn.MSELoss), SettingError, ["loss=MSELoss: a class", "Write MSELoss()"]),
+    "no loss": (lambda: terms(3), SettingError, ["loss=3", 'Write loss="cross_entropy"']),
     "no terms": (lambda: terms({}), SettingError, ["loss={}", 'loss={"name": function}']),
     "taken name": (
         lambda: terms({"loss": "mse", "b": "l1"}),
@@ -590,9 +582,21 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
         NonFiniteError,
         ["Step 1 is refused", "'loss' is not finite", "overflow", "clip_norm=1.0", 'non_finite="skip"'],
     ),
-    "compiled torch": (lambda: compiled("torch.adamw"), PlanError, ["compile=True", "'AdamW'", "leave compile out"]),
-    "compiled scale": (lambda: compiled(precision="fp16"), PlanError, ["fp16 needs a loss scale", 'precision="bf16"']),
-    "compiled clipping": (lambda: compiled(clip_norm=1.0), PlanError, ["clipping and noise", "leave compile out"]),
+    "compiled torch": (
+        lambda: run(compile=True, optimizer="torch.adamw"),
+        PlanError,
+        ["compile=True", "'AdamW'", "leave compile out"],
+    ),
+    "compiled scale": (
+        lambda: run(compile=True, precision="fp16"),
+        PlanError,
+        ["fp16 needs a loss scale", 'precision="bf16"'],
+    ),
+    "compiled clipping": (
+        lambda: run(compile=True, clip_norm=1.0),
+        PlanError,
+        ["clipping and noise", "leave compile out"],
+    ),
     "compiled by an old torch": (old_torch, PlanError, ["needs torch 2.11", torch.__version__, "Leave compile out"]),
     "not one program": (not_one_program, PlanError, ["one program: generator in forward.", "Leave compile out"]),
 }
@@ -601,7 +605,7 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
 def _gone() -> None:
     made = nn.Sequential(chain())
     set_rules(made[0], learning_rate_multipliers={part(2): 0})
-    del made[0][2]  # type: ignore[union-attr]
+    del made[0][2]
     Trainer(made)
 
 
@@ -676,7 +680,7 @@ def test_errors_are_those_of_the_package() -> None:
     kinds |= {"StaleGradientError", "NonFiniteError"}
     for path in LOOKED_AT:
         for line, _, text in raises_in(path):
-            assert re.match(r"raise (\w+)", text)[1] in kinds, f"{path}:{line}: {text}"  # type: ignore[index]
+            assert re.match(r"raise (\w+)", text)[1] in kinds, f"{path}:{line}: {text}"
 
 
 def test_warnings_name_what_they_are_about() -> None:

@@ -131,10 +131,10 @@ def test_a_name_is_exact_and_never_searched() -> None:
 def test_objects_of_the_net_are_parts() -> None:
     net = deep()
     assert list(part(net).of(net)) == ALL
-    assert list(part(net.layers[0]).of(net)) == FIRST  # type: ignore[index]
-    assert list(part(net.head.bias).of(net)) == ["head.bias"]  # type: ignore[arg-type, union-attr]
-    assert part(net.head) == part(net.head)  # type: ignore[arg-type]
-    assert part(net.head) != part(net.norm)  # type: ignore[arg-type]
+    assert list(part(net.layers[0]).of(net)) == FIRST
+    assert list(part(net.head.bias).of(net)) == ["head.bias"]
+    assert part(net.head) == part(net.head)
+    assert part(net.head) != part(net.norm)
 
 
 def test_a_shared_array_is_meant_by_each_of_its_names_and_by_itself() -> None:
@@ -167,7 +167,7 @@ def test_parts_are_values() -> None:
     assert everything[2:6] == part(slice(2, 6))
     assert everything / "a" == part("a")
     with pytest.raises(AttributeError):
-        part("a").name = "b"  # type: ignore[attr-defined]
+        part("a").name = "b"
 
 
 @pytest.mark.parametrize(

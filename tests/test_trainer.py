@@ -281,8 +281,8 @@ def test_the_rate_before_rules_can_be_read_and_set() -> None:
     assert trainer.learning_rate == 0.5
     assert trainer.settings()["learning_rate"] == 0.5
     moved = {name: before[name] - array for name, array in arrays(net).items()}
-    assert torch.allclose(moved["0.weight"], net[0].weight.grad * 1.0)  # type: ignore[operator, arg-type]
-    assert torch.allclose(moved["2.weight"], net[2].weight.grad * 0.5)  # type: ignore[operator, arg-type]
+    assert torch.allclose(moved["0.weight"], net[0].weight.grad * 1.0)
+    assert torch.allclose(moved["2.weight"], net[2].weight.grad * 0.5)
 
 
 @pytest.mark.parametrize("rule", ["adamw", "torch.sgd"])
@@ -459,7 +459,7 @@ def test_gradual_unfreezing_by_multipliers_and_by_parts() -> None:
     grown = pieces("out", (epochs(1), part("out") | "b"), (epochs(2), everything))
     for how in ({"learning_rate_multipliers": late}, {"update_schedule": grown}):
         net = graph()
-        trainer = Trainer(net, "adamw", total=epochs(3), steps_per_epoch=2, weight_decay=0.1, **how)  # type: ignore[arg-type]
+        trainer = Trainer(net, "adamw", total=epochs(3), steps_per_epoch=2, weight_decay=0.1, **how)
         sizes = [len(moved) for moved in walk(net, trainer, data(6))]
         assert sizes == [2, 2, 4, 4, 6, 6]
         assert not trainer.table.frozen_buffers

@@ -32,7 +32,7 @@ def test_it_keeps_what_it_was_given() -> None:
 
 def test_it_is_frozen() -> None:
     with pytest.raises(AttributeError):
-        Update("critic", "mse").turn = None  # type: ignore[misc]
+        Update("critic", "mse").turn = None
 
 
 @pytest.mark.parametrize(
@@ -82,4 +82,4 @@ def test_a_name_has_no_dots(name: Any) -> None:
 
 def test_a_part_has_to_be_one() -> None:
     with pytest.raises(PartError, match="a list stands for no part"):
-        Update("critic", "mse", part=["a"])  # type: ignore[arg-type]
+        Update("critic", "mse", part=["a"])

@@ -68,7 +68,7 @@ def game(latent: Any = None) -> etude.GAN:
         generator = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1))
         return generator, nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
 
-    generator, discriminator = seeded(nets)  # type: ignore[misc]
+    generator, discriminator = seeded(nets)
     return etude.GAN(generator, discriminator, latent=latent)
 
 
@@ -194,7 +194,7 @@ def test_e5_a_shared_layer_moves_with_each_of_its_places() -> None:
     x, _ = stacked(6)
     for event in etude.Run(plan, net, (x, x)):
         if isinstance(event, Stepped):
-            found.append(not alike(before["0.weight"], net[2].weight))  # type: ignore[arg-type]
+            found.append(not alike(before["0.weight"], net[2].weight))
             before = arrays(net)
     assert found == [True] * 18
     etude.train(free, (x, x), loss="mse", steps=18, batch_size=8, progress=False, **options)
@@ -402,7 +402,7 @@ def test_a4_a_negative_multiplier_keeps_its_sign_under_a_schedule() -> None:
         trainer.step()
         gradient = (net.a if step == 0 else net.b).weight.grad
         moved = (net.a if step == 0 else net.b).weight - before["a.weight" if step == 0 else "b.weight"]
-        assert torch.allclose(moved, gradient * (-1 if step == 0 else 2), atol=1e-6)  # type: ignore[operator]
+        assert torch.allclose(moved, gradient * (-1 if step == 0 else 2), atol=1e-6)
         trainer.zero_grad()
 
 
@@ -492,7 +492,7 @@ def test_a11_looking_at_validation_data_between_steps_changes_nothing() -> None:
     assert sum(isinstance(event, Evaluated) for event in events) == 6
     assert list(record(quiet, 3, 6, **options)) == [A, B | OUT] * 3
     last = etude.Run(etude.Plan("mse", steps=6, batch_size=8, **options), graph(), stacked(3)).result()
-    assert all(alike(a, b) for a, b in zip(quiet.parameters(), last.net.parameters(), strict=True))  # type: ignore[union-attr]
+    assert all(alike(a, b) for a, b in zip(quiet.parameters(), last.net.parameters(), strict=True))
 
 
 def test_the_result_tells_the_schedule_that_was_used() -> None:

@@ -32,8 +32,9 @@ class Stepped:
     """One step was made; `progress` is the clock after it.
 
     `losses` are means over the batch as scalars still on the device, unread: reading one waits for the device.
-    `rate` is the learning rate of the step before multipliers (of the first update that moved). `seconds` is the
-    wall-clock time since the run began.
+    `rate` is the learning rate of the step before multipliers (of the first update that had its turn). `updates` names
+    those that moved something, once for each time; nobody may have. `seconds` is the wall-clock time since the run
+    began.
     """
 
     progress: Progress
@@ -46,7 +47,7 @@ class Stepped:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A batch was taken but nothing was changed, for the `reason` given."""
+    """A batch was taken but nothing was changed, for the `reason` given: every update refused its step."""
 
     progress: Progress
     reason: str
@@ -79,7 +80,7 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The run is over. `reason` is one word ("finished", "patience", "time", "stopped", "non-finite", "frozen")."""
+    """The run is over. `reason` is one word ("finished", "patience", "time", "non-finite", "frozen")."""
 
     progress: Progress
     reason: str

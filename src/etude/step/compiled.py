@@ -28,7 +28,8 @@ from etude.step.trainer import Trainer
 PROGRAMS = 16
 """Sets of moving arrays that get a program; what moves in further sets is stepped without one."""
 
-Program: TypeAlias = Callable[[Any, Tensor, Tensor | None], tuple[Tensor, Tensor, list[Tensor], list[Any]]]
+Made: TypeAlias = tuple[Tensor, Tensor, list[Tensor], list[Any], list[int]]
+Program: TypeAlias = Callable[[Any, Tensor, Tensor | None], Made]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +59,17 @@ class CompiledStep:
         trainer: Trainer,
         precision: Precision,
         looks: bool,
+        ignore_stale_grad: bool,
     ) -> None:
         self._optimizer = _compilable(trainer, precision)
         self._net, self._losses, self._read = net, losses, read
         self._trainer, self._precision = trainer, precision
-        self._looks = looks
+        self._looks, self._ignore_stale = looks, ignore_stale_grad
         self._buffers = tuple(net.buffers())
         self._programs: dict[tuple[Any, ...], Program] = {}
         self._traced: set[tuple[Any, ...]] = set()
         self._ready: _Ready | None = None
+        self._less: dict[Moving, Moving] = {}
         self._sets: set[Moving] = set()
 
     def takes(self, moving: Moving) -> bool:
@@ -85,6 +88,7 @@ class CompiledStep:
         Returns:
             the loss, whether everything was finite, and the terms.
         """
+        now = self._reached(now)
         ready = self._ready
         if ready is None or ready.now is not now or ready.weights is not weights:
             ready = self._ready = self._prepare(now, weights)
@@ -94,15 +98,35 @@ class CompiledStep:
         except BaseException:
             self._optimizer.count(now, -1)
             raise
-        loss, fine, means, counts = made
+        loss, fine, means, counts, missing = made
         ok = bool(fine)
         if not ok:
             self._optimizer.count(now, -1)
+        if missing:
+            return self._again(now, missing, values, weights)
         if len(means) == 1:
             return loss, ok, (Measured(means[0], counts[0]),)
         return loss, ok, tuple(Measured(mean, count) for mean, count in zip(means, counts, strict=True))
 
-    def _call(self, ready: _Ready, values: Any) -> tuple[Tensor, Tensor, list[Tensor], list[Any]]:
+    def _reached(self, now: Now) -> Now:
+        """What moves now, without the arrays of which it is known that the loss does not reach them."""
+        less = self._less.get(now.moving)
+        if less is None:
+            return now
+        known = self._ready.now if self._ready is not None else None
+        return known if known and known.moving is less and known.columns is now.columns else Now(now.columns, less)
+
+    def _again(
+        self, now: Now, missing: list[int], values: Any, weights: tuple[float, ...]
+    ) -> tuple[Tensor, bool, tuple[Measured, ...]]:
+        """The loss does not reach some arrays, so nothing has moved: an error, or the step without them."""
+        order = [i for bundle in self._optimizer.prepared(now) for i in bundle.indices]
+        if not self._ignore_stale:
+            self._trainer.raise_stale(order, missing)
+        self._less[now.moving] = self._trainer.table.less(now.moving, frozenset(order[place] for place in missing))
+        return self(now, values, weights)
+
+    def _call(self, ready: _Ready, values: Any) -> Made:
         """Run the program; for a batch of another shape it is made anew, which only works while tracing is on."""
         if ready.key in self._traced:
             try:
@@ -135,32 +159,37 @@ class CompiledStep:
         buffers = self._buffers if looks else ()
         arrays = [array for bundle in bundles for array in bundle.arrays]
 
-        def program(
-            values: Any, rates: Tensor, scheduled: Tensor | None
-        ) -> tuple[Tensor, Tensor, list[Tensor], list[Any]]:
+        def program(values: Any, rates: Tensor, scheduled: Tensor | None) -> Made:
             now: Any = weights if scheduled is None else tuple(scheduled.unbind())
             before = [buffer.clone() for buffer in buffers]
             with precision.context():
                 loss, measured, _, _ = losses.measure(net, read, values, now)
-            gradients = list(torch.autograd.grad(loss, arrays))
+            gradients = torch.autograd.grad(loss, arrays, allow_unused=True)
+            # Which arrays the loss does not reach is known when the program is made: nothing moves then.
+            missing = [i for i, gradient in enumerate(gradients) if gradient is None]
             with torch.no_grad():
                 fine = torch.isfinite(loss) if looks else torch.ones_like(loss, dtype=torch.bool)
-                for gradient in gradients if looks else ():
+                if missing:
+                    fine = torch.zeros_like(loss, dtype=torch.bool)
+                for gradient in [g for g in gradients if g is not None] if looks else ():
                     fine = fine & torch.isfinite(gradient).all()
                 place = 0
                 for number, bundle in enumerate(bundles):
                     settings = {**bundle.settings, RATE: rates[number]}
                     for i, array in enumerate(bundle.arrays):
+                        gradient, place = gradients[place], place + 1
+                        if gradient is None:
+                            continue
                         kept = [array, *(tensors[i] for tensors in bundle.memory.values())]
                         news = [old.clone() for old in kept]
                         memory = dict(zip(bundle.memory, news[1:], strict=True))
-                        rule.formula(news[0], gradients[place], memory, bundle.counts[i], settings, climbs[number])
+                        rule.formula(news[0], gradient, memory, bundle.counts[i], settings, climbs[number])
                         for old, new in zip(kept, news, strict=True):
                             old.copy_(torch.where(fine, new, old))
-                        place += 1
                 for buffer, old in zip(buffers, before, strict=True):
                     buffer.copy_(torch.where(fine, buffer, old))
-            return loss.detach(), fine, [one.mean.detach() for one in measured], [one.count for one in measured]
+            means, counts = [one.mean.detach() for one in measured], [one.count for one in measured]
+            return loss.detach(), fine, means, counts, missing
 
         options: dict[str, Any] = {"guard_filter_fn": _guarded, "size_asserts": False}
         return torch.compile(_its_own(program), fullgraph=True, dynamic=False, options=options)
@@ -215,9 +244,7 @@ def _tracing() -> Iterator[None]:
         yield
 
 
-def _explained(
-    program: Program, values: Any, rates: Tensor, weights: Tensor | None
-) -> tuple[Tensor, Tensor, list[Tensor], list[Any]]:
+def _explained(program: Program, values: Any, rates: Tensor, weights: Tensor | None) -> Made:
     """The first call of a program, in which it is made."""
     try:
         return program(values, rates, weights)

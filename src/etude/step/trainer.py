@@ -9,7 +9,7 @@ for x, y in batches:
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import inf, isfinite
 from typing import Any, TypeAlias, cast
@@ -257,7 +257,7 @@ class Trainer:
         if mixed:
             self._raise_mixed(mixed)
         if missing and not ignore:
-            self._raise_stale(sorted(missing))
+            self.raise_stale(sorted(missing))
         return frozenset(missing)
 
     def _raise_mixed(self, indices: list[int]) -> None:
@@ -269,7 +269,9 @@ class Trainer:
             names,
         )
 
-    def _raise_stale(self, indices: list[int]) -> None:
+    def raise_stale(self, indices: Sequence[int], places: Sequence[int] | None = None) -> None:
+        """Say that the arrays of these indices (of those at some places among them) get no gradient."""
+        indices = indices if places is None else sorted(indices[place] for place in places)
         names = tuple(self.table.names[i] for i in indices)
         raise StaleGradientError(
             f"Step {int(self.progress.step) + 1}: no new gradient since the last step in {_listed(names)}. Nothing was "

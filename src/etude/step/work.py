@@ -71,7 +71,9 @@ class Work:
         self._heard: Any = turn.start() if turn is not None and turn.reactive else None
         self._rate: float | None = None
         self._compiled = (
-            CompiledStep(net, self.losses, self.read, self.trainer, precision, policy != "apply") if compile else None
+            CompiledStep(net, self.losses, self.read, self.trainer, precision, policy != "apply", ignore_stale_grad)
+            if compile
+            else None
         )
         self._statistics = _Unkept() if policy == "apply" else _Statistics(net)
 
@@ -95,6 +97,7 @@ class Work:
             self._statistics.keep()
             loss, measured, _, _ = self.measure(progress, values)
             if self._policy != "apply" and not isfinite(loss.item()):
+                self._statistics.restore()
                 return self._refused(progress, values, loss, measured)
             self._precision.backward(loss)
         try:
@@ -114,8 +117,7 @@ class Work:
         return Report(loss, measured, True)
 
     def _refused(self, progress: Progress, values: Any, loss: Tensor, measured: tuple[Measured, ...]) -> Report:
-        """Nothing moves; under "raise" and "stop" an error says what is not finite."""
-        self._statistics.restore()
+        """Nothing has moved; under "raise" and "stop" an error says what is not finite."""
         if self._policy != "skip":
             self._explain(progress, values, loss, measured)
         return Report(loss.detach(), measured, False, True)

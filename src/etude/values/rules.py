@@ -18,10 +18,11 @@ from typing import Any, TypeAlias
 
 from etude.errors import RuleError
 from etude.values.marks import FROZEN, INHERIT, Frozen, Inherit
-from etude.values.part import Part, PartLike, everything, part
+from etude.values.part import Part, everything, part
 from etude.values.schedule import Constant, Schedule, schedule
 
-RulesLike: TypeAlias = "Rules | Mapping[PartLike, Any] | Iterable[tuple[PartLike, Any]] | float | Schedule | None"
+# What `part` takes stands on the left. A mapping has keys of one type only, so that a checker would refuse {"head": 1}.
+RulesLike: TypeAlias = "Rules | Mapping[Any, Any] | Iterable[tuple[Any, Any]] | float | Schedule | None"
 
 _RATE = "learning_rate"
 
