@@ -110,6 +110,16 @@ def test_the_algebra_of_parts(made: Part, names: list[str]) -> None:
     assert list(made.of(deep())) == names
 
 
+def test_a_search_at_any_depth_begins_at_this_one() -> None:
+    assert list(part("*.bias").of(nn.Linear(2, 2))) == ["bias"]
+    assert list((part("head") / "*.bias").of(deep())) == ["head.bias"]
+    assert list(part("*.*.bias").of(deep())) == ["head.bias", "layers.0.bias", "layers.1.bias", "norm.bias"]
+    assert list(part("*.layers").of(deep())) == FIRST + BATCH + SCALE
+    assert list(part("?.bias").of(nn.Sequential(nn.Linear(2, 2)))) == ["0.bias"]
+    with pytest.raises(LookupError, match="no path fits the pattern"):
+        part("?.bias").of(nn.Linear(2, 2))
+
+
 def test_the_net_the_part_meets_decides_what_it_is() -> None:
     last = part(-1)
     assert list(last.of(Graph())) == ["out.weight", "out.bias"]

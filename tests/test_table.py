@@ -15,7 +15,7 @@ from etude.bind.table import Choice, Table, parts_of, resolve
 from etude.errors import PartError, RuleError
 from etude.values.curves import linear
 from etude.values.marks import FROZEN, INHERIT
-from etude.values.part import everything, part
+from etude.values.part import everything, part, where
 from etude.values.progress import Extent, Progress
 from etude.values.reactive import when
 from etude.values.rules import rules, times
@@ -126,6 +126,17 @@ def test_the_same_set_of_moving_arrays_is_the_same_object() -> None:
     made = table(graph(), moves=["a", "b"], base=DOWN)
     first, second, third = (made.at(Progress(step, extent=Extent(steps=10))).moving for step in range(3))
     assert first is third is not second
+
+
+def test_parts_that_are_made_at_each_step_are_forgotten_and_name_the_same_sets() -> None:
+    turns = schedule(lambda progress: where(lambda name, array: name.startswith("ab"[int(progress.step) % 2])))
+    made = table(graph(), moves=turns)
+    found = [made.at(Progress(step)).moving for step in range(1500)]
+    assert len({id(moving) for moving in found[-600:]}) <= 4
+    assert [len(moving.indices) for moving in found[:3]] == [2, 2, 2]
+    assert found[0].indices == found[2].indices != found[1].indices
+    assert found[0] is found[2]
+    assert len(made._moving) <= 512
 
 
 def test_what_never_changes_is_computed_once() -> None:

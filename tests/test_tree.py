@@ -84,6 +84,9 @@ def test_children_are_own_arrays_then_modules() -> None:
 def test_what_was_computed_for_a_key_is_remembered() -> None:
     tree = Tree(chain())
     assert tree.remember("key", lambda: 1) == tree.remember("key", lambda: 2) == 1
+    for n in range(20_000):
+        assert tree.remember(n, lambda n=n: n) == n
+    assert len(tree._memo) <= 8192
 
 
 def test_lazy_arrays_have_no_shape_until_the_net_is_called() -> None:

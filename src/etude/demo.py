@@ -42,7 +42,7 @@ def experiment(
         loss="cross_entropy",
         optimizer="adamw",
         learning_rate=warmup(fraction(0.1)) * cosine(learning_rate, learning_rate / 100),
-        learning_rate_multipliers=[("edges.bias", FROZEN), ("edges", slowed)],
+        learning_rate_multipliers={"edges.bias": FROZEN, "edges": slowed},
         update_schedule=[part("shapes") | "head", part("edges") | "head"],
         epochs=epochs,
         batch_size=batch_size,

@@ -30,7 +30,7 @@ from etude.values.tree import Tree, has_shape
 
 RATE = "learning_rate"
 _KEPT = 512
-"""How many sets of moving arrays are remembered; more come up only where gradients are missing at random."""
+"""How many sets of moving arrays are remembered; more come up only at random, or where parts are made at each step."""
 Memory: TypeAlias = Mapping[Schedule, Any]
 
 
@@ -149,6 +149,7 @@ class Table:
         self.settings: tuple[str, ...] = tuple(next(iter(choices.values()))) if choices else ()
         self._columns = {setting: _Column([row.choices[setting] for row in self.rows]) for setting in self.settings}
         self._moving: dict[tuple[Any, tuple[bool, ...]], Moving] = {}
+        self._sets: dict[tuple[tuple[int, tuple[int, ...]], ...], Moving] = {}
         self._less: dict[tuple[Moving, frozenset[int]], Moving] = {}
         self._constant: Now | None = None
 
@@ -193,7 +194,12 @@ class Table:
         key = (place, live)
         found = self._moving.get(key)
         if found is None:
-            found = self._moving[key] = self._find_moving(place, live)
+            if len(self._moving) >= _KEPT:
+                self._moving.clear()
+                self._sets.clear()
+            made = self._find_moving(place, live)
+            # A schedule that is computed may write one set in many ways.
+            found = self._moving[key] = self._sets.setdefault(tuple((g.row, g.indices) for g in made.groups), made)
         return found
 
     def _find_moving(self, place: Any, live: tuple[bool, ...]) -> Moving:

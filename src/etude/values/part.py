@@ -5,7 +5,8 @@ nothing there is an error that names what is near. What can be written:
 
 =====================================  =============================================================================
 `part("encoder")`                      the child of that name, with all arrays under it; `"encoder.0.weight"` goes down
-`part("*.bias")`                       every node whose path matches: `*` any characters (dots too), `?` one, `[ab]`
+`part("*.bias")`                       every node whose path matches: `*` any characters (dots too), `?` one, `[ab]`;
+                                       `*.` in front stands for any depth, this level included
 `part(re.compile(r"layers\\.\\d+"))`     every node whose whole path matches the regular expression
 `part(nn.LayerNorm)`                   every module of that type; `nn.LayerNorm | nn.BatchNorm1d` of either
 `part(0)`, `part(-1)`                   the n-th layer (child module), counted from 0, or from the end
@@ -170,12 +171,16 @@ class Named(Part):
 
 @dataclass(frozen=True, slots=True)
 class Matching(Part):
-    """Every node whose path below the present level matches a pattern (`*` also crosses dots)."""
+    """Every node whose path below the present level matches a pattern.
+
+    `*` also crosses dots, and `*.` in front also stands for nothing: `*.bias` is every bias, at this level too.
+    """
 
     pattern: str
 
     def _inside(self, tree: Tree, bases: tuple[str, ...]) -> Iterable[str]:
-        return _search(tree, bases, self, lambda path: fnmatchcase(path, self.pattern))
+        patterns = [self.pattern, self.pattern.removeprefix("*.")] if self.pattern[2:] else [self.pattern]
+        return _search(tree, bases, self, lambda path: any(fnmatchcase(path, pattern) for pattern in patterns))
 
     def __repr__(self) -> str:
         return f"part({self.pattern!r})"

@@ -15,6 +15,8 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 Node = nn.Module | Tensor
 T = TypeVar("T")
+_REMEMBERED = 8192
+"""Keys remembered by one tree; a schedule that makes a new part at each step would bring more and more."""
 
 
 class Tree:
@@ -107,6 +109,8 @@ class Tree:
     def remember(self, key: object, make: Callable[[], T]) -> T:
         """`make()`, computed once for each key (a resolved part, say) while this tree lives."""
         if key not in self._memo:
+            if len(self._memo) >= _REMEMBERED:
+                self._memo.clear()
             self._memo[key] = make()
         return cast("T", self._memo[key])
 
