@@ -297,3 +297,30 @@ MESSAGES: list[tuple[str, dict[str, Any], type[EtudeError], str]] = [
 def test_a_misspelt_word_is_answered_with_the_nearest(given: dict[str, Any], error: Any, words: str) -> None:
     with pytest.raises(error, match=words):
         trained(Noisy(), **given)
+
+
+def test_a_last_batch_of_one_is_an_error_beforehand_for_batch_norm() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    before = {name: array.clone() for name, array in net.state_dict().items()}
+    x, y = torch.randn(9, 4), torch.zeros(9, dtype=torch.long)
+    with pytest.raises(PlanError, match="last batch of an epoch has one sample"):
+        etude.train(net, (x, y), loss="cross_entropy", epochs=1, batch_size=4, progress=False)
+    assert all(torch.equal(before[name], array) for name, array in net.state_dict().items())
+    assert all(module.training for module in net.modules())
+    frozen = etude.train(
+        net,
+        (x, y),
+        loss="cross_entropy",
+        epochs=1,
+        batch_size=4,
+        progress=False,
+        learning_rate_multipliers={"1": 0},
+    )
+    assert frozen.steps == 3
+
+
+def test_a_scripted_net_is_refused_in_words() -> None:
+    with pytest.warns(DeprecationWarning, match="jit"):
+        net = torch.jit.script(nn.Linear(4, 3))
+    with pytest.raises(PlanError, match="ScriptModule"):
+        etude.train(net, (torch.randn(4, 4), torch.randn(4, 3)), loss="mse", epochs=1, progress=False)

@@ -13,7 +13,7 @@ from torch import nn
 from etude.data.flow import Flow
 from etude.data.source import Items, Source, check_finite, source, split_validation
 from etude.errors import DataError, PlanError
-from etude.run.dry_run import dry_run, materialise, prove_validation, restored_on_error, same_buffers
+from etude.run.dry_run import dry_run, materialise, prove_validation, restored_on_error, same_buffers, try_single
 from etude.run.evaluate import Evaluate, Evaluator
 from etude.step.gan import GAN
 from etude.step.precision import Precision
@@ -91,6 +91,8 @@ def prove(plan: Plan, net: nn.Module, data: Any) -> Checked:
         works = _works(plan, net, device, extent)
         with same_buffers(net):
             dry_run(works, net, batch, training, extent)
+            if flow.samples and flow.batch_size and 1 in (flow.batch_size, flow.samples % flow.batch_size):
+                try_single(net, works, batch, extent)
             evaluator = _evaluator(plan, evaluate, aside, net, works, flow, device)
     return Checked(plan, net, works, flow, evaluator, extent, device, chosen, _idle(net, works))
 

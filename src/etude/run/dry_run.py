@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from etude.data.batch import outline
+from etude.data.batch import each, outline
 from etude.data.source import Arrays, Source
 from etude.errors import EtudeError, PlanError
 from etude.run.evaluate import Evaluator, looking
@@ -17,10 +17,6 @@ from etude.step.loss import Reader
 from etude.step.work import Work
 from etude.values.progress import Extent, Progress
 from etude.values.tree import has_shape
-
-if TYPE_CHECKING:
-    pass
-
 
 _CASTS = {"float32": "float", "float64": "double", "float16": "half", "bfloat16": "bfloat16"}
 
@@ -46,6 +42,29 @@ def dry_run(works: tuple[Work, ...], net: nn.Module, batch: Any, training: Sourc
                 f"The loss {work.name!r} does not depend on any trainable array: no gradient can reach one. The net or "
                 "the loss leaves the graph (detach(), no_grad(), argmax, numpy)."
             )
+
+
+def try_single(net: nn.Module, works: tuple[Work, ...], batch: Any, extent: Extent) -> None:
+    """Where a batch of one sample will come: batch norm cannot normalise one number, and says so only in training."""
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules()):
+        return
+    single = each(batch, lambda value: value[:1] if isinstance(value, Tensor) and value.dim() else value)
+    modes = [(module, module.training) for module in net.modules()]
+    for work in works:
+        try:
+            if not net.training:
+                net.train()
+            with torch.no_grad():
+                work.trainer.begin_forward()
+                work.measure(Progress(extent=extent), single)
+        except ValueError as error:
+            raise PlanError(
+                f"The last batch of an epoch has one sample, and batch norm cannot be trained on it: {error} "
+                "Choose another batch_size, so that more than one is left."
+            ) from error
+        finally:
+            for module, mode in modes:
+                module.training = mode
 
 
 def materialise(net: nn.Module, batch: Any) -> None:

@@ -113,7 +113,7 @@ class Run:
                 if not made:
                     yield gatherer.see(Skipped(self.progress, "the loss or a gradient is not finite"))
                 else:
-                    self._add(means, made, taken[0].samples)
+                    self._add(means, made)
                     yield gatherer.see(self._stepped(before, made, taken, clock.elapsed()))
                 if taken[-1].last or (len(taken) > 1 and any(batch.last for batch in taken)):
                     yield gatherer.see(self._epoch_ended(means, best))
@@ -146,9 +146,9 @@ class Run:
         # Every turn is asked before any update acts: a turn that is none is an error before anything moves.
         turns = [work.turns(progress) for work in works]
         for work, times in zip(works, turns, strict=True):
-            for again in range(times if work.moves(progress) or len(works) == 1 else 0):
+            for _ in range(times if work.moves(progress) or len(works) == 1 else 0):
                 batch = shared
-                if work.update.own_batch and (reports or again):
+                if work.update.own_batch and reports:
                     batch = next(batches)
                     taken.append(batch)
                 try:
@@ -178,7 +178,7 @@ class Run:
             self.progress, losses, samples, work.rate(before), tuple([w.name for w, r in reports if r.moved]), seconds
         )
 
-    def _add(self, means: Means, reports: list[tuple[Work, Report]], samples: int) -> None:
+    def _add(self, means: Means, reports: list[tuple[Work, Report]]) -> None:
         for work, report in reports:
             names = self._terms[work.name]
             if len(names) == 1 and work.losses.fixed:
@@ -187,7 +187,7 @@ class Run:
             found = dict(zip(names, report.terms, strict=True))
             if not work.losses.fixed:
                 # The mean of what was minimised, step by step; the terms keep their own counts.
-                found[_SUM + work.names(self._alone)[0]] = Measured(report.loss, samples)
+                found[_SUM + work.names(self._alone)[0]] = Measured(report.loss, report.samples)
             means.add(found)
 
     def _epoch_ended(self, means: Means, best: Best) -> EpochEnded:

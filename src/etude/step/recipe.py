@@ -129,6 +129,11 @@ class Recipe:
 
     def _rules(self, given: Mapping[str, RulesLike] | None, multipliers: RulesLike) -> dict[str, Rules]:
         made: dict[str, Rules] = {}
+        if given is not None and not isinstance(given, Mapping):
+            raise SettingError(
+                f"rules={given!r}: a dict from settings to rules is needed. "
+                'Write rules={"learning_rate": {"head": times(10)}}.'
+            )
         for key, literal in (given or {}).items():
             for setting, piece in self._split(key, literal).items():
                 if setting != RATE and setting not in self.known:

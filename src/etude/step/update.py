@@ -29,7 +29,8 @@ class Update:
             as for `Trainer`.
         turn: a schedule of how often it acts in a step: a bool or a whole number (2: twice in a row). None: once in
             every step. `when("critic.loss", above=0.5, at_most=5)` listens to the losses.
-        own_batch: it takes a batch of its own for each time it acts, instead of sharing the batch of the step.
+        own_batch: it takes a batch of its own for each time it acts, instead of sharing the batch of the step. A step
+            is finished even if the last epoch ends within it.
 
     Raises:
         SettingError, PartError, ScheduleError: what the arguments say is no update.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from etude.bind.table import Now
 from etude.errors import NonFiniteError, SettingError, StaleGradientError
 from etude.step.compiled import CompiledStep
-from etude.step.loss import Losses, Measured, Reader, tensors_in, terms
+from etude.step.loss import Losses, Measured, Reader, samples_in, tensors_in, terms
 from etude.step.precision import Precision
 from etude.step.trainer import Trainer
 from etude.step.update import Update
@@ -28,12 +28,14 @@ class Report:
         loss: the weighted sum of the terms, a scalar on the device.
         terms: each term, in the order of the update's loss.
         moved: whether anything was moved.
+        samples: of the batch; 0 where nobody needs to know, because the weights of the terms never change.
         refused: whether the step was refused because a loss or gradient was not finite.
     """
 
     loss: Tensor
     terms: tuple[Measured, ...]
     moved: bool
+    samples: int = 0
     refused: bool = False
 
 
@@ -107,20 +109,25 @@ class Work:
             raise
         if not made:
             self._statistics.restore()
-        return Report(loss.detach(), measured, made, not made)
+        return self._report(loss.detach(), measured, values, made, not made)
 
     def _step_compiled(self, compiled: CompiledStep, now: Now, progress: Progress, values: Any) -> Report:
         with self.trainer.only_moving():
             loss, fine, measured = compiled(now, values, self.losses.weights(progress))
         if not fine:
             return self._refused(progress, values, loss, measured)
-        return Report(loss, measured, True)
+        return self._report(loss, measured, values, True)
 
     def _refused(self, progress: Progress, values: Any, loss: Tensor, measured: tuple[Measured, ...]) -> Report:
         """Nothing has moved; under "raise" and "stop" an error says what is not finite."""
         if self._policy != "skip":
             self._explain(progress, values, loss, measured)
-        return Report(loss.detach(), measured, False, True)
+        return self._report(loss.detach(), measured, values, False, True)
+
+    def _report(
+        self, loss: Tensor, measured: tuple[Measured, ...], values: Any, moved: bool, refused: bool = False
+    ) -> Report:
+        return Report(loss, measured, moved, 0 if self.losses.fixed else samples_in(values), refused)
 
     def measure(self, progress: Progress, values: Any) -> tuple[Tensor, tuple[Measured, ...], Any, Any]:
         """The weighted sum of the terms over a batch, each term, the net's output and target; nothing moves.
@@ -174,7 +181,7 @@ class Work:
         self.trainer.begin_forward()
         with torch.no_grad():
             loss, measured, _, _ = self.measure(progress, values)
-        return Report(loss, measured, False)
+        return self._report(loss, measured, values, False)
 
     def _explain(self, progress: Progress, values: Any, loss: Tensor, measured: tuple[Measured, ...]) -> None:
         number = int(progress.step) + 1
