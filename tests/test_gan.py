@@ -14,7 +14,8 @@ import etude
 from etude.errors import SettingError
 from etude.run.events import Stepped
 from etude.step.gan import GAN
-from etude.step.loss import Losses, Reader, terms
+from etude.step.loss import Losses, terms
+from etude.step.reading import Reader
 from etude.values.part import part
 from nets import alike, arrays, changed, seeded
 

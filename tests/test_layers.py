@@ -223,7 +223,7 @@ def _module(name: str, names: set[str]) -> str:
         ("values/part.py", "def f():\n    from etude.step.work import Work", "upward, from layer 0 to layer 2"),
         ("bind/table.py", "if TYPE_CHECKING:\n    from etude.step.work import Work", "upward, from layer 1 to layer 2"),
         ("step/work.py", "from etude.data.flow import Flow", "sideways, in layer 2"),
-        ("data/flow.py", "from etude.step.loss import Reader", "sideways, in layer 2"),
+        ("data/flow.py", "from etude.step.reading import Reader", "sideways, in layer 2"),
         ("step/optim/own.py", "from etude.spread.mesh import Mesh", "sideways, in layer 2"),
         ("run/run.py", "from etude.listen.bar import Bar", "upward, from layer 3 to layer 4"),
         ("listen/bar.py", "from etude.front import train", "sideways, in layer 4"),

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from etude.errors import DataError, SettingError
-from etude.step.loss import Losses, Measured, Reader, samples_in, tensors_in, terms
+from etude.step.loss import Losses, Measured, terms
+from etude.step.reading import Reader, samples_in, tensors_in
 from etude.values.curves import linear
 from etude.values.progress import Extent, Progress
 from etude.values.schedule import cycle

@@ -37,10 +37,11 @@ from etude.errors import (
 )
 from etude.step.compiled import _explained, _tracing
 from etude.step.gan import GAN
-from etude.step.loss import Losses, Reader, terms
+from etude.step.loss import Losses, terms
 from etude.step.optim.registry import by_name
 from etude.step.optim.rule import Setting
 from etude.step.precision import check_precision
+from etude.step.reading import Reader
 from etude.step.trainer import Trainer
 from etude.step.update import Update
 from etude.values.part import Repeat, everything, part, where
@@ -402,6 +403,11 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
     ),
     "betas": (lambda: trainer(betas=0.9), SettingError, ["betas=0.9: a pair is needed", "Write betas=(0.9, 0.999)"]),
     "rules of no setting": (lambda: trainer(rules={"lr": 1}), SettingError, ["rules for 'lr'", "learning_rate="]),
+    "rules of everything": (
+        lambda: trainer(rules=[("0", 1)]),
+        SettingError,
+        ["rules=[('0', 1)]", "a dict from settings to rules is needed", "Write"],
+    ),
     "rate twice": (
         lambda: trainer(rules={"learning_rate": 1}, learning_rate_multipliers=1),
         SettingError,

@@ -13,7 +13,7 @@ from etude.data.batch import each, outline
 from etude.data.source import Arrays, Source
 from etude.errors import EtudeError, PlanError
 from etude.run.evaluate import Evaluator, looking
-from etude.step.loss import Reader
+from etude.step.reading import Reader
 from etude.step.work import Work
 from etude.values.progress import Extent, Progress
 from etude.values.tree import has_shape

@@ -15,7 +15,8 @@ from etude.data.flow import Flow
 from etude.errors import SettingError, nearest
 from etude.run.metrics import MetricLike, Metrics
 from etude.run.randomness import own_randomness, seed_look
-from etude.step.loss import Measured, Reader
+from etude.step.loss import Measured
+from etude.step.reading import Reader
 from etude.step.work import Work
 from etude.values.progress import Progress
 from etude.values.spans import Cadence, Span, epochs, every

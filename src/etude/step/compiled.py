@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from etude.bind.table import RATE, Moving, Now
 from etude.errors import PlanError
-from etude.step.loss import Losses, Measured, Reader
+from etude.step.loss import Losses, Measured
 from etude.step.optim.own import Bundle, OwnOptimizer
 from etude.step.precision import Precision
+from etude.step.reading import Reader
 from etude.step.trainer import Trainer
 
 PROGRAMS = 16

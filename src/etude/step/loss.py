@@ -7,7 +7,7 @@ batch and over processes are exact whatever the sizes.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import isfinite
 from numbers import Real
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from etude.errors import DataError, SettingError, nearest
+from etude.step.reading import Reader, samples_in
 from etude.values.progress import Progress
 from etude.values.schedule import Schedule, schedule
 
@@ -320,26 +321,6 @@ def _own(name: str, values: Any) -> Any:
     return values[name] if isinstance(values, Mapping) and name in values else values
 
 
-def samples_in(values: Any) -> int:
-    """The number of samples of a batch: the first dimension of its first tensor."""
-    if isinstance(values, Tensor):
-        return values.shape[0] if values.dim() else 1
-    pieces = values.values() if isinstance(values, Mapping) else values
-    return samples_in(next(iter(pieces))) if isinstance(values, Mapping | tuple | list) and len(values) else 1
-
-
-def tensors_in(values: Any, name: str = "") -> Iterable[tuple[str, Tensor]]:
-    """Every tensor of a batch with its place: "batch[0]", "x", ..."""
-    if isinstance(values, Tensor):
-        yield name or "batch", values
-    elif isinstance(values, dict):
-        for key, value in values.items():
-            yield from tensors_in(value, f"{name}.{key}" if name else str(key))
-    elif isinstance(values, tuple | list):
-        for i, value in enumerate(values):
-            yield from tensors_in(value, f"{name or 'batch'}[{i}]")
-
-
 class Losses:
     """The terms of one update, measured together.
 
@@ -415,49 +396,3 @@ class Losses:
 def _weighed(mean: Tensor, weight: float) -> Tensor:
     # In a compiled step a weight that changes is a tensor, of which nobody may ask whether it is 1.
     return mean if not isinstance(weight, Tensor) and weight == 1 else mean * weight
-
-
-class Reader:
-    """How a batch becomes arguments of the net and a target.
-
-    A pair is (input, target); of a longer tuple the last is the target; an input that is itself a tuple or a dict is
-    spread over the net's arguments. Of a dict, what the net's `forward` names are inputs and the rest is the target.
-    """
-
-    def __init__(self, net: nn.Module) -> None:
-        parameters = inspect.signature(getattr(net, "_orig_mod", net).forward).parameters.values()
-        self._names = {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-        self._takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
-
-    def __call__(self, values: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
-        """Positional arguments, keyword arguments, target (None if there is none)."""
-        if isinstance(values, tuple | list):
-            if len(values) == 2 and type(values[0]) is Tensor:
-                return (values[0],), {}, values[1]
-            if len(values) == 2:
-                return (*_spread(values[0]), values[1])
-            if len(values) > 2:
-                return tuple(values[:-1]), {}, values[-1]
-            return (*_spread(values[0]), None)
-        if isinstance(values, Mapping):
-            return self._by_name(values)
-        return (values,), {}, None
-
-    def _by_name(self, values: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
-        inputs = {key: value for key, value in values.items() if key in self._names}
-        rest = {key: value for key, value in values.items() if key not in self._names}
-        if not inputs and not self._takes_any:
-            raise SettingError(
-                f"The data have {', '.join(map(repr, values))}, and the net's forward takes "
-                f"{', '.join(map(repr, sorted(self._names)))}: name the inputs as forward does, or give a tuple."
-            )
-        if self._takes_any and not inputs:
-            return (), dict(values), None
-        target = next(iter(rest.values())) if len(rest) == 1 else rest or None
-        return (), inputs, target
-
-
-def _spread(value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(value, tuple | list):
-        return tuple(value), {}
-    return ((), dict(value)) if isinstance(value, Mapping) else ((value,), {})

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from etude.bind.table import Now
 from etude.errors import NonFiniteError, SettingError, StaleGradientError
 from etude.step.compiled import CompiledStep
-from etude.step.loss import Losses, Measured, Reader, samples_in, tensors_in, terms
+from etude.step.loss import Losses, Measured, terms
 from etude.step.precision import Precision
+from etude.step.reading import Reader, samples_in, tensors_in
 from etude.step.trainer import Trainer
 from etude.step.update import Update
 from etude.values.progress import Progress
