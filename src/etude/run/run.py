@@ -119,7 +119,7 @@ class Run:
                     yield gatherer.see(self._epoch_ended(means, best))
                 if best.due(before, self.progress, clock.elapsed()):
                     yield gatherer.see(best.look(self.progress))
-                yield gatherer.see(Settled(self.progress))
+                yield Settled(self.progress)
                 reason = best.out_of_patience() or clock.reached(plan.time_limit)
             if best.never_looked and reason != "non-finite":
                 yield gatherer.see(best.look(self.progress))

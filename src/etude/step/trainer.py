@@ -228,7 +228,7 @@ class Trainer:
         Every other array of the net is out of the graph meanwhile; afterwards all is as before. What moves gets the
         same gradients as without. Not for a net whose arrays are wrapped by FSDP, which fixes the graph beforehand.
         """
-        out = self._outside(self.table.at(self.progress, self.memory).moving)
+        out = self.outside(self.table.at(self.progress, self.memory).moving)
         for array in out:
             array.requires_grad = False
         try:
@@ -237,7 +237,7 @@ class Trainer:
             for array in out:
                 array.requires_grad = True
 
-    def _outside(self, moving: Moving) -> tuple[Tensor, ...]:
+    def outside(self, moving: Moving) -> tuple[Tensor, ...]:
         """The trainable arrays of the net that do not move."""
         if moving not in self._still_arrays:
             moved = {self.table.names[i] for i in moving.indices}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -19,6 +20,8 @@ from etude.step.trainer import Trainer
 from etude.step.update import Update
 from etude.values.progress import Progress
 from etude.values.tree import has_shape
+
+_EVERYTHING = nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,7 @@ class Work:
         if self._compiled is not None and self._compiled.takes(now.moving):
             return self._step_compiled(self._compiled, now, progress, values)
         trainer.zero_grad()
-        with trainer.only_moving():
+        with self._only(now):
             self._statistics.keep()
             loss, measured, _, _ = self.measure(progress, values)
             if self._policy != "apply" and not isfinite(loss.item()):
@@ -113,11 +116,15 @@ class Work:
         return self._report(loss.detach(), measured, values, made, not made)
 
     def _step_compiled(self, compiled: CompiledStep, now: Now, progress: Progress, values: Any) -> Report:
-        with self.trainer.only_moving():
+        with self._only(now):
             loss, fine, measured = compiled(now, values, self.losses.weights(progress))
         if not fine:
             return self._refused(progress, values, loss, measured)
         return self._report(loss, measured, values, True)
+
+    def _only(self, now: Now) -> AbstractContextManager[None]:
+        """See `Trainer.only_moving`; nothing has to be done where everything moves."""
+        return self.trainer.only_moving() if self.trainer.outside(now.moving) else _EVERYTHING
 
     def _refused(self, progress: Progress, values: Any, loss: Tensor, measured: tuple[Measured, ...]) -> Report:
         """Nothing has moved; under "raise" and "stop" an error says what is not finite."""
