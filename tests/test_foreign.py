@@ -365,7 +365,7 @@ def test_a_state_that_does_not_fit_changes_nothing(key: str, value: Tensor, mess
             lambda net: Trainer(net, lambda: None),
             r"<lambda> cannot be made with the options none: .*positional argument",
         ),
-        (lambda net: Trainer(net, Plain, learning_rate=-1), r"climbs, and Plain has no option to climb"),
+        (lambda net: Trainer(net, Plain, learning_rate_multipliers=-1), r"climbs, and Plain has no option to climb"),
         (lambda net: Trainer(net, Plain, learning_rate_multipliers={0: -1}), "make the loss negative"),
         (lambda net: Trainer(net, "rmsprop", alpa=0.9), r"RMSprop has no option 'alpa'.*Nearest: \"alpha\""),
         (lambda net: Trainer(net, "rmsprop", lr=0.9), r"(?s)learning rate is given as learning_rate="),

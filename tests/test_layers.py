@@ -24,6 +24,7 @@ LAYERS = {
     "experiment": 4,
     "demo": 4,
     "cli": 4,
+    "__main__": 4,
 }
 """The layer of each folder or module at the top of the package."""
 
@@ -40,6 +41,7 @@ SIDEWAYS = {
     ("cli", "listen"),
     ("cli", "demo"),
     ("cli", "experiment"),
+    ("__main__", "cli"),
 }
 """What may import what within a layer, besides itself."""
 

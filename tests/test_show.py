@@ -58,15 +58,15 @@ def test_held_for_a_while_is_said() -> None:
     assert cells(made, Extent(steps=9))[1][2:] == [
         "held/0.1/0.1",
         "part(0): times(pieces(FROZEN, (steps(3), 1)))",
-        "4-9 (6 of 9 looked at)",
+        "4-9 (6 of 9)",
     ]
 
 
 def test_the_steps_at_which_an_array_moves_are_counted_from_one() -> None:
     made = table(graph(), moves=[part("a") * 3, "b"])
     shown = {line[0]: line[-1] for line in cells(made, Extent(steps=16))}
-    assert shown["a.weight"] == "1-3, 5-7, 9-11, ... (12 of 16 looked at)"
-    assert shown["b.weight"] == "4, 8, 12, ... (4 of 16 looked at)"
+    assert shown["a.weight"] == "1-3, 5-7, 9-11, ... (12 of 16)"
+    assert shown["b.weight"] == "4, 8, 12, ... (4 of 16)"
     assert shown["out.weight"] == "never"
 
 
@@ -140,7 +140,7 @@ def test_a_long_run_is_looked_at_here_and_there() -> None:
     made = table(graph(), moves=["a", "b"], base=linear(1, 0))
     shown = {line[0]: line[2:] for line in cells(made, Extent(steps=100_000))}
     assert shown["a.weight"][0].startswith("1/1/")
-    assert "of 240 looked at" in shown["a.weight"][-1]
+    assert "about" in shown["a.weight"][-1]
 
 
 def test_the_clock_of_a_step_goes_at_the_mean_pace() -> None:

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from etude.bind.table import Choice, Table
 
 RATE = "learning_rate"
-LOOKED_AT = 240
+LOOKED_AT = 480
 """Steps of a long run at which the table looks for peaks and for what moves."""
+_RUN = 24
 
 
 def progress_at(extent: Extent, step: float) -> Progress:
@@ -98,9 +99,10 @@ def _moments(extent: Extent) -> list[Progress]:
     steps = int(extent.steps)
     if steps <= LOOKED_AT:
         return [progress_at(extent, step) for step in range(steps)]
-    early = range(LOOKED_AT // 2)
-    late = np.linspace(LOOKED_AT // 2, steps - 1, LOOKED_AT // 2, dtype=int).tolist()
-    return [progress_at(extent, step) for step in dict.fromkeys([*early, *late])]
+    # The beginning, and runs of neighbours over the rest: steps apart would fall into step with a cycle.
+    begins = np.linspace(LOOKED_AT // 2, steps - _RUN, LOOKED_AT // 2 // _RUN, dtype=int).tolist()
+    late = [begin + i for begin in begins for i in range(_RUN)]
+    return [progress_at(extent, step) for step in dict.fromkeys([*range(LOOKED_AT // 2), *late])]
 
 
 def _now_peak_end(choice: Choice, moments: Sequence[Progress]) -> str:
@@ -150,7 +152,15 @@ def _steps_text(moves: NDArray[np.bool_], moments: Sequence[Progress]) -> str:
         elif moving:
             runs.append([number, number])
     shown = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs[:3])
-    return f"{shown}{', ...' if len(runs) > 3 else ''} ({int(moves.sum())} of {len(moves)} looked at)"
+    return f"{shown}{', ...' if len(runs) > 3 else ''} ({_share(moves, moments)})"
+
+
+def _share(moves: NDArray[np.bool_], moments: Sequence[Progress]) -> str:
+    """How many of the steps move: exactly where all were looked at, else about."""
+    steps, asked = moments[0].extent.steps, len(moments)
+    if steps is None:
+        return f"{int(moves.sum())} of the first {asked}"
+    return f"{int(moves.sum())} of {asked}" if asked >= steps else f"about {moves.mean():.0%} of {int(steps):,}"
 
 
 def _shape(table: Table, name: str) -> str:

@@ -84,7 +84,7 @@ def _recognised(data: Any, round_length: int | None) -> Source:
     if isinstance(data, Iterator):
         raise DataError(
             f"A {type(data).__name__} can be read only once, and an epoch needs it anew. Give the function that makes "
-            "it, without calling it: source(batches, round_length=n)."
+            "it, without calling it, and round_length=n, the number of batches in an epoch."
         )
     if callable(data) or isinstance(data, Iterable):
         return stream_of_batches(data, round_length)

@@ -149,8 +149,8 @@ def stream_of_batches(data: Any, round_length: int | None) -> Stream:
         title = f"function {getattr(data, '__name__', type(data).__name__)}"
         if round_length is None:
             raise DataError(
-                f"The {title} does not say how long a round is. Write source({getattr(data, '__name__', 'f')}, "
-                "round_length=n), with n the number of batches that make an epoch."
+                f"The {title} does not say how long an epoch is. Write round_length=n beside it, the number of batches "
+                "that make an epoch."
             )
         return Stream(title, _caller(data, title), True, None, round_length, True)
     known = _length(data)

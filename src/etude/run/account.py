@@ -12,6 +12,10 @@ from etude.bind.show import progress_at
 from etude.draw import plots
 from etude.draw.score import score_steps
 from etude.run.check import Checked
+from etude.step.loss import Term
+from etude.step.work import Work
+from etude.values.progress import Progress
+from etude.values.schedule import Schedule, constant
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,6 +36,7 @@ def show(checked: Checked) -> str:
         lines.append("")
         if len(checked.works) > 1:
             lines.append(f"Update {work.name!r}:")
+        lines.append(_loss_text(work))
         lines.append(
             f"{work.trainer.name}: {', '.join(f'{k} {v}' for k, v in work.trainer.settings().items() if k != 'name')}"
         )
@@ -39,6 +44,29 @@ def show(checked: Checked) -> str:
     if checked.idle:
         lines += ["", f"Never moved: {', '.join(checked.idle)}"]
     return "\n".join(lines)
+
+
+def _loss_text(work: Work) -> str:
+    """The terms of an update and their weights, where there is something to say."""
+    terms = work.losses.terms
+    if len(terms) == 1 and terms[0].weight == constant(1.0):
+        return f"loss: {_named(terms[0])}"
+    return "loss: " + " + ".join(_number(term.weight) + _term_text(term) for term in terms)
+
+
+def _term_text(term: Term) -> str:
+    return term.name if term.name == _named(term) else f"{term.name} ({_named(term)})"
+
+
+def _number(weight: Schedule) -> str:
+    if not weight.constant:
+        return f"({weight!r}) * "
+    value = weight.at(Progress())
+    return "" if value == 1 else f"{value:g} * "
+
+
+def _named(term: Term) -> str:
+    return getattr(term.function, "__name__", type(term.function).__name__)
 
 
 def _amount(unit: str, length: float) -> str:
@@ -89,6 +117,9 @@ def plot_result(result: Result, what: str, path: str | Path | None) -> Figure:
 
 
 def _series(result: Result, what: str) -> Sequence[str]:
+    if what == "loss" and len(result.optimizer) > 1:
+        # The losses of several updates in one line would be no curve of anything.
+        return [f"{name}.loss" for name in result.optimizer if f"{name}.loss" in result.history]
     wanted = [name for name in (what, f"epoch.{what}", f"val.{what}") if name in result.history]
     return wanted or [what]
 

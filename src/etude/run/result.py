@@ -99,6 +99,15 @@ class Result:
         return {name: series.values[-1] for name, series in self.history.items() if name.startswith(("epoch.", "val."))}
 
     @property
+    def best_scores(self) -> dict[str, float]:
+        """The validation scores of the net that is returned, by name ("val.loss", ...); empty without validation."""
+        found = {}
+        for name, series in self.history.items():
+            if name.startswith("val.") and self.best_step in series.steps:
+                found[name] = series.values[series.steps.index(self.best_step)]
+        return found
+
+    @property
     def final_net(self) -> nn.Module | None:
         """The net as it was after the last step: `net` itself, or a copy if `net` has better arrays."""
         if self._final is None or self.net is None:
@@ -139,6 +148,8 @@ class Result:
 
             held = path.with_name(f".{path.stem}.safetensors.part")
             save_model(self.net, str(held))
+            # The same rights as the file beside it: safetensors makes files for their owner alone.
+            held.chmod(path.stat().st_mode)
             os.replace(held, arrays)
 
     @classmethod
@@ -181,7 +192,8 @@ class Result:
 
     def __repr__(self) -> str:
         losses = ", ".join(f"{name} {value:.4g}" for name, value in self.losses.items())
-        best = f", best after epoch {self.best_epoch:g}" if self.best_epoch is not None else ""
+        found = ", ".join(f"{name} {value:.4g}" for name, value in self.best_scores.items())
+        best = f"; best after epoch {self.best_epoch:g}: {found}" if self.best_epoch is not None else ""
         done = f"{self.steps} steps, {self.epochs:g} epochs in {self.seconds:.1f} s"
         return f"Result({done}, {losses or 'no losses'}{best}, {self.stop_reason})"
 

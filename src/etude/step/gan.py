@@ -75,8 +75,12 @@ class GAN(nn.Module):
         }
 
     def updates(self, **options: Any) -> tuple[Update, Update]:
-        """The two updates of the game; `options` (optimizer, learning_rate, ...) go to both."""
+        """The two updates of the game; `options` (optimizer, learning_rate, ...) go to both.
+
+        Only `clip_weights` is for the discriminator alone: it is what bounds its slope.
+        """
         critic = dict(options)
+        options.pop("clip_weights", None)
         if self.loss == "wasserstein":
             critic.setdefault("clip_weights", 0.01)
         return (

@@ -119,7 +119,7 @@ class Recipe:
         if setting is not None and not isinstance(value, Schedule) and not callable(value) and value != setting.default:
             setting.check(key, value)
         if key == RATE and not isinstance(value, Schedule) and not callable(value):
-            Setting(1e-3, -inf, inf).check(key, value)
+            check_rate(value)
         return schedule(value)
 
     def _unknown(self, key: str) -> str:
@@ -207,6 +207,10 @@ class Recipe:
         for progress in asked:
             for (setting, _), choice in choices.items():
                 self._check_value(setting, choice.at(progress), progress)
+            if not table.base_rate.constant:
+                rate = table.base_rate.at(progress)
+                if isinstance(rate, int | float):
+                    check_rate(rate, f"learning_rate at step {int(progress.step) + 1}")
             if self.update_schedule is not None and not self.update_schedule.constant:
                 table.at(progress)
 
@@ -262,3 +266,13 @@ def settings_known(optimizer: OptimizerLike) -> tuple[str, ...] | None:
     if isinstance(made, type) and issubclass(made, torch.optim.Optimizer):
         return (*common, *options_of(made))
     return (*common, *settings_of(made)) if isinstance(made, torch.optim.Optimizer) else None
+
+
+def check_rate(rate: Any, said: str = "learning_rate") -> None:
+    """Raise SettingError unless `rate` can be the learning rate of all arrays: finite, and not below 0."""
+    Setting(1e-3, -inf, inf).check(said, rate)
+    if rate < 0:
+        raise SettingError(
+            f"{said}={rate!r}: a learning rate is not negative. To climb a loss write learning_rate_multipliers=-1, or "
+            "-1 for the part that climbs."
+        )

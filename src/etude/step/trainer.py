@@ -11,7 +11,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from math import inf, isfinite
+from math import inf
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -23,7 +23,7 @@ from etude.step.gradients import GRADIENT_SETTINGS, Gradients, all_finite, clip_
 from etude.step.holder import holder
 from etude.step.optim.foreign import ForeignOptimizer
 from etude.step.optim.own import OwnOptimizer
-from etude.step.recipe import OptimizerLike, Recipe
+from etude.step.recipe import OptimizerLike, Recipe, check_rate
 from etude.values.part import PartLike
 from etude.values.progress import Extent, Progress
 from etude.values.rules import RulesLike
@@ -339,7 +339,7 @@ class Trainer:
         """Set the learning rate from the next step on; rules and multipliers stay.
 
         Raises:
-            SettingError: the rate is not a finite number.
+            SettingError: the rate is not a finite number of at least 0.
             ScheduleError: the learning rate is a schedule, which would set it otherwise at the next step.
         """
         old = self._recipe.base[RATE]
@@ -348,8 +348,7 @@ class Trainer:
                 f"set_learning_rate({rate!r}): the learning rate follows the schedule {old!r}. Write the change into "
                 f"the schedule, as in pieces({old!r}, (steps({int(self.progress.step)}), {rate!r}))."
             )
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not isfinite(rate):
-            raise SettingError(f"set_learning_rate({rate!r}): a finite number is needed.")
+        check_rate(rate, "set_learning_rate: rate")
         new = schedule(float(rate))
         self._recipe.base[RATE] = new
         self._use(self.table.replaced(RATE, old, new))

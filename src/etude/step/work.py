@@ -108,19 +108,36 @@ class Work:
             self._precision.backward(loss)
         try:
             made = self._precision.step(trainer, self._ignore_stale, self._checked)
-        except (NonFiniteError, StaleGradientError):
+        except NonFiniteError:
             self._statistics.restore()
             raise
+        except StaleGradientError as error:
+            self._statistics.restore()
+            raise self._out_of_reach(progress, error) from None
         if not made:
             self._statistics.restore()
         return self._report(loss.detach(), measured, values, made, not made)
 
     def _step_compiled(self, compiled: CompiledStep, now: Now, progress: Progress, values: Any) -> Report:
-        with self._only(now):
-            loss, fine, measured = compiled(now, values, self.losses.weights(progress))
+        try:
+            with self._only(now):
+                loss, fine, measured = compiled(now, values, self.losses.weights(progress))
+        except StaleGradientError as error:
+            raise self._out_of_reach(progress, error) from None
         if not fine:
             return self._refused(progress, values, loss, measured)
         return self._report(loss, measured, values, True)
+
+    def _out_of_reach(self, progress: Progress, error: StaleGradientError) -> StaleGradientError:
+        """What a stale gradient means in a run, where every step has a backward of its own."""
+        names = ", ".join(map(repr, error.names))
+        first = repr(error.names[0])
+        return StaleGradientError(
+            f"Step {int(progress.step) + 1}: the loss {self.name!r} does not depend on {names}, which would move now. "
+            f"Nothing was changed. Freeze them (learning_rate_multipliers={{{first}: 0}}), or leave them as they are "
+            "with ignore_stale_grad=True.",
+            error.names,
+        )
 
     def _only(self, now: Now) -> AbstractContextManager[None]:
         """See `Trainer.only_moving`; nothing has to be done where everything moves."""

@@ -24,7 +24,7 @@ def torch_classes() -> dict[str, type[torch.optim.Optimizer]]:
 
 def known_names() -> tuple[str, ...]:
     """Every name that `by_name` knows: ours first."""
-    return (*_OURS, *(name for name in torch_classes() if name not in _OURS))
+    return (*_OURS, *(name for name in torch_classes() if name not in _OURS and name != "lbfgs"))
 
 
 def by_name(name: str) -> UpdateRule | type[torch.optim.Optimizer]:
