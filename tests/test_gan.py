@@ -229,3 +229,13 @@ def test_a_run_repeats_to_the_bit() -> None:
     for net in nets_:
         etude.train(net, batch(32)[0], steps=6, batch_size=8, seed=5, progress=False)
     assert all(alike(one, other) for one, other in zip(*(net.parameters() for net in nets_), strict=True))
+
+
+def test_clipped_weights_are_those_of_the_discriminator() -> None:
+    net = etude.GAN(nn.Linear(2, 1), nn.Linear(1, 1), loss="wasserstein", latent=2)
+    with torch.no_grad():
+        net.generator.weight.fill_(1.0)
+    options = {"steps": 4, "batch_size": 4, "clip_weights": 0.05, "learning_rate": 0.01, "progress": False}
+    etude.train(net, torch.randn(8, 1), **options)
+    assert all(float(array.abs().max()) <= 0.05 for array in net.discriminator.parameters())
+    assert float(net.generator.weight.abs().max()) > 0.5

@@ -72,7 +72,7 @@ def the(loss: Any, values: Any = (X, Y), of: nn.Module | None = None) -> tuple[f
     ],
 )
 def test_names_of_torch_and_the_usual_short_ones(name: str, function: Any) -> None:
-    assert the(name) == (pytest.approx(float(function(net()(X), Y))), 18)
+    assert the(name) == (pytest.approx(function(net()(X), Y).item()), 18)
 
 
 def test_losses_of_classes_count_the_targets() -> None:

@@ -429,3 +429,13 @@ def test_differences_are_named() -> None:
     assert "steps: 3 -> 6" in lines
     assert any(line.startswith("losses.epoch.loss: ") for line in lines)
     assert trained(seed=1).diff(trained(seed=2)).splitlines()[0] == "call.seed: '1' -> '2'"
+
+
+def test_the_best_scores_are_those_of_the_net_that_is_returned() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(40, 4)
+    result = train(
+        nn.Linear(4, 1), (x, x[:, :1]), loss="mse", epochs=4, learning_rate=0.3, validation=0.25, progress=False
+    )
+    assert result.best_scores == {"val.loss": min(result.history["val.loss"].values)}
+    assert f"best after epoch {result.best_epoch:g}: val.loss" in repr(result)

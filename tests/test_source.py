@@ -123,9 +123,9 @@ def test_a_round_length_makes_the_epoch_of_what_is_read_forward() -> None:
             rounds(),
             {"round_length": 1},
             "A generator can be read only once, and an epoch needs it anew. Give the function that makes it, without "
-            "calling it: source(batches, round_length=n).",
+            "calling it, and round_length=n, the number of batches in an epoch.",
         ),
-        (rounds, {}, "The function rounds does not say how long a round is."),
+        (rounds, {}, "The function rounds does not say how long an epoch is."),
         (rounds, {"round_length": 0}, "round_length=0 is no number of batches. Write a whole number from 1 on."),
         (rounds, {"round_length": -2}, "round_length=-2 is no number of batches."),
         (rounds, {"round_length": True}, "round_length=True is no number of batches."),

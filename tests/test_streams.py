@@ -127,8 +127,8 @@ def crossed(one: int, two: int) -> Iterator[int]:
         (
             rounds,
             None,
-            "The function rounds does not say how long a round is. Write source(rounds, round_length=n), with n the "
-            "number of batches that make an epoch.",
+            "The function rounds does not say how long an epoch is. Write round_length=n beside it, the number of "
+            "batches that make an epoch.",
         ),
         (
             crossed,
