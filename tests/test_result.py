@@ -29,6 +29,7 @@ from etude import (
     linear,
     minutes,
     part,
+    train,
     warmup,
 )
 from etude import steps as steps_
