@@ -11,7 +11,8 @@ import pytest
 from torch import nn
 
 from etude.bind.left import learning_rate_multipliers, rules_of, set_rules, settings_left
-from etude.bind.table import Table, resolve
+from etude.bind.resolve import resolve
+from etude.bind.table import Table
 from etude.errors import PartError, RuleError
 from etude.step.trainer import Trainer
 from etude.values.marks import FROZEN, INHERIT

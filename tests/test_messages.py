@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import etude
 from etude.bind.left import set_rules
-from etude.bind.table import resolve
+from etude.bind.resolve import resolve
 from etude.errors import (
     DataError,
     EtudeError,

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from torch import nn
 
+from etude.bind.resolve import resolve
 from etude.bind.show import progress_at
-from etude.bind.table import Table, resolve
+from etude.bind.table import Table
 from etude.errors import PartError
 from etude.step.trainer import Trainer
 from etude.values.curves import cosine, linear, warmup

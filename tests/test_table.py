@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from torch import nn
 
-from etude.bind.table import Choice, Table, parts_of, resolve
+from etude.bind.resolve import resolve
+from etude.bind.table import Choice, Table, parts_of
 from etude.errors import PartError, RuleError
 from etude.values.curves import linear
 from etude.values.marks import FROZEN, INHERIT

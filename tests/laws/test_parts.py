@@ -14,7 +14,8 @@ from torch import nn
 
 import etude
 from effort import examples
-from etude.bind.table import Table, resolve
+from etude.bind.resolve import resolve
+from etude.bind.table import Table
 from etude.values.marks import FROZEN, INHERIT
 from etude.values.part import Part, everything, part
 from etude.values.progress import Progress

@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 import torch
 
 from etude.bind.left import settings_left
-from etude.bind.table import RATE, Table, resolve
+from etude.bind.resolve import resolve
+from etude.bind.table import RATE, Table
 from etude.errors import ScheduleError, SettingError, nearest
 from etude.step.gradients import GRADIENT_SETTINGS
 from etude.step.optim.foreign import Factory, ForeignOptimizer, check_options, options_of, settings_of
