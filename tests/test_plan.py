@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -832,3 +833,20 @@ def test_nothing_of_a_short_run_warns() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         trained(Noisy(), validation=Evaluate(0.2, "accuracy"), epochs=2)
+
+
+def test_the_picture_of_a_plan_is_that_of_its_result(tmp_path: Path) -> None:
+    x = torch.randn(12, 3)
+    options = {"loss": "mse", "epochs": 2, "batch_size": 4, "update_schedule": ["0", "1"]}
+    net = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+    before = Plan(**options).plot(net, (x, x[:, :1]), tmp_path / "plan.png")
+    after = etude.train(net, (x, x[:, :1]), progress=False, **options).plot("score")
+
+    def notes(figure: Any) -> list[Any]:
+        return [collection.get_array() for axes in figure.axes for collection in axes.collections]
+
+    assert (tmp_path / "plan.png").stat().st_size > 1000
+    shown, made = notes(before), notes(after)
+    assert len(shown) == len(made) > 0
+    for one, other in zip(shown, made, strict=True):
+        assert (one is None and other is None) or (one == other).all()

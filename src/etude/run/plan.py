@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from etude.values.schedule import Schedule
 from etude.values.spans import Span
 
 if TYPE_CHECKING:
-    pass
+    from matplotlib.figure import Figure
 
 POLICIES = ("raise", "skip", "stop", "apply")
 
@@ -152,6 +153,13 @@ class Plan:
             raise PlanError(f"The net is a {type(net).__name__}: a torch.nn.Module is needed.")
         with own_randomness():
             return prove(self, net, data)
+
+    def plot(self, net: nn.Module, data: Any, path: str | Path | None = None) -> Figure:
+        """The score of this plan on a net and data: the picture that `result.plot("score")` draws after the run.
+
+        Short for `plan.check(net, data).plot(path)`; raises what `check` does.
+        """
+        return self.check(net, data).plot(path)
 
 
 def _check_settings(plan: Plan) -> None:

@@ -105,8 +105,8 @@ class CompiledStep:
             self._optimizer.count(now, -1)
         if missing:
             return self._again(now, missing, values, weights)
-        if len(means) == 1:
-            return loss, ok, (Measured(means[0], counts[0]),)
+        if not means:
+            return loss, ok, (Measured(loss, counts[0]),)
         return loss, ok, tuple(Measured(mean, count) for mean, count in zip(means, counts, strict=True))
 
     def _reached(self, now: Now) -> Now:
@@ -189,10 +189,13 @@ class CompiledStep:
                             old.copy_(torch.where(fine, new, old))
                 for buffer, old in zip(buffers, before, strict=True):
                     buffer.copy_(torch.where(fine, buffer, old))
-            means, counts = [one.mean.detach() for one in measured], [one.count for one in measured]
+            # A term that is the whole loss is not given twice: outputs that share memory cost extra at each call.
+            whole = len(measured) == 1 and measured[0].mean is loss
+            means = [] if whole else [one.mean.detach() for one in measured]
+            counts = [one.count for one in measured]
             return loss.detach(), fine, means, counts, missing
 
-        options: dict[str, Any] = {"guard_filter_fn": _guarded, "size_asserts": False}
+        options: dict[str, Any] = {"guard_filter_fn": _guarded, "size_asserts": False, "alignment_asserts": False}
         return torch.compile(_its_own(program), fullgraph=True, dynamic=False, options=options)
 
 
