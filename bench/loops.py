@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import etude
+from etude import events
 from measure import Contender, Timing, compare
 
 RATE = 1e-3
@@ -195,15 +196,16 @@ def ours_compiled(make: Callable[[], nn.Module], data: tuple[Tensor, Tensor], si
 
     def run() -> float:
         torch.manual_seed(0)
-        plan = etude.Plan("cross_entropy", learning_rate=RATE, epochs=4, batch_size=size, compile=True)
-        began, steps = 0.0, 0
+        plan = etude.Plan("cross_entropy", learning_rate=RATE, epochs=8, batch_size=size, compile=True)
+        began, ended, steps = 0.0, 0.0, 0
         for event in etude.Run(plan, make(), data):
-            name = type(event).__name__
-            if name == "EpochEnded" and not began:
+            if isinstance(event, events.EpochEnded) and not began:
                 began = time.perf_counter()
-            elif name == "Stepped" and began:
+            elif isinstance(event, events.Stepped) and began:
                 steps += 1
-        return (time.perf_counter() - began) / steps
+            elif isinstance(event, events.Ended):
+                ended = time.perf_counter()
+        return (ended - began) / steps
 
     return run
 
