@@ -182,6 +182,58 @@ def test_a_warm_up_before_anything() -> None:
     assert at(warmup(steps(10)).then(linear(1, 0)), 10) == 1
 
 
+# One step ahead
+
+
+@pytest.mark.parametrize("span", [steps(10), epochs(1), samples(320), fraction(0.1), None])
+def test_with_the_step_counted_in_the_last_is_at_the_end(span: Any) -> None:
+    made, count = linear(0, 10, over=span, ahead=True), 100 if span is None else 10
+    assert [at(made, n) for n in (0, count // 2, count - 1, count)] == pytest.approx(
+        [10 / count, 5 + 10 / count, 10, 10]
+    )
+    assert at(made, count - 1) == at(made, 1000) == 10
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **options: linear(0.3, 0.1, **options),
+        lambda **options: cosine(0.3, 0.1, **options),
+        lambda **options: polynomial(0.3, 0.1, power=2.0, **options),
+        lambda **options: exponential(0.3, 0.1, **options),
+        lambda **options: one_cycle(0.7, 0.3, 0.1, **options),
+    ],
+)
+def test_a_step_ahead_is_the_same_curve_a_step_earlier(make: Callable[..., Schedule]) -> None:
+    for options in ({}, {"over": steps(40)}, {"over": fraction(0.4)}):
+        plain, ahead = make(**options), make(ahead=True, **options)
+        assert plain == make(ahead=False, **options) != ahead
+        assert [at(ahead, n) for n in range(100)] == pytest.approx([at(plain, n + 1) for n in range(100)], rel=1e-12)
+
+
+def test_a_curve_ahead_joins_without_a_step_lost_or_doubled() -> None:
+    made = linear(0, 1, over=steps(4), ahead=True).then(linear(1, 0, over=steps(4), ahead=True))
+    assert [at(made, n) for n in range(9)] == pytest.approx([0.25, 0.5, 0.75, 1, 0.75, 0.5, 0.25, 0, 0])
+    to_the_end = linear(0, 1, over=steps(4), ahead=True).then(linear(1, 0, ahead=True))
+    assert [at(to_the_end, n) for n in (3, 4, 51, 99)] == pytest.approx([1, 1 - 1 / 96, 0.5, 0])
+    assert at(linear(0, 1, over=steps(0), ahead=True), 0) == 1
+
+
+@pytest.mark.parametrize(
+    ("made", "extent"),
+    [(linear(1, 0, over=epochs(3), ahead=True), Extent(epochs=10)), (cosine(1, ahead=True), Extent(epochs=10))],
+)
+def test_a_step_ahead_needs_to_know_what_a_step_is(made: Schedule, extent: Extent) -> None:
+    message = (
+        r"ahead=True\) looks one step ahead, and what share of its way a step is, is not known.*over=steps\(1000\)"
+    )
+    with pytest.raises(ScheduleError, match=message):
+        made.check(extent)
+    with pytest.raises(ScheduleError, match=message):
+        made.at(Progress(extent=extent))
+    made.check(Extent(steps=100, epochs=10))
+
+
 # Peers
 
 
@@ -228,6 +280,11 @@ def test_a_transformers_schedule_from_its_paper() -> None:
         (linear(0, 1), "linear(0, 1)"),
         (cosine(1), "cosine(1, 0.0)"),
         (cosine(1, over=epochs(3)), "cosine(1, 0.0, over=epochs(3))"),
+        (linear(0, 1, ahead=True), "linear(0, 1, ahead=True)"),
+        (cosine(1, over=steps(3), ahead=True), "cosine(1, 0.0, over=steps(3), ahead=True)"),
+        (polynomial(1, power=2, ahead=True), "polynomial(1, 0.0, power=2, ahead=True)"),
+        (exponential(1, 0.1, ahead=True), "exponential(1, 0.1, ahead=True)"),
+        (one_cycle(1.0, rise=0.5, ahead=True), "one_cycle(1.0, 0.04, 0.0001, rise=0.5, ahead=True)"),
         (polynomial(1, power=2), "polynomial(1, 0.0, power=2)"),
         (exponential(1, 0.1), "exponential(1, 0.1)"),
         (one_cycle(1.0), "one_cycle(1.0, 0.04, 0.0001)"),
@@ -256,6 +313,8 @@ def test_a_curve_prints_as_the_call_that_makes_it(made: Schedule, text: str) -> 
         (lambda: linear(0, float("inf")), "a finite number is needed, not inf"),
         (lambda: linear(0, True), "a finite number is needed, not True"),
         (lambda: cosine(1, 0, 1000), r"cosine\(1, 0, over=1000\): 1000 of what\? Write steps\(1000\)"),
+        (lambda: cosine(1, ahead=1), r"cosine\(1, 0.0, ahead=1\): ahead is True or False, not 1"),  # type: ignore[arg-type]
+        (lambda: one_cycle(1, ahead="yes"), "ahead is True or False, not 'yes'"),  # type: ignore[arg-type]
         (lambda: polynomial(1, power=0), "power must be above 0, not 0"),
         (lambda: exponential(1, 0), "no factor leads from 1 to 0. Write a small end, or linear"),
         (lambda: exponential(1, -1), "no factor leads from 1 to -1"),

@@ -102,6 +102,14 @@ def test_own_loop() -> None:
     assert run("own_loop") > 0.9
 
 
+def test_gluon_trainer(capsys: pytest.CaptureFixture[str]) -> None:
+    seen = run("gluon_trainer")
+    said = capsys.readouterr().out
+    assert said.count("refused: ") == 4
+    assert said.count("the same weights: True") == 4
+    assert seen["a step"]["difference"].abs().max() == 0
+
+
 def test_every_example_has_a_test() -> None:
     tested = {
         "digits",
@@ -112,6 +120,7 @@ def test_every_example_has_a_test() -> None:
         "alternating",
         "ten_to_one",
         "own_loop",
+        "gluon_trainer",
     }
     assert set(NAMES) == tested
 

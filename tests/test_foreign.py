@@ -13,15 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from etude.errors import SettingError, StateError
-from etude.step.optim.foreign import ForeignOptimizer, check_options, options_of, settings_of
+from etude.step.optim.foreign import ForeignOptimizer
+from etude.step.optim.options import check_options, options_of, rate_of, settings_of
+from etude.step.optim.registry import torch_classes
+from etude.step.recipe import Recipe
 from etude.step.trainer import Trainer
 from etude.values.curves import linear
 from etude.values.marks import FROZEN
-from etude.values.part import part
+from etude.values.part import everything, part
+from etude.values.progress import Extent, Progress
 from etude.values.rules import times
 from etude.values.schedule import cycle
 from etude.values.spans import steps
-from nets import alike, arrays, chain, data, give_gradients, graph, memory_of, walk
+from etude.values.tree import Tree
+from nets import Named, alike, arrays, chain, changed, data, give_gradients, graph, memory_of, same_memory, seeded, walk
 
 NAMES = {
     "torch.sgd": (torch.optim.SGD, {"momentum": 0.9, "weight_decay": 0.1}),
@@ -56,6 +61,54 @@ class Plain(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is not None:
                     p.sub_(group["lr"] * (p.grad + group["pull"] * p))
+
+
+class Demanding(Plain):
+    """Its step cannot do without a closure."""
+
+    def step(self, closure: Any) -> None:
+        closure()
+
+
+class Rateless(torch.optim.Optimizer):
+    """Calls its rate something else."""
+
+    def __init__(self, params: Any, speed: float = 0.1) -> None:
+        super().__init__(params, {"speed": speed})
+
+
+class Greedy(torch.optim.Optimizer):
+    """Writes into the gradients, keeps a count and a sum in its groups, and wants to be told when it evaluates."""
+
+    def __init__(self, params: Any, lr: float = 0.1, pull: float = 0.0) -> None:
+        super().__init__(params, {"lr": lr, "pull": pull, "k": 0, "total": 0.0, "training": False})
+
+    @torch.no_grad()
+    def train(self) -> None:
+        for p in self._of(training=True):
+            p.sub_(self.state[p]["fast"])
+
+    @torch.no_grad()
+    def eval(self) -> None:
+        for p in self._of(training=False):
+            p.add_(self.state[p]["fast"])
+
+    def _of(self, training: bool) -> list[Tensor]:
+        turned = [group for group in self.param_groups if group["training"] is not training]
+        for group in turned:
+            group["training"] = training
+        return [p for group in turned for p in group["params"] if p in self.state]
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        assert all(group["training"] for group in self.param_groups)
+        for group in self.param_groups:
+            group["k"] += 1
+            group["total"] += group["lr"]
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.sub_(p.grad.mul_(group["lr"] / group["k"]))
+                    self.state[p]["fast"] = p.grad * 0.37
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -304,7 +357,7 @@ def test_a_state_by_names_loads_where_arrays_have_another_order(name: str) -> No
         trainer.zero_grad()
     state = copy.deepcopy(one.state_dict())
     twin.load_state_dict(net.state_dict())
-    two.load_state_dict(state)
+    two.load_state_dict(state, keep="new")
     for trainer, own in ((one, net), (two, twin)):
         give_gradients(own, 1)
         trainer.step()
@@ -350,13 +403,17 @@ def test_a_state_that_does_not_fit_changes_nothing(key: str, value: Tensor, mess
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda net: Trainer(net, "lbfgs"), r"LBFGS computes the loss itself, several times a step"),
-        (lambda net: Trainer(net, torch.optim.LBFGS(net.parameters())), "its step\\(\\) needs a closure"),
+        (lambda net: Trainer(net, Demanding), r"Demanding computes the loss itself, .*its step\(\) needs a closure"),
+        (lambda net: Trainer(net, Demanding(net.parameters(), 1)), r"Use a first-order rule such as \"adamw\", or"),
+        (lambda net: Trainer(net, Rateless), r"Rateless has no learning rate `lr` in its parameter groups, .*: params"),
         (
             lambda net: Trainer(net, "rmsprop", alpha=-1),
             "RMSprop cannot be made with the options lr, alpha: Invalid alpha",
         ),
-        (lambda net: Trainer(net, "muon"), "Muon cannot be made with the options lr: Muon only supports 2D"),
+        (
+            lambda net: Trainer(net, torch.optim.Muon),
+            r"Muon moves matrices only, and '0.bias', '2.bias' are none. Write optimizer=\"muon\", which gives",
+        ),
         (
             lambda net: Trainer(net, lambda groups: groups),
             "The optimizer factory returned list: a torch.optim.Optimizer",
@@ -443,3 +500,283 @@ def test_rules_may_set_what_a_class_has_in_pairs() -> None:
     give_gradients(net, 0)
     trainer.step()
     assert [group["betas"] for group in optimizer_of(trainer).param_groups] == [(0.5, 0.9), (0.9, 0.999)]
+
+
+# every class of torch.optim, by name, beside the same class driven by hand
+
+
+def matrices() -> nn.Module:
+    """Three layers of one matrix each, so that every class takes them."""
+    layer = lambda: nn.Linear(4, 4, bias=False)  # noqa: E731
+    made: nn.Module = seeded(lambda: Named({"a": layer(), "b": layer(), "out": layer()}))
+    return made
+
+
+def give(net: nn.Module, step: int, sparse: bool) -> None:
+    give_gradients(net, step)
+    for parameter in net.parameters() if sparse else ():
+        assert parameter.grad is not None
+        parameter.grad = parameter.grad.to_sparse(1)
+
+
+@pytest.mark.parametrize("name", sorted(set(torch_classes()) - {"lbfgs"}))
+def test_every_class_by_name_is_the_class_driven_by_hand_and_goes_on_from_a_state(name: str) -> None:
+    """20 steps of a rate that changes, a multiplier, an array that is held at every other step, one that is frozen."""
+    kind, sparse = torch_classes()[name], name == "sparseadam"
+
+    def trained(net: nn.Module) -> Trainer:
+        return Trainer(
+            net,
+            f"torch.{name}",
+            learning_rate=linear(0.02, 0, over=steps(40)),
+            learning_rate_multipliers={"b": 0.5, "out": 0},
+            update_schedule=[part("a"), everything],
+        )
+
+    net, twin, late = matrices(), matrices(), matrices()
+    trainer, before = trained(net), net.out.weight.detach().clone()  # type: ignore[union-attr]
+    alone = kind([{"params": twin.a.parameters()}, {"params": twin.b.parameters()}], lr=0.02)  # type: ignore[union-attr]
+    for step in range(20):
+        held, memory = arrays(net), memory_of(trainer)
+        give(net, step, sparse)
+        give(twin, step, sparse)
+        trainer.step(2)
+        trainer.zero_grad()
+        for factor, group in zip((1, 0.5), alone.param_groups, strict=True):
+            group["lr"] = 0.02 * (1 - step / 40) * factor
+        for parameter in twin.parameters():
+            assert parameter.grad is not None
+            parameter.grad = parameter.grad / 2
+        if step % 2 == 0:
+            twin.b.weight.grad = None  # type: ignore[union-attr]
+            assert changed(held, net) == {"a.weight"}
+            assert same_memory(memory["b.weight"], memory_of(trainer)["b.weight"])
+        alone.step()
+        if step == 10:
+            state = copy.deepcopy(trainer.state_dict())
+            late.load_state_dict(net.state_dict())
+    assert alike(net.a.weight, twin.a.weight)  # type: ignore[arg-type, union-attr]
+    assert alike(net.b.weight, twin.b.weight)  # type: ignore[arg-type, union-attr]
+    assert alike(net.out.weight, before)  # type: ignore[arg-type, union-attr]
+    again = trained(late)
+    again.load_state_dict(state)
+    for step in range(11, 20):
+        give(late, step, sparse)
+        again.step(2)
+        again.zero_grad()
+    assert all(alike(one, other) for one, other in zip(net.parameters(), late.parameters(), strict=True))
+    mine, theirs = memory_of(trainer), memory_of(again)
+    assert all(same_memory(mine[key], theirs[key]) for key in mine)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"), [("adadelta", 1.0), ("rmsprop", 0.01), ("torch.sgd", 0.001), ("nadam", 0.002)]
+)
+def test_the_learning_rate_is_that_of_the_class_where_nothing_is_said(name: str, rate: float) -> None:
+    trainer = Trainer(chain(), name)
+    assert trainer.learning_rate == rate
+    assert f"{rate:.3g}" in trainer.table.show()
+    assert rate_of(Plain) == 1e-3
+
+
+# what others do with an optimizer
+
+
+@pytest.mark.parametrize("given", [0.3, torch.tensor(0.3)])
+def test_a_scheduler_of_torch_on_the_same_optimizer_is_found_out(given: Any) -> None:
+    net = chain()
+    made = torch.optim.SGD(net.parameters(), lr=given)
+    trainer = Trainer(net, made)
+    scheduler = torch.optim.lr_scheduler.StepLR(made, 1, gamma=0.5)
+    give_gradients(net, 0)
+    trainer.step()
+    trainer.zero_grad()
+    scheduler.step()
+    before = arrays(net)
+    give_gradients(net, 1)
+    with pytest.raises(
+        SettingError, match=r"(?s)Somebody else has set the learning rate in a parameter group of SGD: .*"
+    ):
+        trainer.step()
+    with pytest.raises(SettingError, match=r"learning_rate=a schedule, such as etude.optim.from_torch\("):
+        trainer.step()
+    assert not changed(before, net)
+
+
+def test_a_setting_that_somebody_else_writes_is_found_out() -> None:
+    net = chain()
+    trainer = Trainer(net, "rmsprop", learning_rate=linear(0.1, 0, over=steps(9)))
+    give_gradients(net, 0)
+    trainer.step()
+    trainer.zero_grad()
+    optimizer_of(trainer).param_groups[0]["weight_decay"] = 0.5
+    give_gradients(net, 1)
+    with pytest.raises(SettingError, match=r"has set 'weight_decay' .*the trainer wrote 0 there and finds 0.5"):
+        trainer.step()
+
+
+def test_a_state_that_the_optimizer_itself_loads_counts() -> None:
+    net, twin = chain(), chain()
+    made = torch.optim.SGD(net.parameters(), lr=0.3, momentum=0.9)
+    trainer, alone = Trainer(net, made), torch.optim.SGD(twin.parameters(), lr=0.3, momentum=0.9)
+    for step in range(4):
+        give_gradients(net, step)
+        give_gradients(twin, step)
+        trainer.step()
+        trainer.zero_grad()
+        alone.step()
+        if step == 1:
+            made.load_state_dict(copy.deepcopy(made.state_dict()))
+    assert all(alike(one, other) for one, other in zip(net.parameters(), twin.parameters(), strict=True))
+
+
+def test_an_optimizer_that_writes_into_gradients_gets_its_own() -> None:
+    net = chain()
+    trainer = Trainer(net, Greedy)
+    give_gradients(net, 0)
+    copies = {name: parameter.grad.clone() for name, parameter in net.named_parameters() if parameter.grad is not None}
+    trainer.step()
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None
+        assert torch.equal(parameter.grad, copies[name])
+
+
+def test_what_an_optimizer_keeps_in_its_groups_is_kept_with_its_arrays() -> None:
+    net, late = graph(), graph()
+    trainer = Trainer(net, Greedy, learning_rate_multipliers={"b": 0.5}, update_schedule=[part("a"), everything])
+    for step in range(3):
+        give_gradients(net, step)
+        trainer.step()
+        trainer.zero_grad()
+    state = copy.deepcopy(trainer.state_dict())
+    counts = {name: own["group.k"] for name, own in state["arrays"].items()}
+    assert counts == {"a.weight": 3, "a.bias": 3, "b.weight": 1, "b.bias": 1, "out.weight": 3, "out.bias": 3}
+    assert state["arrays"]["b.weight"]["group.total"] == 0.05
+    late.load_state_dict(net.state_dict())
+    again = Trainer(late, Greedy, learning_rate_multipliers={"b": 0.5}, update_schedule=[part("a"), everything])
+    again.load_state_dict(state)
+    for own, made in ((net, trainer), (late, again)):
+        for step in range(3, 7):
+            give_gradients(own, step)
+            made.step()
+            made.zero_grad()
+    assert all(alike(one, other) for one, other in zip(net.parameters(), late.parameters(), strict=True))
+    empty = Trainer(graph(), Greedy, learning_rate_multipliers={"b": 0.5}, update_schedule=[part("a"), everything])
+    again.load_state_dict(empty.state_dict())
+    assert [group["k"] for group in optimizer_of(again).param_groups] == [0, 0]
+
+
+def test_arrays_to_evaluate_and_the_same_bits_afterwards() -> None:
+    net = chain()
+    trainer = Trainer(net, Greedy, learning_rate_multipliers={2: 0})
+    assert isinstance(trainer.optimizer, ForeignOptimizer)
+    give_gradients(net, 0)
+    trainer.step()
+    trainer.zero_grad()
+    before = arrays(net)
+    with trainer.optimizer.evaluating(), trainer.optimizer.evaluating():
+        assert changed(before, net) == {"0.weight", "0.bias"}
+        fast = optimizer_of(trainer).state[net[0].weight]["fast"]
+        assert torch.equal(net[0].weight, before["0.weight"] + fast)
+    assert not changed(before, net)
+    give_gradients(net, 1)
+    trainer.step()
+    plain = Trainer(chain(), "rmsprop").optimizer
+    with plain.evaluating():
+        pass
+
+
+def test_the_schedule_free_optimizers_train_and_evaluate() -> None:
+    schedulefree = pytest.importorskip("schedulefree")
+    net, twin = chain(), chain()
+    trainer = Trainer(net, "schedulefree.adamw", learning_rate=0.1, warmup_steps=3)
+    alone = schedulefree.AdamWScheduleFree(twin.parameters(), lr=0.1, warmup_steps=3)
+    alone.train()
+    for step in range(5):
+        give_gradients(net, step)
+        give_gradients(twin, step)
+        trainer.step()
+        trainer.zero_grad()
+        alone.step()
+    assert all(alike(one, other) for one, other in zip(net.parameters(), twin.parameters(), strict=True))
+    alone.eval()
+    with trainer.optimizer.evaluating():
+        assert all(alike(one, other) for one, other in zip(net.parameters(), twin.parameters(), strict=True))
+    state, late = copy.deepcopy(trainer.state_dict()), chain()
+    late.load_state_dict(net.state_dict())
+    again = Trainer(late, "schedulefree.adamw", learning_rate=0.1, warmup_steps=3)
+    again.load_state_dict(state)
+    for own, made in ((net, trainer), (late, again)):
+        give_gradients(own, 9)
+        made.step()
+    assert all(alike(one, other) for one, other in zip(net.parameters(), late.parameters(), strict=True))
+
+
+def test_an_optimizer_of_another_collection_is_that_class() -> None:
+    collection = pytest.importorskip("pytorch_optimizer")
+    net, twin = chain(), chain()
+    trainer = Trainer(net, "pytorch_optimizer.Lion", learning_rate=0.01, weight_decay=0.1)
+    alone = collection.Lion(twin.parameters(), lr=0.01, weight_decay=0.1)
+    for step in range(3):
+        give_gradients(net, step)
+        give_gradients(twin, step)
+        trainer.step()
+        trainer.zero_grad()
+        alone.step()
+    assert all(alike(one, other) for one, other in zip(net.parameters(), twin.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("instance", [True, False])
+@pytest.mark.parametrize("maximize", [True, False])
+def test_other_rows_leave_memory_and_direction_what_they_are(instance: bool, maximize: bool) -> None:
+    """A part climbs, another is held by hand for a step and then moves again, with other rules for what is left."""
+    net, twin = graph(), graph()
+    options = {"lr": 0.1, "momentum": 0.9, "maximize": maximize}
+    made = torch.optim.SGD(net.parameters(), **options) if instance else torch.optim.SGD
+    given = {} if instance else {"momentum": 0.9, "maximize": maximize}
+    recipe = Recipe(made, 0.1, None, {"a": -1}, None, None, False, given)
+    table = recipe.table(Tree(net), Extent(), ())
+    optimizer = recipe.optimizer_for(table)
+    assert isinstance(optimizer, ForeignOptimizer)
+    climbing = {"params": twin.a.parameters(), "maximize": not maximize}
+    alone = torch.optim.SGD([climbing, {"params": twin.b.parameters()}, {"params": twin.out.parameters()}], **options)
+    for step, held in enumerate(((), ("b.weight", "b.bias"), (), tuple(table.names), ())):
+        table = recipe.table(Tree(net), Extent(), (), held)
+        optimizer.use(table)
+        give_gradients(net, step)
+        give_gradients(twin, step)
+        now = table.at(Progress())
+        optimizer.move(now, [g for i in now.moving.indices if (g := optimizer.arrays[i].grad) is not None])
+        for name, parameter in twin.named_parameters():
+            parameter.grad = None if name in held else parameter.grad
+        alone.step()
+    assert all(alike(one, other) for one, other in zip(net.parameters(), twin.parameters(), strict=True))
+
+
+def test_arrays_that_are_thawed_join_an_optimizer_that_did_not_have_them() -> None:
+    net, twin = graph(), graph()
+    trainer = Trainer(net, "rmsprop", learning_rate=0.1, learning_rate_multipliers={"a": 0})
+    alone = torch.optim.RMSprop([*twin.b.parameters(), *twin.out.parameters()], lr=0.1)
+    for step in range(4):
+        give_gradients(net, step)
+        give_gradients(twin, step)
+        trainer.step()
+        trainer.zero_grad()
+        alone.step()
+        if step == 1:
+            trainer.thaw("a")
+            alone.add_param_group({"params": twin.a.parameters()})
+    assert all(alike(one, other) for one, other in zip(net.parameters(), twin.parameters(), strict=True))
+
+
+def test_a_rate_that_is_a_tensor_is_one_for_each_row() -> None:
+    net = graph()
+    made = torch.optim.SGD(net.parameters(), lr=torch.tensor(0.1))
+    trainer = Trainer(net, made, learning_rate_multipliers={"a": 0.5, "b": 2})
+    give_gradients(net, 0)
+    before = arrays(net)
+    trainer.step()
+    for name, factor in {"a.bias": 0.05, "b.bias": 0.2, "out.bias": 0.1}.items():
+        array = dict(net.named_parameters())[name]
+        assert array.grad is not None
+        assert torch.allclose(array, before[name] - factor * array.grad)

@@ -21,6 +21,7 @@ LAYERS = {
     "run": 3,
     "listen": 4,
     "front": 4,
+    "optim": 4,
     "experiment": 4,
     "demo": 4,
     "cli": 4,

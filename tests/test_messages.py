@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim import lr_scheduler as peers
 
 import etude
 from etude.bind.left import set_rules
@@ -42,9 +43,12 @@ from etude.step.optim.registry import by_name
 from etude.step.optim.rule import Setting
 from etude.step.precision import check_precision
 from etude.step.reading import Reader
+from etude.step.torch_schedules import from_torch, to_torch
 from etude.step.trainer import Trainer
 from etude.step.update import Update
 from etude.values.part import Repeat, everything, part, where
+from etude.values.progress import Progress
+from etude.values.reactive import plateau
 from etude.values.rules import rules, times
 from etude.values.schedule import cycle, schedule
 from etude.values.spans import steps
@@ -73,6 +77,16 @@ def of(literal: Any) -> Any:
 
 def never(name: str, array: Tensor) -> bool:
     return False
+
+
+def scheduler(groups: Any = None, stepped: int = 0) -> peers.LRScheduler:
+    """A scheduler of torch, of an optimizer that has made some steps."""
+    optimizer = torch.optim.SGD(net().parameters() if groups is None else groups, lr=0.1)
+    made = peers.StepLR(optimizer, 3)
+    for _ in range(stepped):
+        optimizer.step()
+        made.step()
+    return made
 
 
 def trainer(optimizer: Any = "adamw", of_net: nn.Module | None = None, **options: Any) -> Trainer:
@@ -592,6 +606,92 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
         ["has 2 classes, 0 to 1", "the targets have 2 (samples 0, 1", "Classes count from 0"],
     ),
     "precision": (lambda: check_precision("f16"), SettingError, ["precision='f16'", "known are fp32", '"fp16"']),
+    # schedulers of torch
+    "no scheduler's function": (
+        lambda: from_torch(peers.StepLR),
+        ScheduleError,
+        ["from_torch(<StepLR>): a class is given", "lambda optimizer: StepLR(optimizer, 30), rate=0.1"],
+    ),
+    "no scheduler": (
+        lambda: from_torch(lambda optimizer: 3, 0.1),  # type: ignore[arg-type,return-value]
+        ScheduleError,
+        ["a scheduler of torch.optim.lr_scheduler is needed, not a int", "rate=0.1"],
+    ),
+    "no scheduler made": (
+        lambda: from_torch(lambda optimizer: peers.StepLR(optimizer, 1 // 0), 0.1),
+        ScheduleError,
+        ["cannot be made: ZeroDivisionError"],
+    ),
+    "scheduler elsewhere": (
+        lambda: from_torch(lambda optimizer: scheduler(), 0.1),
+        ScheduleError,
+        ["is of another optimizer than the one that the function was given"],
+    ),
+    "scheduler of a score": (
+        lambda: from_torch(peers.ReduceLROnPlateau(torch.optim.SGD(net().parameters()))),
+        ScheduleError,
+        ["follows a score", 'Write plateau("val.loss"'],
+    ),
+    "scheduler stepped": (
+        lambda: from_torch(scheduler(stepped=2)),
+        ScheduleError,
+        ["has been stepped 2 times", "Give one that has not been stepped"],
+    ),
+    "scheduler of groups": (
+        lambda: from_torch(scheduler([{"params": [array]} for array in net().parameters()])),
+        ScheduleError,
+        ["has 6 groups", "Write a function for each"],
+    ),
+    "scheduler with two rates": (
+        lambda: from_torch(scheduler(), 0.1),
+        ScheduleError,
+        ["has the rate of its optimizer already", "Leave out rate=0.1"],
+    ),
+    "scheduler without a rate": (
+        lambda: from_torch(lambda optimizer: peers.StepLR(optimizer, 3)),
+        ScheduleError,
+        ["its rate follows that of its optimizer", "Write from_torch(..., rate=0.1)"],
+    ),
+    "scheduler with no rate": (
+        lambda: from_torch(lambda optimizer: peers.StepLR(optimizer, 3), -1),
+        ScheduleError,
+        ["rate=-1: a positive number is needed", "Write rate=0.1"],
+    ),
+    "scheduler's setting": (
+        lambda: from_torch(scheduler(), setting="momentun"),
+        ScheduleError,
+        ["setting='momentun' is not known: 'learning_rate' or 'momentum'", 'Nearest: "momentum"'],
+    ),
+    "scheduler without momentum": (
+        lambda: from_torch(peers.StepLR(torch.optim.Adagrad(net().parameters()), 3), setting="momentum"),
+        ScheduleError,
+        ["its optimizer has no momentum", "Leave out setting='momentum'"],
+    ),
+    "scheduler that ends": (
+        lambda: from_torch(lambda optimizer: peers.OneCycleLR(optimizer, 0.1, total_steps=5)).at(Progress(9)),
+        ScheduleError,
+        ["from_torch(<OneCycleLR>): the scheduler has 6 values", "Tried to step", "Write .until(steps(6)).then(value)"],
+    ),
+    "optimizer to drive": (
+        lambda: to_torch(0.1, net()),  # type: ignore[arg-type]
+        ScheduleError,
+        ["to_torch(constant(0.1)): an optimizer of torch is needed, not a ModuleDict"],
+    ),
+    "what torch hears": (
+        lambda: to_torch(0.1 * plateau("val.loss"), torch.optim.SGD(net().parameters())),
+        ScheduleError,
+        ["listens to 'val.loss'", "a LambdaLR hears no metrics", "Step with etude.Trainer"],
+    ),
+    "rates to drive": (
+        lambda: to_torch(0.1, torch.optim.SGD(net().parameters(), lr=0.0)),
+        ScheduleError,
+        ["groups have the rate 0", "write relative=True"],
+    ),
+    "epochs to drive": (
+        lambda: to_torch(0.1, torch.optim.SGD(net().parameters()), steps_per_epoch=0.5),  # type: ignore[arg-type]
+        ScheduleError,
+        ["steps_per_epoch=0.5: a whole number, at least 1"],
+    ),
     # updates and games
     "update by name": (lambda: Update("a.b", "mse"), SettingError, ["Update('a.b')", 'Update("critic", ...)']),
     "update by a taken name": (
@@ -675,7 +775,7 @@ def test_a_message_is_a_few_plain_sentences(name: str) -> None:
     assert "  " not in text
     assert ".." not in text.replace("...", "")
     assert len(text) < 700
-    assert not re.search(r"etude\.\w+\.\w+", text), "the place of a module in the package is nobody's business"
+    assert not re.search(r"etude\.(?!optim\.)\w+\.\w+", text), "the place of a module in the package is nobody's business"
 
 
 def lines_of(error: BaseException | None) -> set[tuple[str, int]]:

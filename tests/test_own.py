@@ -162,7 +162,7 @@ def test_sets_of_moving_arrays_are_remembered_for_a_while_only() -> None:
         trainer.step(ignore_stale_grad=True)
         trainer.zero_grad()
     assert isinstance(trainer.optimizer, OwnOptimizer)
-    assert len(trainer.optimizer._bundles) <= 512
+    assert len(trainer.optimizer._plans) <= 512
     counts = [own.get("count", 0) for own in memory_of(trainer).values()]
     assert counts == [sum(step >> n & 1 for step in range(600)) for n in range(12)]
 
@@ -214,9 +214,9 @@ def test_a_state_made_contiguous_goes_on_to_the_same_bits(rule: str) -> None:
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ({"mean": torch.zeros(3), "count": 1}, r"memory 'mean' has shape \(3,\), the array \(2,\)"),
-        ({"speed": torch.zeros(2)}, "memory 'speed' is none of adamw: mean, square, largest"),
-        ({"mean": 1.0}, "memory 'mean' is a float, not a tensor"),
+        ({"mean": torch.zeros(3), "count": 1}, r"memory 'mean' of '1' has shape \(3,\), the array \(2,\)"),
+        ({"speed": torch.zeros(2)}, "memory 'speed' of '1' is none of adamw: mean, square, largest"),
+        ({"mean": 1.0}, "memory 'mean' of '1' is a float, not a tensor"),
     ],
 )
 def test_a_memory_that_does_not_fit_changes_nothing(state: dict[str, Any], message: str) -> None:

@@ -75,7 +75,7 @@ def test_the_scale_does_not_change_the_step() -> None:
         precision.backward((net(x) - y).square().mean())
         assert net[0].weight.grad is not None
         assert net[0].weight.grad.abs().max() > 100
-        assert precision.step(scaled, False, "raise")
+        assert precision.step(scaled._stepper, False, "raise")
         (twin(x) - y).square().mean().backward()
         plain.step()
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(net.parameters(), twin.parameters(), strict=True))
@@ -86,45 +86,45 @@ def test_overflow_halves_the_scale_and_leaves_the_step_out_whatever_the_policy()
         net = chain()
         trainer, precision = Trainer(net, "adamw"), Precision("fp16", CPU)
         before = arrays(net)
-        precision.good = 7
+        precision.scale.good = 7
         precision.backward((net(data(1)[0][0]) * 1e38).mean())
-        assert not precision.step(trainer, False, policy)
-        assert (precision.scale, precision.good) == (32768.0, 0)
+        assert not precision.step(trainer._stepper, False, policy)
+        assert (precision.scale.value, precision.scale.good) == (32768.0, 0)
         assert changed(before, net) == set()
 
 
 def test_the_scale_is_never_below_one_nor_above_its_bound() -> None:
     net = chain()
     trainer, precision = Trainer(net, "sgd", learning_rate=0.0001), Precision("fp16", CPU)
-    precision.scale = 1.5
+    precision.scale.value = 1.5
     precision.backward(net(data(1)[0][0]).mean() * float("inf"))
-    precision.step(trainer, False, "skip")
-    assert precision.scale == 1.0
-    precision.scale, precision.good = 2.0**24, 1999
+    precision.step(trainer._stepper, False, "skip")
+    assert precision.scale.value == 1.0
+    precision.scale.value, precision.scale.good = 2.0**24, 1999
     trainer.zero_grad()
     precision.backward(net(data(1)[0][0]).mean())
-    assert precision.step(trainer, False, "skip")
-    assert (precision.scale, precision.good) == (2.0**24, 0)
+    assert precision.step(trainer._stepper, False, "skip")
+    assert (precision.scale.value, precision.scale.good) == (2.0**24, 0)
 
 
 def test_good_steps_double_the_scale() -> None:
     net = chain()
     trainer, precision = Trainer(net, "sgd", learning_rate=0.0001), Precision("fp16", CPU)
-    precision.good = 1999
+    precision.scale.good = 1999
     precision.backward(net(data(1)[0][0]).mean())
-    assert precision.step(trainer, False, "skip")
-    assert (precision.scale, precision.good) == (131072.0, 0)
+    assert precision.step(trainer._stepper, False, "skip")
+    assert (precision.scale.value, precision.scale.good) == (131072.0, 0)
 
 
 @pytest.mark.parametrize("name", ["fp32", "bf16", "fp64"])
 def test_without_a_scale_the_policy_decides(name: str) -> None:
     net = chain()
     trainer, precision = Trainer(net, "sgd"), Precision(name, CPU)
-    assert precision.scale == 1.0
+    assert precision.scale.value == 1.0
     precision.backward(net(data(1)[0][0]).mean() * float("inf"))
     with pytest.raises(NonFiniteError):
-        precision.step(trainer, False, "raise")
-    assert precision.step(trainer, False, "skip") is False
+        precision.step(trainer._stepper, False, "raise")
+    assert precision.step(trainer._stepper, False, "skip") is False
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -12,7 +12,7 @@ from etude.errors import EtudeError, PartError, ScheduleError, SettingError
 from etude.values.curves import cosine, cyclic, linear, multi_step, one_cycle, warm_restarts, warmup
 from etude.values.marks import FROZEN, INHERIT
 from etude.values.part import everything, part, where
-from etude.values.reactive import when
+from etude.values.reactive import plateau, when
 from etude.values.rules import rules, times
 from etude.values.schedule import constant, cycle, pieces, repeat, schedule
 from etude.values.spans import epochs, every, fraction, hours, minutes, samples, seconds, steps, tokens
@@ -49,6 +49,7 @@ VALUES: list[Any] = [
     *(cosine(1).clamp(0.1).until(epochs(3)).then(0.1), constant(FROZEN).until(steps(3)).then(halves)),
     *(cycle(part("critic") * 5, "generator"), cycle(0.1, repeat(0.2, 3), linear(0, 1, over=steps(3)))),
     *(pieces(FROZEN, (epochs(1), 0.1), (epochs(2), cosine(0.1))), when("loss", above=0.5, at_most=3)),
+    *(linear(0, 1, over=steps(5), ahead=True), one_cycle(0.1, ahead=True), 0.1 * plateau("val.loss", cooldown=2)),
     *(times(0.1), times(cosine(1)), rules(None), rules({"a": times(0.5), part(nn.LayerNorm) | "*.bias": 0})),
     rules([("a", 1), (everything, 0.5), ("b", INHERIT)], setting="weight_decay"),
 ]
@@ -77,7 +78,7 @@ def test_text_is_what_a_person_would_write() -> None:
     [lambda progress: 1, schedule(lambda progress: 1), where(lambda n, a: True), part(nn.Linear(1, 1)), object()],
 )
 def test_what_has_no_text_is_an_error(value: object) -> None:
-    with pytest.raises(SettingError, match=r"has no text form: a lambda, a module or an array.*Give a function a name"):
+    with pytest.raises(SettingError, match=r"has no text form: a lambda, a module, an array.*Give a function a name"):
         write(value)
 
 

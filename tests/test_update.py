@@ -19,14 +19,9 @@ def test_it_keeps_what_it_was_given() -> None:
     )
     assert (made.name, made.loss, made.part, made.optimizer) == ("critic", "mse", part("critic"), "sgd")
     assert (made.learning_rate, made.turn, made.own_batch) == (0.1, constant(5), True)
-    assert made.options() == {
-        "learning_rate": 0.1,
-        "learning_rate_multipliers": None,
-        "rules": None,
-        "update_schedule": None,
-        "part": part("critic"),
-        "momentum": 0.9,
-    }
+    recipe = made.recipe(strict=True)
+    assert (recipe.name, recipe.limit, recipe.strict) == ("sgd", part("critic"), True)
+    assert (recipe.base["learning_rate"], recipe.base["momentum"]) == (constant(0.1), constant(0.9))
     assert repr(made) == "Update('critic', part=part('critic'), optimizer='sgd')"
 
 

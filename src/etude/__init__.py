@@ -1,5 +1,6 @@
 """étude: training for PyTorch in one grammar, setting[where, when] = value."""
 
+from etude import optim
 from etude._version import __version__
 from etude.bind.left import learning_rate_multipliers, rules_of, set_rules
 from etude.errors import (
@@ -23,6 +24,7 @@ from etude.run.evaluate import Evaluate
 from etude.run.plan import Plan
 from etude.run.result import Result
 from etude.run.run import Run
+from etude.step.averages import ema, swa
 from etude.step.gan import GAN
 from etude.step.trainer import Trainer
 from etude.step.update import Update
@@ -42,7 +44,7 @@ from etude.values.curves import (
 from etude.values.marks import FROZEN, INHERIT
 from etude.values.part import Part, everything, part, where
 from etude.values.progress import Extent, Progress
-from etude.values.reactive import when
+from etude.values.reactive import plateau, when
 from etude.values.rules import Rules, rules, times
 from etude.values.schedule import Schedule, constant, cycle, pieces, repeat, schedule
 from etude.values.spans import (
@@ -93,6 +95,7 @@ __all__ = [
     "cosine",
     "cycle",
     "cyclic",
+    "ema",
     "epochs",
     "events",
     "every",
@@ -106,8 +109,10 @@ __all__ = [
     "minutes",
     "multi_step",
     "one_cycle",
+    "optim",
     "part",
     "pieces",
+    "plateau",
     "polynomial",
     "read",
     "repeat",
@@ -119,6 +124,7 @@ __all__ = [
     "set_rules",
     "step_decay",
     "steps",
+    "swa",
     "times",
     "tokens",
     "train",

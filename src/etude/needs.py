@@ -11,6 +11,9 @@ _EXTRAS = {
     "torchmetrics": "metrics",
     "datasets": "datasets",
     "sklearn": "examples",
+    "pytorch_optimizer": "optimizers",
+    "schedulefree": "optimizers",
+    "timm": "timm",
 }
 
 

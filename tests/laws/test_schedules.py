@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.optim import Optimizer, lr_scheduler
 
 from effort import examples
 from etude.errors import ScheduleError
+from etude.step.torch_schedules import from_torch
 from etude.values.curves import (
     cosine,
     cyclic,
@@ -26,7 +29,7 @@ from etude.values.curves import (
 from etude.values.marks import FROZEN
 from etude.values.part import everything, part
 from etude.values.progress import Extent, Progress
-from etude.values.reactive import when
+from etude.values.reactive import plateau, when
 from etude.values.schedule import Schedule, constant, cycle, pieces, repeat
 from etude.values.spans import Span, epochs, every, fraction, samples, steps, tokens
 from etude.values.text import read, write
@@ -72,11 +75,11 @@ overs = st.none() | spans()
 parts = st.sampled_from([part("a"), part("b.0"), part("*.bias"), everything, part("a") | "c", part("l")[2:4]])
 
 curves: st.SearchStrategy[Schedule] = st.one_of(
-    st.builds(linear, numbers, numbers, overs),
-    st.builds(cosine, numbers, numbers, overs),
-    st.builds(polynomial, numbers, numbers, positive, overs),
-    st.builds(exponential, positive, positive, overs),
-    st.builds(one_cycle, numbers, numbers, numbers, st.floats(0.1, 0.9), overs),
+    st.builds(linear, numbers, numbers, overs, ahead=st.booleans()),
+    st.builds(cosine, numbers, numbers, overs, ahead=st.booleans()),
+    st.builds(polynomial, numbers, numbers, positive, overs, ahead=st.booleans()),
+    st.builds(exponential, positive, positive, overs, ahead=st.booleans()),
+    st.builds(one_cycle, numbers, numbers, numbers, st.floats(0.1, 0.9), overs, ahead=st.booleans()),
     st.builds(inverse_sqrt, numbers, spans()),
     st.builds(step_decay, positive, shares, spans()),
     st.builds(lambda start, f, n: multi_step(start, f, [steps(n), steps(n + 3)]), numbers, shares, st.integers(1, 99)),
@@ -84,6 +87,30 @@ curves: st.SearchStrategy[Schedule] = st.one_of(
     st.builds(warm_restarts, numbers, numbers, spans(), st.sampled_from([1, 1.5, 2]), shares),
     st.builds(warmup, spans(), shares, st.sampled_from(["linear", "exponential", "constant"])),
 )
+names = st.sampled_from(["loss", "score"])
+plateaus = st.builds(
+    plateau,
+    names,
+    st.sampled_from(["min", "max"]),
+    st.floats(0.1, 0.9).map(lambda x: round(x, 2)),
+    st.integers(0, 3),
+    st.sampled_from([0.0, 1e-4, 0.1]),
+    st.sampled_from(["rel", "abs"]),
+    st.integers(0, 3),
+    st.sampled_from([0.0, 0.1]),
+)
+
+
+def fall(o: Optimizer) -> lr_scheduler.LRScheduler:
+    return lr_scheduler.ExponentialLR(o, 0.97)
+
+
+def waves(o: Optimizer) -> lr_scheduler.LRScheduler:
+    return lr_scheduler.CosineAnnealingWarmRestarts(o, 5, 2)
+
+
+# What has no text form.
+played = st.builds(from_torch, st.sampled_from([fall, waves]), positive, spans(1, 9))
 
 
 def turns(values: st.SearchStrategy[Any], made: st.SearchStrategy[Schedule]) -> st.SearchStrategy[Schedule]:
@@ -123,14 +150,15 @@ def reckoned(made: st.SearchStrategy[Schedule]) -> st.SearchStrategy[Schedule]:
 
 
 closed = st.builds(linear, numbers, numbers, spans()) | numbers.map(constant)
-of_numbers = st.recursive(curves | numbers.map(constant) | turns(numbers, closed), reckoned, max_leaves=5)
+of_numbers = st.recursive(curves | plateaus | numbers.map(constant) | turns(numbers, closed), reckoned, max_leaves=5)
 of_parts = st.recursive(parts.map(constant) | turns(parts, parts.map(constant)), joined, max_leaves=5)
-of_bools = joined(st.booleans().map(constant) | st.builds(when, st.sampled_from(["loss", "score"]), numbers))
+of_bools = joined(st.booleans().map(constant) | st.builds(when, names, numbers))
 schedules = of_numbers | of_parts | of_bools
+all_numbers = of_numbers | played | reckoned(played | curves)
 
 
 @quick
-@given(schedules, st.lists(clocks, min_size=2, max_size=6))
+@given(schedules | all_numbers, st.lists(clocks, min_size=2, max_size=6))
 def test_asking_in_any_order_gives_the_same(made: Schedule, asked: list[Progress]) -> None:
     forth = [made.at(progress) for progress in asked]
     back = [made.at(progress) for progress in reversed(asked)]
@@ -155,7 +183,7 @@ def test_spans_and_cadences_are_their_text(span: Span, minimum: Span | None) -> 
 
 
 @quick
-@given(schedules)
+@given(schedules | all_numbers)
 def test_what_check_passes_has_a_value_at_every_step(made: Schedule) -> None:
     try:
         made.check(RUN)
@@ -166,7 +194,7 @@ def test_what_check_passes_has_a_value_at_every_step(made: Schedule) -> None:
 
 
 @quick
-@given(of_numbers, of_numbers, clocks)
+@given(all_numbers, all_numbers, clocks)
 def test_arithmetic_is_that_of_the_values(one: Schedule, other: Schedule, progress: Progress) -> None:
     a, b = one.at(progress), other.at(progress)
     assert (one + other).at(progress) == a + b
@@ -267,7 +295,7 @@ def test_a_local_clock_is_one_in_all_units(span: Span, progress: Progress) -> No
 
 
 @quick
-@given(of_bools, st.lists(st.dictionaries(st.sampled_from(["loss", "score"]), numbers), max_size=6), clocks)
+@given(of_bools | of_numbers, st.lists(st.dictionaries(names, numbers), max_size=6), clocks)
 def test_what_is_remembered_decides_alone(made: Schedule, seen: list[dict[str, float]], progress: Progress) -> None:
     memory, again = made.start(), made.start()
     for metrics in seen:
@@ -276,3 +304,40 @@ def test_what_is_remembered_decides_alone(made: Schedule, seen: list[dict[str, f
     assert memory == again
     assert made.at(progress, memory) == made.at(progress, again)
     assert (memory is None) == (not made.reactive)
+    assert made.reactive == bool(made.listens)
+    told = {name: value for each in seen for name, value in each.items() if name not in made.listens}
+    assert made.see(memory, told) == memory
+
+
+@quick
+@given(of_bools | of_numbers, st.lists(st.dictionaries(names, numbers), max_size=6), clocks)
+def test_what_is_remembered_survives_a_file(made: Schedule, seen: list[dict[str, float]], progress: Progress) -> None:
+    memory, kept = made.start(), made.start()
+    for metrics in seen:
+        memory = made.see(memory, metrics)
+        kept = json.loads(json.dumps(made.see(kept, metrics), allow_nan=False))
+    assert made.at(progress, memory) == made.at(progress, kept)
+
+
+@quick
+@given(plateaus, st.lists(numbers, max_size=20))
+def test_a_plateau_only_falls_and_never_below_its_low(made: Schedule, scores: list[float]) -> None:
+    memory, values = made.start(), [made.at(before(0), made.start())]
+    for score in scores:
+        memory = made.see(memory, {"loss": score, "score": score})
+        values.append(made.at(before(0), memory))
+    assert values[0] == 1
+    assert values == sorted(values, reverse=True)
+    assert min(values) >= made.low  # type: ignore[attr-defined]
+
+
+@quick
+@given(numbers, numbers, st.none() | spans(), clocks)
+def test_a_curve_that_looks_ahead_is_where_it_will_be_a_step_later(
+    start: float, end: float, over: Span | None, progress: Progress
+) -> None:
+    for make in (linear, cosine):
+        plain, ahead = make(start, end, over), make(start, end, over, ahead=True)
+        assert ahead.at(progress) == pytest.approx(plain.at(before(int(progress.step) + 1)), abs=1e-9)
+        last = before(STEPS - 1 if over is None else in_steps(over) - 1)
+        assert ahead.at(last) == end

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -25,6 +25,8 @@ def resolve(
     only: Part | None = None,
     strict: bool = False,
     own: Mapping[str, Mapping[str, Schedule]] = MappingProxyType({}),
+    held: Collection[str] = (),
+    thawed: Collection[str] = (),
 ) -> Table:
     """Decide which rule gives each setting of each trainable array.
 
@@ -36,6 +38,8 @@ def resolve(
         only: limit the table to the arrays of this part.
         strict: a rule that is wholly covered by earlier ones is an error instead of a warning.
         own: base values of single arrays, by setting and name, instead of that of all.
+        held: names of arrays that were frozen by hand, whatever the rules say.
+        thawed: names of arrays that were thawed by hand: rules that freeze are passed over.
 
     Raises:
         PartError: a rule, or a part of the update schedule, matches nothing in the net; nothing in `only` is trainable.
@@ -56,7 +60,7 @@ def resolve(
         warnings.warn(f"This rule never decides, because earlier ones cover it: {text}", stacklevel=4)
     for text in (text for setting, made in rules.items() for text in _conflicts(tree, made, setting)):
         warnings.warn(text, stacklevel=4)
-    choose = _Chooser(tree, base, rules, matched, own)
+    choose = _Chooser(tree, base, rules, matched, own, held, thawed)
     choices = {name: {setting: choose(name, setting) for setting in base} for name in names}
     buffers = [name for name in tree.arrays if name not in tree.parameters]
     inside = set(tree.arrays) if only is None else set(only.names(tree))
@@ -76,19 +80,25 @@ class _Chooser:
         rules: Mapping[str, Rules],
         matched: Mapping[str, list[frozenset[str]]],
         own: Mapping[str, Mapping[str, Schedule]],
+        held: Collection[str],
+        thawed: Collection[str],
     ) -> None:
         self.tree, self.base, self.rules, self.matched, self.own = tree, base, rules, matched, own
+        self.held, self.thawed = frozenset(held), frozenset(thawed)
 
     def __call__(self, name: str, setting: str) -> Choice:
         base = self.own.get(setting, {}).get(name, self.base[setting])
         absolute = base != self.base[setting]
+        if setting == RATE and name in self.held:
+            return Choice(None, None, "frozen by hand")
+        thawed = setting == RATE and name in self.thawed
         for (place, value), names in zip(self.rules.get(setting, ()), self.matched.get(setting, ()), strict=True):
-            if name in names:
+            if name in names and not (thawed and value is FROZEN):
                 if value is INHERIT:
                     break
                 return self._choice(base, absolute, value, f"{place!r}: {value!r}")
         left = left_for(self.tree, name, setting)
-        if left is not None:
+        if left is not None and not (thawed and left[0] is FROZEN):
             return self._choice(base, absolute, *left)
         return Choice(base, None, "no rule", absolute)
 

@@ -41,6 +41,9 @@ def show(checked: Checked) -> str:
             f"{work.trainer.name}: {', '.join(f'{k} {v}' for k, v in work.trainer.settings().items() if k != 'name')}"
         )
         lines.append(work.trainer.table.show(extent))
+    for name, one in checked.averages.each.items():
+        used = "; validation data are looked at with it" if name == checked.plan.evaluate_with else ""
+        lines += ["", f"Average {name!r}: {one.average!r}, of {len(one.names)} arrays{used}"]
     if checked.idle:
         lines += ["", f"Never moved: {', '.join(checked.idle)}"]
     return "\n".join(lines)

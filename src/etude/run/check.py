@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -15,11 +17,13 @@ from etude.data.source import Items, Source, check_finite, source, split_validat
 from etude.errors import DataError, PlanError
 from etude.run.dry_run import dry_run, materialise, prove_validation, restored_on_error, same_buffers, try_single
 from etude.run.evaluate import Evaluate, Evaluator
+from etude.step.averaging import Averages
 from etude.step.gan import GAN
 from etude.step.precision import Precision
 from etude.step.update import Update
 from etude.step.work import Work
 from etude.values.progress import Extent
+from etude.values.reactive import check_told
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,6 +40,7 @@ class Checked:
         evaluator: for the validation data, or None.
         extent: how long the run is, as far as it is known.
         device: where it is trained.
+        averages: the averages of the plan at work; one set for the run, whatever the number of updates.
         chosen: what was chosen where nothing was said, and every conversion of the data.
         idle: names of the arrays that never move.
     """
@@ -47,6 +52,7 @@ class Checked:
     evaluator: Evaluator | None
     extent: Extent
     device: torch.device
+    averages: Averages
     chosen: dict[str, Any] = field(default_factory=dict)
     idle: tuple[str, ...] = ()
 
@@ -54,6 +60,19 @@ class Checked:
     def table(self) -> Any:
         """The table of the first update: settings of every array."""
         return self.works[0].trainer.table
+
+    @contextmanager
+    def looked_at(self) -> Iterator[None]:
+        """Within it the net is what validation data are looked at with: the average of `evaluate_with`, or itself.
+
+        Optimizers that evaluate other arrays than they train (schedule-free ones) show these.
+        """
+        with ExitStack() as stack:
+            for work in self.works:
+                stack.enter_context(work.trainer.optimizer.evaluating())
+            if self.plan.evaluate_with is not None:
+                stack.enter_context(self.averages.use(self.plan.evaluate_with))
+            yield
 
     def show(self) -> str:
         """What will happen, as text: the length of the run, and for each update the table of its arrays."""
@@ -89,12 +108,13 @@ def prove(plan: Plan, net: nn.Module, data: Any) -> Checked:
         batch = _first(flow)
         materialise(net, batch)
         works = _works(plan, net, device, extent)
+        averages = Averages(plan.averages, works[0].trainer.table.tree, extent)
         with same_buffers(net):
             dry_run(works, net, batch, training, extent)
             if flow.samples and flow.batch_size and 1 in (flow.batch_size, flow.samples % flow.batch_size):
                 try_single(net, works, batch, extent)
             evaluator = _evaluator(plan, evaluate, aside, net, works, flow, device)
-    return Checked(plan, net, works, flow, evaluator, extent, device, chosen, _idle(net, works))
+    return Checked(plan, net, works, flow, evaluator, extent, device, averages, chosen, _idle(net, works))
 
 
 def _validation(plan: Plan, made: Source, chosen: dict[str, Any]) -> tuple[Evaluate | None, Source, Source | None]:
@@ -213,7 +233,6 @@ def _works(plan: Plan, net: nn.Module, device: torch.device, extent: Extent) -> 
         raise PlanError(f"updates: every update needs a name of its own, and one at least is needed: {names}.")
     if plan.precision == "fp16" and len(updates) > 1:
         raise PlanError("precision='fp16' scales one loss; with several updates use precision='bf16'.")
-    options = {"total": extent, "strict": plan.strict, "seed": plan.seed}
     made = tuple(
         Work(
             update,
@@ -222,7 +241,9 @@ def _works(plan: Plan, net: nn.Module, device: torch.device, extent: Extent) -> 
             plan.non_finite,
             plan.ignore_stale_grad,
             plan.compile,
-            options,
+            extent,
+            plan.strict,
+            plan.seed,
         )
         for update in updates
     )
@@ -245,6 +266,8 @@ def _evaluator(
     if evaluate is None or aside is None:
         if plan.patience is not None and flow.batches_per_epoch is None and plan.epochs is None:
             raise PlanError("patience needs validation data, or epochs that end. Write validation=.")
+        for work in works:
+            check_told(work.trainer.table.schedules(), ())
         return None
     size: int | None = evaluate.batch_size or flow.batch_size or 32
     if evaluate.batch_size is None and aside.batched:

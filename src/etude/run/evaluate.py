@@ -19,6 +19,7 @@ from etude.step.loss import Measured
 from etude.step.reading import Reader
 from etude.step.work import Work
 from etude.values.progress import Progress
+from etude.values.reactive import check_told
 from etude.values.spans import Cadence, Span, epochs, every
 
 _EVERY_EPOCH = every(epochs(1))
@@ -95,7 +96,8 @@ class Evaluator:
 
         Raises:
             SettingError: a metric fails, or the score for the best net is not a single number.
-            ScheduleError: the cadence is a share of a run whose length is not known.
+            ScheduleError: the cadence is a share of a run whose length is not known; a schedule listens to a score that
+                is not measured.
         """
         progress = self._works[0].trainer.progress
         self.cadence.due(progress, progress)
@@ -108,6 +110,8 @@ class Evaluator:
         self.metrics.reset()
         if self.best_by not in found:
             raise SettingError(f"best={self.best_by!r}: no such score. Scores: {', '.join(found)}.")
+        for work in self._works:
+            check_told(work.trainer.table.schedules(), [f"val.{name}" for name in found])
 
     def scores(self, progress: Progress) -> dict[str, float]:
         """The mean of the loss and of each of its terms, and every metric, over all validation data."""

@@ -30,6 +30,7 @@ class Best:
         self._judged: float | None = None
         self._final: dict[str, Tensor] | None = None
         self._last: float | None = None
+        self._averages: dict[str, dict[str, Tensor]] = {}
 
     @property
     def never_looked(self) -> bool:
@@ -46,18 +47,21 @@ class Best:
         return due
 
     def look(self, progress: Progress) -> Evaluated:
-        """Look at the validation data."""
+        """Look at the validation data, with the net or the average that the plan says."""
         assert self._evaluator is not None
-        scores = self._evaluator.scores(progress)
+        with self._checked.looked_at():
+            scores = self._evaluator.scores(progress)
+            score = scores[self._evaluator.best_by]
+            better = (self.score is None or self._improves(score, self.score, 0.0)) and not isnan(score)
+            if better:
+                self.score, self.progress = score, progress
+                self._keep()
+        measured = {f"val.{name}": score for name, score in scores.items()}
         for work in self._checked.works:
-            work.trainer.see({f"val.{name}": score for name, score in scores.items()})
-        score = scores[self._evaluator.best_by]
-        better = self.score is None or self._improves(score, self.score, 0.0)
-        if better and not isnan(score):
-            self.score, self.progress = score, progress
-            self._keep()
+            work.trainer.see(measured)
+        self._checked.averages.see(measured)
         self._judge(score)
-        return Evaluated(progress, scores, better and not isnan(score))
+        return Evaluated(progress, scores, better)
 
     def epoch(self, means: dict[str, float]) -> None:
         """An epoch ended: without validation data its training loss is what patience looks at."""
@@ -105,7 +109,13 @@ class Best:
             kept.copy_(arrays[name])
 
     def restore(self) -> None:
-        """Put the best arrays into the net; the last ones are kept for `final`."""
+        """Put the best arrays into the net; the last ones are kept for `final`, and the averages as they are."""
+        # An average that has not begun is the net itself, as it is after the last step.
+        each = self._checked.averages.each
+        self._averages = {
+            name: one.arrays if one.count else {n: array.clone() for n, array in one.arrays.items()}
+            for name, one in each.items()
+        }
         if self._kept is None:
             return
         arrays = self._arrays()
@@ -114,6 +124,11 @@ class Best:
         self._final = {name: array.clone() for name, array in arrays.items()}
         for name, kept in self._kept.items():
             arrays[name].copy_(kept)
+
+    @property
+    def averages(self) -> dict[str, dict[str, Tensor]]:
+        """Each average after the last step, by name of the array."""
+        return self._averages
 
     @property
     def final(self) -> dict[str, Tensor] | None:

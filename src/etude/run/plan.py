@@ -16,6 +16,7 @@ from etude.errors import PlanError, SettingError, nearest
 from etude.run.check import Checked, prove
 from etude.run.metrics import MetricLike
 from etude.run.randomness import own_randomness
+from etude.step.averages import Average, averages_in, unknown_average
 from etude.step.loss import LossLike
 from etude.step.precision import check_precision
 from etude.step.recipe import OptimizerLike, settings_known
@@ -47,6 +48,10 @@ class Plan:
         batch_size: samples in a batch; 32 when nothing is said, except for data that come in batches.
         validation: data, a fraction of the training data, or `Evaluate(...)`; looked at after every epoch.
         metrics: what is measured on the validation data: names, functions of (output, target), torchmetrics metrics.
+        averages: averages of arrays, `(ema(0.999), swa("head"))`, taken after each step; see `ema`. They are the run's,
+            not those of one of several updates.
+        evaluate_with: the name of an average: the validation data are looked at with it in place of the arrays, and so
+            the best net is the average at its best. None: the arrays themselves.
         patience: stop when more than so many looks in a row brought no improvement of at least `min_delta`. By the
             validation score, or by the epoch's training loss when there are no validation data.
         min_delta: the smallest change that counts as an improvement; equality never does.
@@ -83,6 +88,8 @@ class Plan:
         batch_size: int | None = None,
         validation: Any = None,
         metrics: MetricLike | None = None,
+        averages: Average | Sequence[Average] = (),
+        evaluate_with: str | None = None,
         patience: int | None = None,
         min_delta: float = 0.0,
         time_limit: Span | None = None,
@@ -110,6 +117,8 @@ class Plan:
         self.batch_size = _whole("batch_size", batch_size)
         self.validation = validation
         self.metrics = metrics
+        self.averages = averages_in(averages)
+        self.evaluate_with = evaluate_with
         self.patience = _whole("patience", patience, 0)
         self.min_delta = _number("min_delta", min_delta)
         self.time_limit = _time(time_limit)
@@ -178,6 +187,15 @@ def _check_options(plan: Plan) -> None:
         given = [name for name in own if getattr(plan, name) is not None] + list(plan.settings)
         if given:
             raise SettingError(f"{', '.join(given)}: with updates=[...] these are said in each Update.")
+    if plan.evaluate_with is not None:
+        names = [average.name for average in plan.averages]
+        if plan.evaluate_with not in names:
+            raise SettingError(f"evaluate_with={plan.evaluate_with!r}: {unknown_average(plan.evaluate_with, names)}")
+        if plan.validation is None:
+            raise SettingError(
+                f"evaluate_with={plan.evaluate_with!r} is for looking at validation data, and none are given. "
+                "Write validation=0.2."
+            )
     if plan.min_delta and plan.patience is None:
         raise SettingError(f"min_delta={plan.min_delta!r} says what patience counts as better. Write patience= too.")
 

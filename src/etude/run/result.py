@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
 import platform
@@ -20,10 +21,13 @@ from torch import Tensor, nn
 
 from etude._version import __version__
 from etude.data.batch import outline
-from etude.errors import StateError
+from etude.errors import SettingError, StateError
 from etude.run.check import Checked
 from etude.run.events import Ended, Event, Skipped, Stepped
 from etude.run.history import History
+from etude.run.weights import SavedAverages, save_weights
+from etude.step.averages import unknown_average
+from etude.step.averaging import put
 from etude.step.work import Work
 from etude.values.progress import Progress
 
@@ -61,6 +65,8 @@ class Result:
         plan: the plan itself; None in a result that was loaded.
         score: for the picture: names, steps, and the effective rate of each array at each of them (None where held).
         checkpoints: files written, none yet.
+        averages: each average of the plan as it was after the last step, by name of the array:
+            `result.averages["ema"]["0.weight"]`. Of a result that was loaded they are read when asked for.
     """
 
     net: nn.Module | None
@@ -91,6 +97,7 @@ class Result:
     score: dict[str, Any]
     checkpoints: list[str] = field(default_factory=list)
     plan: Any = None
+    averages: Mapping[str, dict[str, Tensor]] = field(default_factory=dict, compare=False)
     _final: dict[str, Tensor] | None = None
 
     @property
@@ -118,6 +125,25 @@ class Result:
                 array.copy_(self._final[name])
         return final
 
+    def averaged_net(self, name: str) -> nn.Module:
+        """A copy of the net as it was after the last step, with an average in place of the arrays it is of.
+
+        Raises:
+            SettingError: no average has that name; the nearest is named.
+            StateError: the result was loaded, and has no net.
+        """
+        if name not in self.averages:
+            raise SettingError(unknown_average(name, self.averages))
+        if self.net is None:
+            raise StateError(
+                f"averaged_net({name!r}): a result that was loaded has no net. The arrays are in averages[{name!r}]: "
+                "net.load_state_dict(..., strict=False)."
+            )
+        last = self.final_net
+        made = copy.deepcopy(self.net) if last is None or last is self.net else last
+        put(self.averages[name], made)
+        return made
+
     def plot(self, what: str = "loss", path: str | Path | None = None) -> Figure:
         """A figure of "loss", "rates", "score" (parts down, steps across, colour the rate), or of a metric by name.
 
@@ -131,7 +157,8 @@ class Result:
     def save(self, path: str | Path, *, net: bool = False) -> None:
         """Write everything but the net as JSON; with `net`, its arrays beside it as `<path stem>.safetensors`.
 
-        A file that is there is replaced in one instant, or left as it was.
+        The arrays of averages are in the same file, as "average:<name>:<array>". A file that is there is replaced in
+        one instant, or left as it was.
 
         Raises:
             StateError: `net` is wanted, and `path` itself ends in ".safetensors" or the result has no net.
@@ -142,19 +169,17 @@ class Result:
             raise StateError(f"save({str(path)!r}, net=True): " + _no_net(self.net is None))
         record = {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in _NOT_KEPT}
         record["history"] = self.history.to_dict()
+        mark = hashlib.sha256(json.dumps(record, allow_nan=False).encode()).hexdigest()
+        if net and self.averages:
+            names = {name: list(average) for name, average in self.averages.items()}
+            record[_AVERAGES] = {"names": names, "mark": mark}
         _replace(path, json.dumps({"format": _FORMAT, **record}, indent=1, allow_nan=False).encode())
         if net and self.net is not None:
-            from safetensors.torch import save_model
-
-            held = path.with_name(f".{path.stem}.safetensors.part")
-            save_model(self.net, str(held))
-            # The same rights as the file beside it: safetensors makes files for their owner alone.
-            held.chmod(path.stat().st_mode)
-            os.replace(held, arrays)
+            save_weights(arrays, self.net, self.averages, mark, path.stat().st_mode)
 
     @classmethod
     def load(cls, path: str | Path) -> Result:
-        """The result that `save` wrote, without its net.
+        """The result that `save` wrote, without its net. Averages are read from the file beside it when asked for.
 
         Raises:
             OSError: there is no such file, or it cannot be read.
@@ -163,6 +188,7 @@ class Result:
         try:
             record = json.loads(Path(path).read_text())
             version = record.pop("format")
+            averages = record.pop(_AVERAGES, None)
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise StateError(f"{path} is no result that save() wrote: {error}.") from None
         if version != _FORMAT:
@@ -174,12 +200,13 @@ class Result:
         try:
             history = History.from_dict(record.pop("history"))
             made = {name: _unplain(value) for name, value in record.items()}
+            beside = {} if averages is None else _beside(Path(path), averages)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise StateError(f"{path} is a damaged result: {error}.") from error
         damaged = [name for name, value in made.items() if not _fits(value, kinds[name])]
         if damaged:
             raise StateError(f"{path} is a damaged result: {', '.join(damaged)} cannot be what save() wrote.")
-        return cls(net=None, history=history, **made)
+        return cls(net=None, history=history, averages=beside, **made)
 
     def diff(self, other: Result) -> str:
         """How another result differs: options, optimizer, multipliers, versions, then losses; "" if in nothing."""
@@ -198,7 +225,9 @@ class Result:
         return f"Result({done}, {losses or 'no losses'}{best}, {self.stop_reason})"
 
 
-_NOT_KEPT = frozenset({"net", "plan", "_final"})
+_NOT_KEPT = frozenset({"net", "plan", "averages", "_final"})
+_AVERAGES = "averages"
+"""Under what a file says which averages are in the file beside it."""
 _MARK = "$"
 """The one key of a dict that stands in a file for a tuple, or for a float that JSON does not have."""
 
@@ -256,6 +285,7 @@ class Gatherer:
             call={name: _option(value) for name, value in plan.options().items()},
             score=_score(checked, int(progress.step)),
             plan=plan,
+            averages=best.averages,
             _final=best.final,
         )
 
@@ -343,6 +373,10 @@ def _differences(name: str, mine: Any, theirs: Any) -> list[str]:
         keys = dict.fromkeys([*mine, *theirs])
         return [line for key in keys for line in _differences(f"{name}.{key}", mine.get(key), theirs.get(key))]
     return [] if mine == theirs else [f"{name}: {mine!r} -> {theirs!r}"]
+
+
+def _beside(path: Path, said: Mapping[str, Any]) -> SavedAverages:
+    return SavedAverages(path.with_suffix(".safetensors"), said["names"], said["mark"])
 
 
 def _no_net(loaded: bool) -> str:

@@ -110,6 +110,8 @@ class Run:
                     break
                 self._advance(taken)
                 made = [(work, report) for work, report in reports if not report.refused]
+                if any(report.moved for _, report in made):
+                    checked.averages.update(before, self.progress)
                 if not made:
                     yield gatherer.see(Skipped(self.progress, "the loss or a gradient is not finite"))
                 else:

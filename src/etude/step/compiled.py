@@ -24,7 +24,7 @@ from etude.step.loss import Losses, Measured
 from etude.step.optim.own import Bundle, OwnOptimizer
 from etude.step.precision import Precision
 from etude.step.reading import Reader
-from etude.step.trainer import Trainer
+from etude.step.stepper import Stepper
 
 PROGRAMS = 16
 """Sets of moving arrays that get a program; what moves in further sets is stepped without one."""
@@ -57,7 +57,7 @@ class CompiledStep:
         net: nn.Module,
         losses: Losses,
         read: Reader,
-        trainer: Trainer,
+        trainer: Stepper,
         precision: Precision,
         looks: bool,
         ignore_stale_grad: bool,
@@ -199,12 +199,17 @@ class CompiledStep:
         return torch.compile(_its_own(program), fullgraph=True, dynamic=False, options=options)
 
 
-def _compilable(trainer: Trainer, precision: Precision) -> OwnOptimizer:
+def _compilable(trainer: Stepper, precision: Precision) -> OwnOptimizer:
     optimizer = trainer.optimizer
     if not isinstance(optimizer, OwnOptimizer):
         raise PlanError(
             f"compile=True compiles the update too, and {trainer.name!r} is not one of étude's own rules. "
             'Write optimizer="adamw", "adam" or "sgd", or leave compile out.'
+        )
+    if optimizer.rule.draws or optimizer.rule.takes_sparse:
+        raise PlanError(
+            f"compile=True: {trainer.name!r} draws numbers or takes sparse gradients, which is not compiled. Leave "
+            "compile out."
         )
     if precision.name == "fp16":
         raise PlanError('compile=True: fp16 needs a loss scale, which is not compiled. Write precision="bf16".')

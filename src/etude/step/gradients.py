@@ -1,7 +1,8 @@
 """From the gradients that backward left to those that the update rule gets, in one stated order.
 
-count (divide the sum) → finite? → noise → clip by value → clip by global norm. A gradient that the user can read is
-never changed: the first operation makes new tensors, the later ones work on those.
+count (divide the sum) → finite? → noise → clip by value → clip the norm of each array → clip joint norms → centralise →
+l2. A gradient that the user can read is never changed: the first operation makes new tensors, the later ones work on
+those.
 """
 
 from __future__ import annotations
@@ -15,22 +16,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etude.bind.table import Now
+from etude.bind.table import RATE, Now, Table
+from etude.step.optim.noise import mixed
 from etude.step.optim.rule import Setting
 
 GRADIENT_SETTINGS: Mapping[str, Setting] = {
     "clip_value": Setting(inf, 0.0, inf, closed=True),
+    "clip_array_norm": Setting(inf, 0.0, inf, closed=True),
     "clip_norm": Setting(inf, 0.0, inf, closed=True),
     "noise": Setting(0.0),
+    "centralise": Setting(False),
+    "l2": Setting(0.0),
+    "shrink": Setting(0.0),
     "clip_weights": Setting(inf, 0.0, inf, closed=True),
 }
-"""What `Trainer` does besides the update rule; each is off by default.
+"""What `Trainer` does besides the update rule; each is off by default, and each goes by part and by schedule.
 
-clip_value: each element of the gradient is kept within ± this. clip_norm: the gradients of all arrays that move now are
-scaled together so that their Euclidean norm is at most this (Pascanu et al., ICML 2013); one value for all arrays.
-noise: deviation of normal noise added to the gradient (Neelakantan et al., 2015). clip_weights: each element of the
-array is kept within ± this after the step (Arjovsky et al., "Wasserstein GAN", 2017).
+clip_value: each element of the gradient is kept within ± this. clip_array_norm: each gradient is scaled down so that
+its Euclidean norm is at most this. clip_norm: the gradients of what moves now are scaled down together so that their
+joint norm is at most this (Pascanu et al., ICML 2013); under rules the arrays of one rule have one joint norm.
+noise: deviation of normal noise added to the gradient (Neelakantan et al., 2015). centralise: from the gradient of an
+array of two or more dimensions the mean over all but the first is taken away (Yong et al., "Gradient centralization",
+ECCV 2020). l2: this times the array is added to the gradient, after all clipping: decay that goes through the update
+rule. shrink: the array is multiplied by 1 - rate·shrink before the update rule moves it: decay beside the rule
+(Loshchilov and Hutter, ICLR 2019), for any rule. clip_weights: each element of the array is kept within ± this after
+the step (Arjovsky et al., "Wasserstein GAN", 2017).
 """
+
+_DENSE = frozenset({"noise", "centralise", "l2"})
+"""Settings that fill a sparse gradient."""
 
 
 @dataclass(slots=True)
@@ -42,31 +56,40 @@ class Gradients:
 
     def divide(self, count: float) -> None:
         """From a sum over `count` to a mean."""
-        self.values, self.own = list(torch._foreach_div(self.values, count)), True
-
-    def scale(self, factor: Tensor) -> None:
-        """Multiply by one scalar tensor."""
-        if not self.own:
-            self.values, self.own = [gradient * factor.to(gradient.device) for gradient in self.values], True
+        if any(gradient.is_sparse for gradient in self.values):
+            self.values = [gradient / count for gradient in self.values]
         else:
-            for gradient in self.values:
-                gradient.mul_(factor.to(gradient.device))
+            self.values = list(torch._foreach_div(self.values, count))
+        self.own = True
 
     def writable(self) -> list[Tensor]:
-        """The gradients as tensors of our own."""
+        """The gradients as tensors of our own; of a sparse one the values of the rows it has."""
         if not self.own:
-            self.values, self.own = [gradient.clone() for gradient in self.values], True
-        return self.values
+            self.values = [gradient.clone() for gradient in self.values]
+        self.own = True
+        self.values = [gradient.coalesce() if gradient.is_sparse else gradient for gradient in self.values]
+        return [_numbers(gradient) for gradient in self.values]
 
-    def shape_like(self, arrays: Sequence[Tensor], strides: Sequence[tuple[int, ...]]) -> None:
-        """Give every gradient the strides and type of its array; a sparse one becomes dense.
+    def dense(self) -> None:
+        """Fill sparse gradients with zeros."""
+        self.values = [gradient.to_dense() if gradient.is_sparse else gradient for gradient in self.values]
+
+    def shape_like(self, arrays: Sequence[Tensor], sparse: bool) -> None:
+        """Give every gradient the strides and type of its array; a sparse one becomes dense unless `sparse`.
 
         torch's fused kernels on the CPU walk both as flat memory and would move the wrong elements otherwise.
         """
-        for i, (gradient, stride) in enumerate(zip(self.values, strides, strict=True)):
-            if gradient.is_sparse or gradient.stride() != stride or gradient.dtype != arrays[i].dtype:
-                dense = gradient.to_dense() if gradient.is_sparse else gradient
-                self.values[i] = torch.empty_like(arrays[i], requires_grad=False).copy_(dense)
+        for i, (gradient, array) in enumerate(zip(self.values, arrays, strict=True)):
+            if gradient.is_sparse:
+                if sparse:
+                    continue
+                gradient = gradient.to_dense()
+            # What moves an array in half precision by way of float32 gets its gradient in float32.
+            wide = gradient.dtype is torch.float32 and array.dtype in (torch.float16, torch.bfloat16)
+            if gradient.stride() != array.stride() or (gradient.dtype != array.dtype and not wide):
+                dtype = torch.float32 if wide else array.dtype
+                gradient = torch.empty_like(array, dtype=dtype, requires_grad=False).copy_(gradient)
+            self.values[i] = gradient
 
 
 def all_finite(gradients: Sequence[Tensor]) -> bool:
@@ -100,21 +123,65 @@ def names_not_finite(names: Sequence[str], tensors: Sequence[Tensor]) -> tuple[s
     )
 
 
-def prepare(gradients: Gradients, now: Now, settings: frozenset[str], seed: int, draw: tuple[int, int]) -> None:
-    """Noise and clipping, for those of the gradient settings that are in use. Sparse gradients become dense."""
-    if any(gradient.is_sparse for gradient in gradients.values):
-        gradients.values = [gradient.to_dense() if gradient.is_sparse else gradient for gradient in gradients.values]
+def prepare(
+    gradients: Gradients,
+    arrays: Sequence[Tensor],
+    now: Now,
+    table: Table,
+    settings: frozenset[str],
+    seed: int,
+    draw: tuple[int, int],
+) -> None:
+    """Noise, clipping, centralising and l2, for those of the gradient settings that are in use."""
+    if settings & _DENSE:
+        gradients.dense()
     if "noise" in settings:
         _add_noise(gradients, _each(now, "noise"), seed, draw)
     if "clip_value" in settings:
         _clip_values(gradients.writable(), _each(now, "clip_value"))
+    if "clip_array_norm" in settings:
+        for tensor, bound in zip(gradients.writable(), _each(now, "clip_array_norm"), strict=True):
+            _clip_norm([tensor], bound)
     if "clip_norm" in settings:
-        _clip_norm(gradients, min(now.columns["clip_norm"]))
+        _clip_joint_norms(gradients.writable(), now, table)
+    if "centralise" in settings:
+        _centralise(gradients.writable(), _each(now, "centralise"))
+    if "l2" in settings:
+        each = zip(gradients.writable(), arrays, _each(now, RATE), _each(now, "l2"), strict=True)
+        for tensor, array, rate, share in each:
+            if share:
+                # A rule that climbs turns the gradient round; decay shrinks all the same.
+                tensor.add_(_numbers(array), alpha=share if rate > 0 else -share)
+
+
+def shrink(arrays: Sequence[Tensor], now: Now) -> None:
+    """Multiply what is about to move by 1 - rate·shrink; a rate that climbs shrinks all the same."""
+    for array, rate, share in zip(arrays, _each(now, RATE), _each(now, "shrink"), strict=True):
+        if share:
+            array.mul_(1 - abs(rate) * share)
 
 
 def clip_weights(arrays: Sequence[Tensor], now: Now) -> None:
     """Keep the elements of what has moved within their bound."""
-    _clip_values(arrays, _each(now, "clip_weights"))
+    _clip_values([_numbers(array.detach()) for array in arrays], _each(now, "clip_weights"))
+
+
+def joint_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """The Euclidean norm of all elements of some gradients, a scalar."""
+    values = [_numbers(tensor.coalesce() if tensor.is_sparse else tensor) for tensor in tensors]
+    return _norm(values)
+
+
+def _norm(tensors: Sequence[Tensor]) -> Tensor:
+    """The joint norm; of numbers in half precision, whose squares soon overflow, in float32."""
+    wide = [t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors]
+    return torch.nn.utils.get_total_norm(wide)
+
+
+def _numbers(tensor: Tensor) -> Tensor:
+    """The real numbers that a tensor is made of: of a sparse one those it has, of a complex one pairs."""
+    values = tensor._values() if tensor.is_sparse else tensor
+    return torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
 
 
 def _each(now: Now, setting: str) -> list[Any]:
@@ -126,16 +193,11 @@ def _each(now: Now, setting: str) -> list[Any]:
 
 def _add_noise(gradients: Gradients, deviations: Sequence[float], seed: int, draw: tuple[int, int]) -> None:
     # Counted, not carried: the noise depends on the seed, the step and how many draws the step has had.
-    generator = torch.Generator().manual_seed(_mixed(_mixed(seed, draw[0]), draw[1]))
+    generator = torch.Generator().manual_seed(mixed(mixed(seed, draw[0]), draw[1]))
     for gradient, deviation in zip(gradients.writable(), deviations, strict=True):
         if deviation:
             drawn = torch.randn(gradient.shape, generator=generator, dtype=torch.float32)
             gradient.add_(drawn.to(gradient.device, gradient.dtype), alpha=deviation)
-
-
-def _mixed(seed: int, step: int) -> int:
-    """One number from two, by the odd constants of splitmix64: neighbours in either lie far apart."""
-    return (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) & 0x7FFFFFFFFFFFFFFF
 
 
 def _clip_values(tensors: Sequence[Tensor], bounds: Sequence[float]) -> None:
@@ -144,9 +206,25 @@ def _clip_values(tensors: Sequence[Tensor], bounds: Sequence[float]) -> None:
             tensor.clamp_(-bound, bound)
 
 
-def _clip_norm(gradients: Gradients, bound: float) -> None:
-    if bound == inf or not gradients.values:
+def _clip_joint_norms(tensors: Sequence[Tensor], now: Now, table: Table) -> None:
+    """One joint norm for the arrays that one rule names."""
+    together: dict[tuple[str, float], list[Tensor]] = {}
+    for index, tensor, bound in zip(now.moving.indices, tensors, _each(now, "clip_norm"), strict=True):
+        together.setdefault((table.choices[table.names[index]]["clip_norm"].rule, bound), []).append(tensor)
+    for (_, bound), own in together.items():
+        _clip_norm(own, bound)
+
+
+def _clip_norm(tensors: Sequence[Tensor], bound: float) -> None:
+    if bound == inf:
         return
-    norm = torch.nn.utils.get_total_norm(gradients.values)
     # No host has to wait for the norm: the factor stays on the device and is 1 where nothing is clipped.
-    gradients.scale((bound / (norm + 1e-6)).clamp(max=1.0))
+    factor = (bound / (_norm(tensors) + 1e-6)).clamp(max=1.0)
+    for tensor in tensors:
+        tensor.mul_(factor.to(tensor.device))
+
+
+def _centralise(tensors: Sequence[Tensor], asked: Sequence[bool]) -> None:
+    for tensor, wanted in zip(tensors, asked, strict=True):
+        if wanted and tensor.dim() > 1:
+            tensor.sub_(tensor.mean(dim=tuple(range(1, tensor.dim())), keepdim=True))

@@ -3,36 +3,50 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from math import inf
 from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor, nn
 
 from etude.bind.left import settings_left
 from etude.bind.resolve import resolve
-from etude.bind.table import RATE, Table
+from etude.bind.table import RATE, Choice, Table
 from etude.errors import ScheduleError, SettingError, nearest
 from etude.step.gradients import GRADIENT_SETTINGS
-from etude.step.optim.foreign import Factory, ForeignOptimizer, check_options, options_of, settings_of
+from etude.step.optim.foreign import ForeignOptimizer
+from etude.step.optim.groups import ABSENT
+from etude.step.optim.lbfgs import LBFGSOptimizer
+from etude.step.optim.maker import Asked, Maker
+from etude.step.optim.options import check_options
 from etude.step.optim.own import OwnOptimizer
-from etude.step.optim.registry import by_name
+from etude.step.optim.registry import by_name, preset_of
 from etude.step.optim.rule import Setting, UpdateRule
+from etude.step.optim.several import SeveralOptimizer
 from etude.values.marks import Frozen, Inherit
-from etude.values.part import PartLike, part
+from etude.values.part import Part, PartLike, everything, part, where
 from etude.values.preview import moments
 from etude.values.progress import Extent, Progress
 from etude.values.rules import Rules, RulesLike, Times, rules
-from etude.values.schedule import Schedule, schedule, update_schedule
-from etude.values.tree import Tree
+from etude.values.schedule import Schedule, refuse_scheduler, schedule, update_schedule
+from etude.values.tree import Tree, has_shape
 
-OptimizerLike: TypeAlias = "str | UpdateRule | type[torch.optim.Optimizer] | torch.optim.Optimizer | Factory"
+OptimizerLike: TypeAlias = "Asked | Rules | Mapping[Any, Asked] | list[tuple[Any, Asked]]"
+
+Optimizer: TypeAlias = "OwnOptimizer | ForeignOptimizer | LBFGSOptimizer | SeveralOptimizer"
+"""An optimizer at work."""
+
+OPTIMIZER = "optimizer"
+"""Where optimizers are given by part, which one an array has is a setting of that name."""
 
 
 class Recipe:
     """The optimizer, its settings and its rules, checked; `table` meets a net with them.
 
     Attributes:
+        makers: the optimizers, by label; `places` says by part which label, where there are several.
         base: the schedule of each setting without rules. rules: the call's rules by setting.
         update_schedule: the schedule of parts that move, or None. limit: the part that is stepped, or None: all.
     """
@@ -48,79 +62,65 @@ class Recipe:
         strict: bool,
         settings: Mapping[str, Any],
     ) -> None:
-        self.optimizer = by_name(optimizer) if isinstance(optimizer, str) else optimizer
-        if isinstance(self.optimizer, type) and issubclass(self.optimizer, UpdateRule):
-            self.optimizer = self.optimizer()
-        self.options: dict[str, Any] = {}
+        self.makers, self.places = _makers(optimizer)
+        self._pairs_muon = isinstance(optimizer, str) and len(self.makers) == 2
+        self.given = {key: value for key, value in settings.items() if key not in GRADIENT_SETTINGS}
+        self.known = self._known_settings()
+        settings = _split_betas(settings, self.known)
         self._said = {*settings, *(() if learning_rate is None else (RATE,))}
-        self.known = self._known_settings(settings)
-        self.base = self._base(learning_rate, _split_betas(settings, self.known))
+        self.base = self._base(learning_rate, settings)
         self.rules = self._rules(given, multipliers)
         self.update_schedule = update_schedule(moves)
         self.limit = None if limit is None else part(limit)
         self.strict = strict
+        self._exempt: dict[tuple[str, str], str] = {}
 
     @property
     def name(self) -> str:
-        """The optimizer's name, as in a state."""
-        made = self.optimizer
-        if isinstance(made, UpdateRule):
-            return made.name
-        if isinstance(made, type):
-            return made.__name__
-        return type(made).__name__ if isinstance(made, torch.optim.Optimizer) else getattr(made, "__name__", "factory")
+        """The optimizer's name, as in a state; of several all their names."""
+        return ", ".join(self.makers)
 
-    def _known_settings(self, settings: Mapping[str, Any]) -> dict[str, Setting | None]:
-        """Every setting there is, with what it may be (None: whatever the optimizer takes)."""
-        made = self.optimizer
-        if isinstance(made, UpdateRule):
-            return {**made.settings, **GRADIENT_SETTINGS}
-        if isinstance(made, type) and issubclass(made, torch.optim.Optimizer):
-            own = {key: value for key, value in settings.items() if key not in GRADIENT_SETTINGS}
-            check_options(made, own)
-            self.options = {
-                key: value for key, value in own.items() if not isinstance(value, Schedule) and not callable(value)
-            }
-            names: Iterable[str] = settings_of(options_of(made))
-        elif isinstance(made, torch.optim.Optimizer):
-            names = settings_of(made)
-        elif callable(made):
-            names = ()
-        else:
-            raise SettingError(
-                f"optimizer={made!r}: a name, a class of torch.optim, an instance or a function of parameter groups is "
-                'needed. Write optimizer="adamw".'
-            )
-        return {**dict.fromkeys(names), **GRADIENT_SETTINGS}
+    @property
+    def _last(self) -> Maker:
+        """The optimizer that gives the base values: of several the last, which is that of everything else."""
+        return next(reversed(self.makers.values()))
+
+    def _known_settings(self) -> dict[str, Setting | None]:
+        """Every setting there is, with what it may be (None: it depends, or whatever the optimizer takes)."""
+        found: dict[str, Setting | None] = {}
+        for maker in reversed(self.makers.values()):
+            if len(self.makers) == 1 and maker.kind is not None:
+                check_options(maker.kind, self.given)
+            for key, setting in maker.settings.items():
+                found[key] = setting if found.get(key, setting) == setting else None
+        return {**found, **GRADIENT_SETTINGS}
 
     def _base(self, learning_rate: Any, settings: Mapping[str, Any]) -> dict[str, Schedule]:
-        values: dict[str, Any] = {RATE: self._default_rate() if learning_rate is None else learning_rate}
-        made = self.optimizer
-        if isinstance(made, UpdateRule):
-            values.update({key: setting.default for key, setting in made.settings.items()})
-        elif isinstance(made, torch.optim.Optimizer):
-            values.update(settings_of(made))
-        elif isinstance(made, type):
-            values.update(settings_of({**options_of(made), **self.options}))
+        values: dict[str, Any] = {RATE: self._last.rate if learning_rate is None else learning_rate}
+        for maker in self.makers.values():
+            values.update(maker.defaults)
+        values.update(self._last.defaults)
+        options = {key for maker in self.makers.values() for key in maker.options}
         for key, value in settings.items():
-            if key not in self.known and key not in self.options:
-                raise SettingError(self._unknown(key))
             if key in self.known:
                 values[key] = value
+            elif key not in options or key == "lr":
+                raise SettingError(self._unknown(key))
         return {key: self._checked(key, value) for key, value in values.items()}
 
-    def _default_rate(self) -> float:
-        made = self.optimizer
-        if isinstance(made, torch.optim.Optimizer):
-            return float(made.param_groups[0]["lr"])
-        return 1e-3
-
     def _checked(self, key: str, value: Any) -> Schedule:
-        setting = self.known.get(key)
-        if setting is not None and not isinstance(value, Schedule) and not callable(value) and value != setting.default:
-            setting.check(key, value)
-        if key == RATE and not isinstance(value, Schedule) and not callable(value):
-            check_rate(value)
+        refuse_scheduler(value)
+        if not isinstance(value, Schedule) and not callable(value):
+            if key == RATE:
+                check_rate(value)
+            own = (
+                [self.known.get(key)]
+                if key in GRADIENT_SETTINGS
+                else [m.settings.get(key) for m in self.makers.values()]
+            )
+            for setting in own if key in self._said else ():
+                if setting is not None and value != setting.default:
+                    setting.check(key, value)
         return schedule(value)
 
     def _unknown(self, key: str) -> str:
@@ -151,18 +151,31 @@ class Recipe:
         for setting in made:
             if setting not in self.base:
                 self.base[setting] = schedule(GRADIENT_SETTINGS[setting].default)
-        if "clip_norm" in made:
-            raise SettingError(
-                "clip_norm is one bound for the norm of all gradients: give a value or a schedule, no rules."
-            )
         return made
+
+    def change(self, setting: str, literal: RulesLike) -> None:
+        """Put rules for a setting before those there are; of a part that has a rule the old one goes.
+
+        Args:
+            setting: any setting, or "learning_rate_multipliers": rules for the rate whose numbers multiply.
+            literal: rules by part.
+
+        Raises:
+            RuleError, SettingError: nothing is changed.
+        """
+        relative = setting == "learning_rate_multipliers"
+        found = self._rules(None, literal) if relative else self._rules({setting: literal}, None)
+        for key, made in found.items():
+            parts = {place for place, _ in made}
+            self.rules[key] = Rules((*made, *(pair for pair in self.rules.get(key, Rules()) if pair[0] not in parts)))
 
     def _split(self, key: str, literal: RulesLike) -> dict[str, RulesLike]:
         """Rules for betas are rules for beta1 and for beta2."""
         if key != "betas" or "beta1" not in self.known:
             return {key: literal}
         pairs = [(place, _pair(value)) for place, value in rules(literal, setting="betas")]
-        return {f"beta{i + 1}": Rules(tuple((place, pair[i]) for place, pair in pairs)) for i in range(2)}
+        split = {f"beta{i + 1}": Rules(tuple((place, pair[i]) for place, pair in pairs)) for i in range(2)}
+        return {**split, **({key: literal} if key in self.known else {})}
 
     def _check_rules(self, setting: str, made: Rules) -> None:
         known = self.known.get(setting)
@@ -170,12 +183,56 @@ class Recipe:
             if known is not None and not isinstance(value, Schedule | Times | Inherit | Frozen):
                 known.check(f"the rule {place!r} for {setting}", value)
 
-    def _of_groups(self, tree: Tree) -> dict[str, dict[str, Schedule]]:
-        """What the groups of an optimizer instance say of their arrays, where the call says nothing: base values."""
-        names = {id(array): name for name, array in tree.arrays.items()}
+    def _owners(self, tree: Tree) -> dict[str, Maker]:
+        """The optimizer of each array; of several the first whose part has it."""
+        if not self.places:
+            return dict.fromkeys(tree.arrays, self._last)
+        found: dict[str, Maker] = {}
+        for place, label in self.places:
+            for name in place.names(tree):
+                found.setdefault(name, self.makers[label])
+        return found
+
+    def _own(self, tree: Tree, owners: Mapping[str, Maker]) -> dict[str, dict[str, Schedule]]:
+        """Base values of single arrays, by setting, where the call says nothing.
+
+        The defaults of an array's own optimizer, if there are several; what the groups of an instance say of it; and
+        the exemptions of an update rule.
+        """
         made: dict[str, dict[str, Schedule]] = {}
-        groups = self.optimizer.param_groups if isinstance(self.optimizer, torch.optim.Optimizer) else []
-        for setting in set(self.base) - self._said if len(groups) > 1 else ():
+        for name in tree.trainable:
+            if name not in owners:
+                continue
+            maker = owners[name]
+            values = {RATE: maker.rate, **maker.defaults} if self.places else {}
+            exempt = maker.own_defaults(name, tree.arrays[name])
+            self._exempt.update({(name, setting): maker.name for setting in exempt if setting not in self._said})
+            for setting, value in {**values, **exempt}.items():
+                if setting not in self._said:
+                    made.setdefault(setting, {})[name] = schedule(self._right(maker, setting, value))
+        for maker in self.makers.values():
+            for setting, values in self._of_groups(maker, tree, owners).items():
+                made.setdefault(setting, {}).update(values)
+        return made
+
+    def _right(self, maker: Maker, setting: str, value: Any) -> Any:
+        """A default of an array's own, once it is known to be one that the setting may have."""
+        if setting != RATE and setting not in self.known:
+            raise SettingError(f"The defaults of {maker.name} have {setting!r}. {self._unknown(setting)}")
+        known = maker.settings.get(setting) or GRADIENT_SETTINGS.get(setting)
+        if known is not None and value != known.default:
+            known.check(f"{setting} by default of {maker.name}", value)
+        self.base.setdefault(
+            setting, schedule(GRADIENT_SETTINGS[setting].default if setting in GRADIENT_SETTINGS else value)
+        )
+        return value
+
+    def _of_groups(self, maker: Maker, tree: Tree, owners: Mapping[str, Maker]) -> dict[str, dict[str, Schedule]]:
+        """What the groups of an optimizer instance say of their arrays, where the call says nothing: base values."""
+        names = {id(array): name for name, array in tree.arrays.items() if owners.get(name) is maker}
+        made: dict[str, dict[str, Schedule]] = {}
+        groups = maker.groups()
+        for setting in {RATE, *maker.settings} - self._said if len(groups) > 1 else ():
             key = "lr" if setting == RATE else setting
             made[setting] = {
                 names[id(array)]: schedule(group[key])
@@ -186,13 +243,37 @@ class Recipe:
             }
         return made
 
-    def table(self, tree: Tree, extent: Extent, uncounted: tuple[str, ...]) -> Table:
-        """Resolve against a net, and prove every schedule over the run; its clock does not count `uncounted` units."""
+    def table(
+        self,
+        tree: Tree,
+        extent: Extent,
+        uncounted: tuple[str, ...],
+        held: Collection[str] = (),
+        thawed: Collection[str] = (),
+    ) -> Table:
+        """Resolve against a net, and prove every schedule over the run.
+
+        Args:
+            tree: the net. extent: how long the run is. uncounted: units that its clock does not count.
+            held: names of arrays that are frozen by hand, whatever the rules say.
+            thawed: names of arrays that move though a rule freezes them.
+        """
         if not tree.trainable:
             raise SettingError("The net has no trainable arrays: nothing has requires_grad=True.")
         self._heed(settings_left(tree))
-        own = self._of_groups(tree)
-        made = resolve(tree, self.base, self.rules, self.update_schedule, self.limit, self.strict, own)
+        if self._pairs_muon:
+            self.places = _muons(tree, *self.makers)
+        owners = self._owners(tree)
+        own = self._own(tree, owners)
+        base, given = dict(self.base), dict(self.rules)
+        if self.places:
+            base = {RATE: base.pop(RATE), OPTIMIZER: schedule("none"), **base}
+            given[OPTIMIZER] = self.places
+        made = resolve(tree, base, given, self.update_schedule, self.limit, self.strict, own, held, thawed)
+        if self._exempt:
+            made = _told(made, self._exempt)
+        if self.places:
+            made = self._apart(made, owners)
         for each in made.schedules():
             try:
                 each.check(extent, uncounted)
@@ -201,6 +282,34 @@ class Recipe:
                 raise ScheduleError(f"{error}{hint if 'epochs' in repr(each) else ''}") from None
         self._prove(made, [progress.without(*uncounted) for progress in moments(extent, 33, unknown=0.0)])
         return made
+
+    def _apart(self, table: Table, owners: Mapping[str, Maker]) -> Table:
+        """The table of several optimizers: settings that an array's optimizer does not have are absent there."""
+        lost = [name for name, of in table.choices.items() if not of[RATE].frozen and name not in owners]
+        if lost:
+            shown = ", ".join(map(repr, lost[:5])) + (", ..." if lost[5:] else "")
+            raise SettingError(
+                f'No optimizer is given for {shown}, which may move. Write everything: "adamw" last, or hold them: '
+                "learning_rate_multipliers={...: 0}."
+            )
+        for setting, own in self.rules.items():
+            for place, value in own:
+                here = [owners[name] for name in place.names(table.tree) if name in table.choices and name in owners]
+                if here and not any(_has(maker, setting) for maker in here):
+                    names, there = " and ".join(dict.fromkeys(maker.name for maker in here)), (RATE, *here[0].settings)
+                    raise SettingError(
+                        f"The rule {place!r}: {value!r} for {setting} selects arrays of {names} alone, which has no "
+                        f"such setting. Settings: {', '.join(there)}.{nearest(setting, there)}"
+                    )
+        choices = {}
+        for name, of in table.choices.items():
+            maker = owners.get(name)
+            choices[name] = {s: c if maker is None or _has(maker, s) else _absent() for s, c in of.items()}
+            for setting, choice in choices[name].items():
+                known = None if maker is None else maker.settings.get(setting)
+                if known is not None and choice.constant:
+                    known.check(f"{setting} of {name!r}", choice.at(Progress()))
+        return Table(table.tree, choices, table.update_schedule, table.base_rate, table.frozen_buffers, table.covered)
 
     def _prove(self, table: Table, asked: Sequence[Progress]) -> None:
         """Look at what schedules give over the run: a function shows its parts and numbers only when it is asked."""
@@ -222,21 +331,99 @@ class Recipe:
 
     def _heed(self, left: set[str]) -> None:
         """Settings for which rules were left on modules: those that are off otherwise are on."""
-        if "clip_norm" in left:
-            raise SettingError(
-                "clip_norm was left on a module: it is one bound for all gradients. Give it to the call."
-            )
         for setting in sorted(left - {RATE} - set(self.base)):
             if setting in self.known:
                 self.base[setting] = schedule(GRADIENT_SETTINGS[setting].default)
             else:
                 warnings.warn(f"Rules left on modules are not used: {self._unknown(setting)}", stacklevel=5)
 
-    def optimizer_for(self, table: Table) -> OwnOptimizer | ForeignOptimizer:
-        """The optimizer at work on the arrays of `table`."""
-        if isinstance(self.optimizer, UpdateRule):
-            return OwnOptimizer(self.optimizer, [table.tree.arrays[name] for name in table.names])
-        return ForeignOptimizer(self.optimizer, table, self.options)
+    def optimizer_for(self, table: Table, seed: int = 0, half: str = "master") -> Optimizer:
+        """The optimizer at work on the arrays of `table`; `seed` is that of the draws of our rules."""
+        if not self.places:
+            return self._last.at_work(table, self.given, seed, half)
+        labels = [of[OPTIMIZER].at(Progress()) for of in table.choices.values()]
+        members = {}
+        for label, maker in self.makers.items():
+            indices = [i for i, own in enumerate(labels) if own == label]
+            members[label] = maker.at_work(table, self.given, seed, half, indices)
+        return SeveralOptimizer(members, table)
+
+
+def _told(table: Table, exempt: Mapping[tuple[str, str], str]) -> Table:
+    """The table with the word that a value is the update rule's own default for the array."""
+    choices = {name: dict(of) for name, of in table.choices.items()}
+    for (name, setting), rule in exempt.items():
+        choice = choices.get(name, {}).get(setting)
+        if choice is not None and choice.rule == "no rule":
+            choices[name][setting] = replace(choice, rule=f"default of {rule} for it")
+    return Table(table.tree, choices, table.update_schedule, table.base_rate, table.frozen_buffers, table.covered)
+
+
+def _has(maker: Maker, setting: str) -> bool:
+    return setting in maker.settings or setting in GRADIENT_SETTINGS or setting in (RATE, OPTIMIZER)
+
+
+def _absent() -> Choice:
+    return Choice(schedule(ABSENT), None, "no rule", absolute=True)
+
+
+def _makers(optimizer: Any) -> tuple[dict[str, Maker], Rules]:
+    """The optimizers by label, and the label by part; no parts where there is one optimizer for everything."""
+    if isinstance(optimizer, str) and by_name(optimizer) is torch.optim.Muon and preset_of(optimizer):
+        # Its parts depend on the net: see `_muons`.
+        pair = (Maker(optimizer), Maker("adamw"))
+        return {maker.name: maker for maker in pair}, Rules()
+    if not isinstance(optimizer, Mapping | Rules | list):
+        alone = Maker(optimizer)
+        return {alone.name: alone}, Rules()
+    pairs = list(optimizer.items() if isinstance(optimizer, Mapping) else optimizer)
+    if not pairs or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
+        raise SettingError(
+            f"optimizer={optimizer!r}: optimizers by part are pairs of a part and an optimizer. "
+            'Write optimizer={"embed": "sgd", everything: "adamw"}.'
+        )
+    made: dict[Any, Maker] = {}
+    places: list[tuple[Part, Any]] = []
+    for place, asked in pairs:
+        maker = Maker(asked)
+        made.setdefault(maker.key, maker)
+        places.append((part(place), maker.key))
+    labels: dict[Any, str] = {}
+    for key, maker in made.items():
+        same = sum(other.name == maker.name for other in list(made.values())[: len(labels)])
+        labels[key] = f"{maker.name} {same + 1}" if same else maker.name
+    if places == [(everything, places[0][1])]:
+        return {labels[key]: maker for key, maker in made.items()}, Rules()
+    return {labels[key]: maker for key, maker in made.items()}, Rules(
+        tuple((place, labels[key]) for place, key in places)
+    )
+
+
+def _muons(tree: Tree, muon: str, other: str) -> Rules:
+    """Which arrays Muon moves where it is asked for by name: matrices, but no tables of embeddings.
+
+    Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
+    """
+    lazy = [name for name in tree.trainable if not has_shape(tree.arrays[name])]
+    if lazy:
+        raise SettingError(
+            f'optimizer="muon": {lazy[0]!r} has no shape yet, so it is not known whether it is a matrix. Call the net '
+            "once first."
+        )
+    nodes = tree.nodes.values()
+    tables = {id(node.weight) for node in nodes if isinstance(node, nn.Embedding | nn.EmbeddingBag)}
+
+    def is_a_matrix(name: str, array: Tensor) -> bool:
+        return array.dim() == 2 and id(array) not in tables
+
+    matrices = [name for name in tree.trainable if is_a_matrix(name, tree.arrays[name])]
+    if not matrices:
+        raise SettingError(
+            'optimizer="muon": the net has no trainable matrix outside embeddings, which is what Muon moves. Write '
+            'optimizer="adamw".'
+        )
+    rest = ((everything, other),) if len(matrices) < len(tree.trainable) else ()
+    return Rules(((where(is_a_matrix), muon), *rest))
 
 
 def _split_betas(settings: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
@@ -244,7 +431,7 @@ def _split_betas(settings: Mapping[str, Any], known: Mapping[str, Any]) -> dict[
     if "betas" not in settings or "beta1" not in known:
         return dict(settings)
     first, second = _pair(settings["betas"])
-    rest = {key: value for key, value in settings.items() if key != "betas"}
+    rest = {key: value for key, value in settings.items() if key != "betas" or "betas" in known}
     return {**rest, "beta1": first, "beta2": second}
 
 
@@ -260,13 +447,13 @@ def settings_known(optimizer: OptimizerLike) -> tuple[str, ...] | None:
     Raises:
         SettingError: no optimizer has that name.
     """
-    made = by_name(optimizer) if isinstance(optimizer, str) else optimizer
-    common = (RATE, *GRADIENT_SETTINGS)
-    if isinstance(made, UpdateRule):
-        return (*common, *made.settings, *(("betas",) if "beta1" in made.settings else ()))
-    if isinstance(made, type) and issubclass(made, torch.optim.Optimizer):
-        return (*common, *options_of(made))
-    return (*common, *settings_of(made)) if isinstance(made, torch.optim.Optimizer) else None
+    makers, _ = _makers(optimizer)
+    found = [RATE, *GRADIENT_SETTINGS]
+    for maker in makers.values():
+        if not maker.settings and not maker.options and not isinstance(maker.of, UpdateRule | torch.optim.Optimizer):
+            return None
+        found += [*maker.settings, *maker.options, *(("betas",) if "beta1" in maker.settings else ())]
+    return tuple(dict.fromkeys(found))
 
 
 def check_rate(rate: Any, said: str = "learning_rate") -> None:

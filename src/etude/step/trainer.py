@@ -1,4 +1,4 @@
-"""The step: what moves, by how much, and nothing else. Works alone in a hand-written loop.
+"""The step in a hand-written loop: counts, old and new gradients, accumulation, changes while training, the state.
 
 trainer = etude.Trainer(net, "adamw", learning_rate=1e-3, rules={"learning_rate": {"head": times(10)}})
 for x, y in batches:
@@ -8,36 +8,50 @@ for x, y in batches:
 
 from __future__ import annotations
 
+import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from math import inf
-from typing import Any, TypeAlias, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from math import inf, isfinite
+from numbers import Real
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from etude.bind.table import RATE, Moving, Now, Table
-from etude.errors import NonFiniteError, ScheduleError, SettingError, StaleGradientError, StateError
-from etude.step.gradients import GRADIENT_SETTINGS, Gradients, all_finite, clip_weights, names_not_finite, prepare
+from etude.bind.table import RATE, Table
+from etude.errors import (
+    EtudeError,
+    NonFiniteError,
+    PartError,
+    ScheduleError,
+    SettingError,
+    StaleGradientError,
+    StateError,
+)
+from etude.step import closure as with_closure
+from etude.step import states
+from etude.step.averages import Average
+from etude.step.averaging import Averaged, Averages
+from etude.step.gradients import joint_norm
 from etude.step.holder import holder
-from etude.step.optim.foreign import ForeignOptimizer
-from etude.step.optim.own import OwnOptimizer
-from etude.step.recipe import OptimizerLike, Recipe, check_rate
+from etude.step.ledger import gradients_of
+from etude.step.optim.half import check_way
+from etude.step.overlap import Claim
+from etude.step.recipe import Optimizer, OptimizerLike, Recipe, check_rate
+from etude.step.scale import LossScale
+from etude.step.states import listed
+from etude.step.stepper import Stepper
+from etude.step.window import Window
 from etude.values.part import PartLike
+from etude.values.part import part as part_of
 from etude.values.progress import Extent, Progress
 from etude.values.rules import RulesLike
 from etude.values.schedule import Schedule, schedule
 from etude.values.spans import Span
-from etude.values.text import write
-from etude.values.tree import Tree, has_shape
 
 Arrays: TypeAlias = "nn.Module | Mapping[str, Tensor] | Iterable[Tensor] | Iterable[tuple[str, Tensor]]"
-
-_FORMAT = 1
-_KEYS = {"optimizer", "progress", "learning_rate", "memory", "arrays"}
-_SETS = 512
-"""Sets of moving arrays whose tensors are kept at hand; stale gradients can make ever new ones."""
 
 
 class Trainer:
@@ -45,9 +59,10 @@ class Trainer:
 
     Args:
         net: a module; or its parameters as an iterable, pairs of name and parameter, or a dict.
-        optimizer: a name ("sgd", "adam", "adamw", or any class of torch.optim in lower case), a class of torch.optim
-            or of its shape, an instance, or a function from parameter groups to an instance.
-        learning_rate: a number or a schedule; 1e-3 when nothing is said (an instance keeps its own).
+        optimizer: a name ("adamw", "lion", "muon", any class of torch.optim in lower case, ...), a class of torch.optim
+            or of its shape, an instance, a function from parameter groups to an instance, an `UpdateRule`, or a dict of
+            such by part: `{"embed": "sparseadam", everything: "adamw"}`.
+        learning_rate: a number or a schedule; the optimizer's own default when nothing is said.
         rules: for any setting, rules by part: `{"weight_decay": {part(nn.LayerNorm) | "*.bias": 0}}`.
         learning_rate_multipliers: numbers or schedules by part that multiply the learning rate; 0 holds the part,
             a negative one climbs. The same as `rules={"learning_rate": {part: times(r)}}`.
@@ -59,14 +74,19 @@ class Trainer:
         non_finite: "raise" (NonFiniteError naming the arrays) or "skip" a step whose gradients are not all finite;
             None does not look. Looking waits for the device.
         strict: a rule that can never decide is an error, not a warning.
-        seed: of the gradient noise.
-        settings: of the update rule (`momentum=0.9`, `betas=(0.9, 0.98)`), and clip_norm, clip_value, noise,
-            clip_weights; each a value or a schedule.
+        seed: of gradient noise, and of update rules that draw.
+        accumulate: how many calls of `step` make one step of the optimizer; a whole number or a schedule of such.
+        averages: averages of the arrays, `(ema(0.999), swa("head", every=steps(100)))`, taken after each step.
+        loss_scale: for float16: `trainer.scale(loss).backward()` multiplies the loss by this; "dynamic" lets it follow
+            the gradients and leaves out steps that overflow.
+        half: how arrays that are float16 or bfloat16 themselves move: "master" keeps float32 copies, "stochastic"
+            rounds by chance, "plain" computes in the array's own numbers.
+        share: other trainers may move the same arrays.
+        settings: of the update rule (`momentum=0.9`, `betas=(0.9, 0.98)`), and those of every trainer: clip_value,
+            clip_array_norm, clip_norm, noise, centralise, l2, shrink, clip_weights; each a value or a schedule.
 
     Attributes:
-        progress: the clock: the step about to be made has number `progress.step + 1`.
-        table: what every array's settings are; `print(trainer.table.show())`.
-        detach: call it to let go of the net, which then no longer tells the trainer when it is called.
+        net: the module, or None where parameters were given.
 
     Raises:
         PartError, RuleError, ScheduleError, SettingError: before anything is changed.
@@ -87,138 +107,157 @@ class Trainer:
         non_finite: str | None = None,
         strict: bool = False,
         seed: int = 0,
+        accumulate: Any = 1,
+        averages: Average | Sequence[Average] = (),
+        loss_scale: float | str | None = None,
+        half: str = "master",
+        share: bool = False,
         **settings: Any,
     ) -> None:
         self.net = net if isinstance(net, nn.Module) else None
-        module = net if isinstance(net, nn.Module) else holder(net)
-        self._recipe = Recipe(
+        self._module = net if isinstance(net, nn.Module) else holder(net)
+        recipe = Recipe(
             optimizer, learning_rate, rules, learning_rate_multipliers, update_schedule, part, strict, settings
         )
         self._steps_per_epoch = _count(steps_per_epoch, "steps_per_epoch")
         # A hand-written loop counts steps and samples; a run, which gives an Extent, counts everything.
         uncounted = () if isinstance(total, Extent) else ("tokens",) if self._steps_per_epoch else ("tokens", "epochs")
-        self.progress = Progress(extent=_extent(total, self._steps_per_epoch)).without(*uncounted)
+        clock = Progress(extent=_extent(total, self._steps_per_epoch)).without(*uncounted)
         self._policy = _policy(non_finite)
-        self._seed = seed
-        self._drawn = (-1, 0)
-        self._use(self._recipe.table(Tree(module), self.progress.extent, uncounted))
-        self._optimizer = self._recipe.optimizer_for(self.table)
-        self._used: dict[int, tuple[Tensor, int]] = {}
-        self.memory: Mapping[Schedule, Any] = self.table.start()
-        self.detach: Callable[[], None] = _nothing
+        self._scale = LossScale(loss_scale)
+        self._window = Window(accumulate, clock.extent, uncounted)
+        self._held: frozenset[str] = frozenset()
+        self._thawed: frozenset[str] = frozenset()
+        self._stepper = Stepper(self._module, recipe, clock, uncounted, seed, check_way(half))
+        if self._stepper.optimizer.needs_closure and (accumulate != 1 or self._scale.active):
+            raise SettingError(
+                f"{self.name} computes the loss of the whole step itself, so nothing is accumulated or scaled. Leave "
+                "out accumulate= and loss_scale=."
+            )
+        self._averages = Averages(averages, self.table.tree, clock.extent, uncounted)
+        self._idle = self._find_idle()
+        self._claim = Claim(share)
+        self._let_go: Callable[[], Any] = self._stepper.leave
         if self.net is not None:
-            handle = self.net.register_forward_pre_hook(_Told(self))
+            handle = self.net.register_forward_pre_hook(_Told(self._stepper))
             # Called by the user, or when the trainer is gone: nothing stays behind on the net.
-            self.detach = weakref.finalize(self, handle.remove)
-
-    def _use(self, table: Table) -> None:
-        self.table = table
-        self._arrays = tuple(table.tree.arrays[name] for name in table.names)
-        self._extra = frozenset(GRADIENT_SETTINGS) & frozenset(table.settings)
-        self._moving: dict[Moving, tuple[list[Tensor], list[tuple[int, ...]]]] = {}
-        self._still_arrays: dict[Moving, tuple[Tensor, ...]] = {}
-        self._still = _still_modules(table)
+            finalizer = weakref.finalize(self, _leave, handle, self._stepper)
+            finalizer.atexit = False
+            self._let_go = finalizer
 
     # ------------------------------------------------------------------------------------------------ the step
 
-    def step(self, batch_size: float = 1, *, ignore_stale_grad: bool = False) -> bool:
+    def step(
+        self,
+        batch_size: float = 1,
+        *,
+        ignore_stale_grad: bool = False,
+        closure: Callable[[], Tensor] | None = None,
+    ) -> bool:
         """Move what moves now, by gradients of a loss summed over `batch_size` samples; the clock ticks.
 
         Args:
             batch_size: what the summed loss is divided by; 1 if the loss is a mean already. May change every step.
             ignore_stale_grad: arrays without a new gradient stay as they are, with their memory.
+            closure: for an optimizer that computes the loss several times a step (L-BFGS): a function that calls
+                `backward()` on the summed loss and returns it. Clearing gradients is not its task.
 
         Returns:
-            Whether the step was made; False if non_finite="skip" refused it (the clock ticks all the same).
+            Whether a step was made; False if non_finite="skip" or a dynamic loss scale refused it (the clock ticks all
+            the same), or if `accumulate` waits for more (it does not tick).
 
         Raises:
             StaleGradientError: an array that moves now has no gradient since the last step, or an old gradient with
                 a new one added; all such arrays are named, nothing is changed.
             NonFiniteError: a gradient is not finite and non_finite="raise"; nothing is changed.
-            SettingError: `batch_size` is not a positive finite number.
+            SettingError: `batch_size` is not a positive finite number; another trainer moves the same arrays.
         """
-        made = self.attempt(batch_size, ignore_stale_grad, self._policy)
-        # From now on every gradient that is there is an old one.
-        grads = [array.grad for array in self._arrays]
-        self._used = {i: (g, g._version) for i, g in enumerate(grads) if g is not None}
-        epoch = (self.progress.step + 1) / self._steps_per_epoch if self._steps_per_epoch else None
-        self.progress = self.progress.tick(samples=round(batch_size), epoch=epoch)
-        return made
+        return self.update(batch_size, ignore_stale_grad=ignore_stale_grad, closure=closure)
 
-    @torch.no_grad()
-    def attempt(self, batch_size: float, ignore_stale_grad: bool, non_finite: str | None) -> bool:
-        """The step itself, for a run, which keeps the clock and clears gradients: nothing ticks, nothing is marked."""
-        if not 0 < batch_size < inf:
-            raise SettingError(f"step({batch_size!r}): the number of samples is positive and finite.")
-        now = self.table.at(self.progress, self.memory)
-        if now.moving not in self._moving:
-            self._moving[now.moving] = self._look_up(now.moving)
-        arrays, strides = self._moving[now.moving]
-        gradients = [array.grad for array in arrays]
-        stale = self._stale(now.moving, gradients, ignore_stale_grad)
-        if stale:
-            now = Now(now.columns, self._without(now.moving, stale))
-            arrays, strides = self._moving[now.moving]
-            gradients = [array.grad for array in arrays]
-        found = cast("list[Tensor]", gradients)
-        refused = non_finite is not None and bool(found) and not all_finite(found)
-        if refused and non_finite == "raise":
-            self._raise_non_finite(now, found)
-        if found and not refused:
-            self._move(now, arrays, strides, found, batch_size)
-        return not refused
+    def allreduce_grads(self, *, ignore_stale_grad: bool = False) -> None:
+        """The first half of `step` by itself; then `clip_grads` or what you like with the gradients, then `update`.
 
-    def _move(
+        Gradients are looked at, and in one process there is nothing to sum.
+
+        Raises:
+            StaleGradientError: as for `step`.
+            SettingError: there are several processes, whose gradients this does not sum.
+        """
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            ranks = torch.distributed.get_world_size()
+            if ranks > 1:
+                raise SettingError(
+                    f"allreduce_grads(): there are {ranks} processes, and this does not sum their gradients. Wrap the "
+                    "net in torch.nn.parallel.DistributedDataParallel, which averages them in backward(), and call "
+                    "step()."
+                )
+        self._begin("allreduce_grads()")
+        with torch.no_grad():
+            self._stepper.fresh(ignore_stale_grad)
+
+    def clip_grads(self, max_norm: float, batch_size: float = 1) -> float:
+        """Scale the gradients of what moves now, in place, so that those of the mean loss have at most this norm.
+
+        Args:
+            max_norm: the bound of the joint Euclidean norm, positive. batch_size: as for the `update` that follows.
+
+        Returns:
+            The norm before; where it is not finite and non_finite="skip", nothing is scaled.
+
+        Raises:
+            NonFiniteError: the norm is not finite; StaleGradientError: as for `step`. Nothing is changed.
+        """
+        if isinstance(max_norm, bool) or not isinstance(max_norm, int | float) or not max_norm > 0:
+            raise SettingError(f"clip_grads({max_norm!r}): the largest norm is a positive number.")
+        self._begin("clip_grads()")
+        samples = _samples(batch_size)
+        with torch.no_grad():
+            now, found = self._stepper.fresh(False)
+            norm = float(joint_norm(found)) / (samples * self._scale.value) if found else 0.0
+            if not isfinite(norm) and self._policy != "skip" and not self._scale.dynamic:
+                self._stepper.raise_non_finite(now, found)
+            if isfinite(norm) and norm > max_norm:
+                self._stepper.scale_gradients(now, max_norm / (norm + 1e-6))
+        return norm
+
+    def update(
         self,
-        now: Now,
-        arrays: list[Tensor],
-        strides: list[tuple[int, ...]],
-        found: list[Tensor],
-        count: float,
-    ) -> None:
-        gradients = Gradients(found)
-        if count != 1:
-            gradients.divide(count)
-        if self._extra:
-            prepare(gradients, now, self._extra, self._seed, self._draw())
-        if strides and [gradient.stride() for gradient in gradients.values] != strides:
-            gradients.shape_like(arrays, strides)
-        self._optimizer.move(now, gradients.values)
-        if "clip_weights" in self._extra:
-            clip_weights(arrays, now)
+        batch_size: float = 1,
+        *,
+        ignore_stale_grad: bool = False,
+        closure: Callable[[], Tensor] | None = None,
+    ) -> bool:
+        """The second half of `step`: move by the gradients as they are now. Arguments and errors as for `step`."""
+        self._begin("step()")
+        samples = _samples(batch_size)
+        if closure is not None or self._stepper.optimizer.needs_closure:
+            return self._step_with(closure, samples, ignore_stale_grad)
+        size = self._window.size(self.progress)
+        if size == 1 and not self._window.open:
+            return self._make(samples, ignore_stale_grad)
+        return self._accumulate(samples, size, ignore_stale_grad)
 
-    def _draw(self) -> tuple[int, int]:
-        """Which draw of noise this is: the number of the step, and how many were drawn in it before."""
-        step = int(self.progress.step)
-        again = self._drawn[1] + 1 if self._drawn[0] == step else 0
-        self._drawn = (step, again)
-        return self._drawn
+    def flush(self, *, ignore_stale_grad: bool = False) -> bool:
+        """Make the step of a window of `accumulate` that is not full, divided by the samples that it has.
 
-    def _raise_non_finite(self, now: Now, found: list[Tensor]) -> None:
-        number = int(self.progress.step) + 1
-        names = names_not_finite([self.table.names[i] for i in now.moving.indices], found)
-        raise NonFiniteError(
-            f"Step {number} is refused: the gradients of {_listed(names)} are not finite. Nothing was changed. "
-            'Lower the learning rate, clip gradients (clip_norm=1.0), or write non_finite="skip".',
-            names,
-            number,
-        )
+        Returns:
+            Whether a step was made; False where nothing had been accumulated.
+        """
+        if not self._window.open:
+            return False
+        self._begin("flush()")
+        return self._make(self._window.samples, ignore_stale_grad)
 
-    def _look_up(self, moving: Moving) -> tuple[list[Tensor], list[tuple[int, ...]]]:
-        arrays = [self._arrays[i] for i in moving.indices]
-        lazy = [self.table.names[i] for i in moving.indices if not has_shape(self._arrays[i])]
-        if lazy:
-            raise SettingError(
-                f"step(): {_listed(lazy)} have no shape yet. Call the net once before the first step, or freeze them."
-            )
-        # Third-party optimizers look at strides themselves, and some take sparse gradients, which have none.
-        own = isinstance(self._optimizer, OwnOptimizer)
-        return arrays, [array.stride() for array in arrays] if own else []
+    def zero_grad(self) -> None:
+        """Forget all gradients of the arrays of this trainer, and what was accumulated."""
+        self._stepper.zero_grad()
+        self._window.clear()
 
-    # ------------------------------------------------------------------------------------- gradients, old and new
+    def scale(self, loss: Tensor) -> Tensor:
+        """The loss times the loss scale, for backward(); `step` divides by it."""
+        return loss * self._scale.value if self._scale.active else loss
 
-    @contextmanager
-    def only_moving(self) -> Iterator[None]:
+    def only_moving(self) -> AbstractContextManager[None]:
         """Compute the loss within this, and gradients are computed only for what moves in the next step.
 
             with trainer.only_moving():
@@ -228,102 +267,120 @@ class Trainer:
         Every other array of the net is out of the graph meanwhile; afterwards all is as before. What moves gets the
         same gradients as without. Not for a net whose arrays are wrapped by FSDP, which fixes the graph beforehand.
         """
-        out = self.outside(self.table.at(self.progress, self.memory).moving)
-        for array in out:
-            array.requires_grad = False
+        return self._stepper.only_moving()
+
+    def _begin(self, what: str) -> None:
+        """What has to be so before anything moves."""
+        self._averages.refuse(what)
+        self._claim.step(self._would_move)
+        if self._idle and any(array.requires_grad for array in self._idle):
+            self._resolve_again()
+
+    def _accumulate(self, samples: float, size: int, ignore: bool) -> bool:
+        """Take one more micro-batch, and make the step if it was the last of its window."""
+        stepper = self._stepper
+        moving = stepper.table.at(self.progress, stepper.memory).moving.indices
+        gradients = gradients_of(stepper.arrays)
+        if not self._window.open:
+            # Of an old step nothing may be left in the first gradients; later ones are meant to be added.
+            stepper.drop_old()
+            gradients = gradients_of(stepper.arrays)
+        if not self._window.add(samples, moving, gradients):
+            stepper.raise_stale(moving)
+        if self._window.count < size:
+            return False
         try:
-            yield
-        finally:
-            for array in out:
-                array.requires_grad = True
+            return self._make(self._window.samples, ignore)
+        except (StaleGradientError, NonFiniteError):
+            self._window.take_back(samples)
+            raise
 
-    def outside(self, moving: Moving) -> tuple[Tensor, ...]:
-        """The trainable arrays of the net that do not move."""
-        if moving not in self._still_arrays:
-            moved = {self.table.names[i] for i in moving.indices}
-            tree = self.table.tree
-            self._still_arrays[moving] = tuple(tree.arrays[name] for name in tree.trainable if name not in moved)
-        return self._still_arrays[moving]
+    def _make(self, samples: float, ignore: bool) -> bool:
+        # At a scale of 1 there is nothing left to halve: what is not finite then is no overflow of the scale.
+        policy = self._policy
+        if self._scale.dynamic:
+            policy = "skip" if self._scale.value > 1 else policy or "raise"
+        made = self._stepper.attempt(samples * self._scale.value, ignore, policy)
+        self._scale.follow(made)
+        self._finish(samples, made)
+        return made
 
-    def _stale(self, moving: Moving, gradients: list[Tensor | None], ignore: bool) -> frozenset[int]:
-        """Indices of arrays without a new gradient. Raises before anything is changed unless `ignore`."""
-        missing = [i for i, g in zip(moving.indices, gradients, strict=True) if g is None]
-        mixed: list[int] = []
-        if self._used:
-            for index, gradient in zip(moving.indices, gradients, strict=True):
-                old = self._used.get(index)
-                if gradient is not None and old is not None and old[0] is gradient:
-                    (missing if old[1] == gradient._version else mixed).append(index)
-        if mixed:
-            self._raise_mixed(mixed)
-        if missing and not ignore:
-            self.raise_stale(sorted(missing))
-        return frozenset(missing)
+    def _step_with(self, function: Callable[[], Tensor] | None, samples: float, ignore: bool) -> bool:
+        with_closure.check(self._stepper, function, samples)
+        assert function is not None
+        made = with_closure.attempt(self._stepper, function, samples, ignore, self._policy)
+        self._finish(samples, made)
+        return made
 
-    def _raise_mixed(self, indices: list[int]) -> None:
-        names = tuple(self.table.names[i] for i in indices)
-        raise StaleGradientError(
-            f"Step {int(self.progress.step) + 1}: new gradients were added onto old ones that a step has used, in "
-            f"{_listed(names)}. Nothing was changed. Call trainer.zero_grad() before backward, or call the net itself "
-            "(its own forward starts afresh; a call of one of its children does not).",
-            names,
-        )
+    def _finish(self, samples: float, made: bool) -> None:
+        """After a step: every gradient that is there is an old one, the clock ticks, averages take the arrays."""
+        stepper, before = self._stepper, self.progress
+        stepper.ledger.write(gradients_of(stepper.arrays))
+        self._window.clear()
+        epoch = (before.step + 1) / self._steps_per_epoch if self._steps_per_epoch else None
+        stepper.progress = before.tick(samples=round(samples), epoch=epoch)
+        if made:
+            self._averages.update(before, stepper.progress)
 
-    def raise_stale(self, indices: Sequence[int], places: Sequence[int] | None = None) -> None:
-        """Say that the arrays of these indices (of those at some places among them) get no gradient."""
-        indices = indices if places is None else sorted(indices[place] for place in places)
-        names = tuple(self.table.names[i] for i in indices)
-        raise StaleGradientError(
-            f"Step {int(self.progress.step) + 1}: no new gradient since the last step in {_listed(names)}. Nothing was "
-            "changed. Call backward() on a loss that depends on them, freeze them, or write "
-            "step(..., ignore_stale_grad=True).",
-            names,
-        )
-
-    def _without(self, moving: Moving, stale: frozenset[int]) -> Moving:
-        less = self.table.less(moving, stale)
-        if less not in self._moving:
-            if len(self._moving) >= _SETS:
-                self._moving.clear()
-            self._moving[less] = self._look_up(less)
-        return less
-
-    def zero_grad(self) -> None:
-        """Forget all gradients of the arrays of this trainer."""
-        for array in self._arrays:
-            array.grad = None
-        self._used = {}
-
-    def begin_forward(self) -> None:
-        """The net is about to be called: gradients that a step has used go, frozen statistics stand still."""
-        if self._used and torch.is_grad_enabled():
-            self.zero_grad()
-        for module in self._still:
-            module.training = False
-
-    # ------------------------------------------------------------------------------------------------- the rates
+    # ------------------------------------------------------------------------------------------- what is the case
 
     @property
-    def optimizer(self) -> OwnOptimizer | ForeignOptimizer:
+    def progress(self) -> Progress:
+        """The clock: the step about to be made has number `progress.step + 1`."""
+        return self._stepper.progress
+
+    @property
+    def table(self) -> Table:
+        """What every array's settings are; `print(trainer.table.show())`."""
+        return self._stepper.table
+
+    @property
+    def memory(self) -> Mapping[Schedule, Any]:
+        """What the schedules that listen to metrics remember."""
+        return self._stepper.memory
+
+    @property
+    def optimizer(self) -> Optimizer:
         """What keeps the optimizer's memory and moves the arrays; of a torch optimizer, `.optimizer.optimizer`."""
-        return self._optimizer
-
-    @property
-    def shapes_gradients(self) -> bool:
-        """Whether gradients or arrays are clipped, or noise is added."""
-        return bool(self._extra)
+        return self._stepper.optimizer
 
     @property
     def name(self) -> str:
         """The name of the update rule, or of the optimizer's class."""
-        return self._recipe.name
+        return self._stepper.name
+
+    @property
+    def loss_scale(self) -> float:
+        """The factor by which `scale` multiplies a loss now."""
+        return self._scale.value
 
     def settings(self) -> dict[str, Any]:
         """The optimizer's name and the base value of every setting: a number, or the schedule as text."""
-        found: dict[str, Any] = {"name": self._recipe.name}
-        for setting, base in self._recipe.base.items():
-            found[setting] = base.at(self.progress) if base.constant else repr(base)
-        return found
+        return self._stepper.settings()
+
+    def _would_move(self) -> Mapping[str, Tensor]:
+        return {name: self.table.tree.arrays[name] for name in self.table.ever_moving()}
+
+    @property
+    def averages(self) -> Mapping[str, Averaged]:
+        """The averages by name: `.arrays` (a dict by name of the array), `.count` (how often it has taken them)."""
+        return self._averages.each
+
+    def averaged(self, name: str) -> AbstractContextManager[None]:
+        """Within it the net computes with an average: `with trainer.averaged("ema"): evaluate(net)`.
+
+        The arrays' own memory is not written to, and afterwards all is as before. Steps are refused meanwhile.
+
+        Raises:
+            SettingError: no average has that name, or one is in use.
+        """
+        return self._averages.use(name)
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Within it the arrays are those to evaluate, for optimizers that keep two sets of them: schedule-free ones."""
+        return self._stepper.optimizer.evaluating()
+
+    # ------------------------------------------------------------------------------------- changes while training
 
     @property
     def learning_rate(self) -> float:
@@ -333,7 +390,8 @@ class Trainer:
 
     def see(self, metrics: Mapping[str, float]) -> None:
         """Tell the schedules that listen to metrics what was measured: `trainer.see({"val.loss": 0.31})`."""
-        self.memory = self.table.see(self.memory, metrics)
+        self._stepper.see(metrics)
+        self._averages.see(metrics)
 
     def set_learning_rate(self, rate: float) -> None:
         """Set the learning rate from the next step on; rules and multipliers stay.
@@ -342,7 +400,8 @@ class Trainer:
             SettingError: the rate is not a finite number of at least 0.
             ScheduleError: the learning rate is a schedule, which would set it otherwise at the next step.
         """
-        old = self._recipe.base[RATE]
+        stepper = self._stepper
+        old = stepper.recipe.base[RATE]
         if not old.constant:
             raise ScheduleError(
                 f"set_learning_rate({rate!r}): the learning rate follows the schedule {old!r}. Write the change into "
@@ -350,100 +409,196 @@ class Trainer:
             )
         check_rate(rate, "set_learning_rate: rate")
         new = schedule(float(rate))
-        self._recipe.base[RATE] = new
-        self._use(self.table.replaced(RATE, old, new))
-        self._optimizer.forget_layout()
+        stepper.recipe.base[RATE] = new
+        stepper.use(stepper.table.replaced(RATE, old, new))
+        stepper.optimizer.forget_layout()
+
+    def change(self, setting: str, rules: RulesLike) -> None:
+        """Put rules for a setting before those there are, from the next step on; memory and counts are kept.
+
+        Args:
+            setting: "learning_rate", any other setting, or "learning_rate_multipliers", where numbers multiply.
+            rules: by part, as in the constructor; a part that has a rule already gets this one instead.
+
+        Raises:
+            PartError, RuleError, ScheduleError, SettingError: nothing is changed.
+        """
+        recipe = self._stepper.recipe
+        kept = dict(recipe.base), dict(recipe.rules)
+        try:
+            recipe.change(setting, rules)
+            self._resolve_again()
+        except EtudeError:
+            recipe.base, recipe.rules = kept
+            raise
+
+    def freeze(self, part: PartLike) -> None:
+        """Hold the arrays of a part from the next step on, whatever the rules say; their memory is kept.
+
+        Raises:
+            PartError: the part selects nothing that this trainer moves.
+        """
+        names = self._names(part, self.table.names)
+        self._held, self._thawed = self._held | names, self._thawed - names
+        self._resolve_again()
+
+    def thaw(self, part: PartLike, reset: bool = False) -> None:
+        """Let the arrays of a part move again, also those that a rule freezes or that require no gradient yet.
+
+        Args:
+            part: what was frozen by `freeze`, by a rule, or by requires_grad=False.
+            reset: forget the optimizer's memory of them and how often they have moved; otherwise both go on.
+
+        Raises:
+            PartError: the part selects no array that could move.
+        """
+        tree = self.table.tree
+        names = self._names(part, tree.in_order(tree.parameters))
+        for name in names & tree.parameters:
+            tree.arrays[name].requires_grad_()
+        self._held, self._thawed = self._held - names, self._thawed | names
+        self._resolve_again()
+        for index, name in enumerate(self.table.names):
+            if reset and name in names:
+                self._stepper.optimizer.forget(index)
+
+    def detach(self) -> None:
+        """Let go of the net: it no longer tells the trainer when it is called, and other trainers may move it."""
+        self._let_go()
+        self._claim.leave()
+
+    def _names(self, place: PartLike, able: Iterable[str]) -> frozenset[str]:
+        """Names of the arrays of a part, buffers too, if any is among those that can be meant."""
+        names = frozenset(part_of(place).names(self.table.tree))
+        if not names.intersection(able):
+            raise PartError(f"{place!r} has no array that this trainer moves. It moves {listed(self.table.names)}.")
+        return names
+
+    def _resolve_again(self) -> None:
+        self._stepper.resolve_again(self._held, self._thawed)
+        self._idle = self._find_idle()
+        self._claim.changed(self._would_move())
+
+    def _find_idle(self) -> tuple[Tensor, ...]:
+        """Parameters that the trainer would step if they required a gradient."""
+        tree, limit = self.table.tree, self._stepper.recipe.limit
+        inside = tree.parameters if limit is None else set(limit.names(tree)) & tree.parameters
+        return tuple(tree.arrays[name] for name in inside - set(self.table.names))
 
     # ------------------------------------------------------------------------------------------------- the state
 
     def state_dict(self) -> dict[str, Any]:
         """All that a later trainer of the same net needs to go on: plain values and tensors, keyed by array names."""
-        progress = self.progress
-        return {
-            "format": _FORMAT,
-            "optimizer": self._recipe.name,
-            "progress": {
-                "step": progress.step,
-                "epoch": progress.epoch,
-                "samples": progress.samples,
-                "tokens": progress.tokens,
-            },
-            "learning_rate": self.learning_rate if self._recipe.base[RATE].constant else None,
-            "memory": {write(of): kept for of, kept in self.memory.items()},
-            "arrays": dict(zip(self.table.names, self._optimizer.state(), strict=True)),
+        stepper = self._stepper
+        recipe = stepper.recipe
+        state = {
+            "format": states.FORMAT,
+            "optimizer": recipe.name,
+            "progress": states.clock_of(self.progress),
+            "settings": {setting: states.text_of(base) for setting, base in recipe.base.items()},
+            "rules": {setting: states.text_of(made) for setting, made in recipe.rules.items()},
+            "held": sorted(self._held),
+            "thawed": sorted(self._thawed),
+            "memory": states.memory_of(self.memory),
+            "arrays": dict(zip(self.table.names, stepper.optimizer.state(), strict=True)),
+            "scale": self._scale.state(),
+            "averages": self._averages.state(),
+            "window": self._window.state(),
+            "gradients": {},
         }
+        if self._window.open:
+            found = zip(self.table.names, gradients_of(stepper.arrays), strict=True)
+            state["gradients"] = {name: gradient for name, gradient in found if gradient is not None}
+        return state
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], keep: str | None = None) -> None:
         """Take over a state; tensors are copied.
+
+        Args:
+            state: what `state_dict` gave.
+            keep: whose settings, rules and freezes hold from here on: "saved" those of the state, except functions,
+                which have no text; "new" those of this trainer. Memory, counts and the clock are always the state's.
+                None: "saved", with a warning that lists what differs.
 
         Raises:
             StateError: a state of another optimizer, other arrays or other shapes; all differences are listed and
                 nothing is changed.
         """
-        if not isinstance(state, Mapping) or state.get("format") != _FORMAT or not set(state) >= _KEYS:
-            raise StateError("This is no state of a Trainer (of this version). Give what state_dict() returned.")
-        if state["optimizer"] != self._recipe.name:
-            raise StateError(
-                f"The state is of the optimizer {state['optimizer']!r}, the trainer has {self._recipe.name!r}."
-            )
-        _check_names(state["arrays"], self.table.names)
-        clock = _clock(state["progress"])
+        states.check_keep(keep)
+        stepper = self._stepper
+        recipe, before = stepper.recipe, (self._held, self._thawed)
+        states.check(state, recipe.name, self.table.tree.arrays, self.table.names)
+        differences = self._averages.differences(state["averages"])
+        if differences:
+            raise StateError(f"The state does not fit: {' '.join(differences)} Nothing was loaded.")
+        base, rules = dict(recipe.base), dict(recipe.rules)
         try:
-            self._optimizer.load([state["arrays"][name] for name in self.table.names])
-        except StateError as error:
+            if keep != "new":
+                self._take_settings(state, tell=keep is None)
+            stepper.optimizer.load([state["arrays"][name] for name in self.table.names])
+        except EtudeError as error:
+            recipe.base, recipe.rules = base, rules
+            self._held, self._thawed = before
+            self._resolve_again()
             raise StateError(f"The state does not fit the net: {error}.") from None
+        self._averages.load(state["averages"])
+        self._scale.load(state["scale"])
+        clock = state["progress"]
         epoch = clock["step"] / self._steps_per_epoch if self._steps_per_epoch else clock["epoch"]
-        self.progress = Progress(clock["step"], epoch, clock["samples"], clock["tokens"], self.progress.extent)
-        self.memory = {of: state["memory"].get(write(of), kept) for of, kept in self.memory.items()}
-        if state["learning_rate"] is not None and self._recipe.base[RATE].constant:
-            self.set_learning_rate(state["learning_rate"])
-        self._used = {}
+        stepper.progress = Progress(clock["step"], epoch, clock["samples"], clock["tokens"], self.progress.extent)
+        stepper.memory = states.memory_in(state, self.memory)
+        self.zero_grad()
+        self._window.load(state["window"])
+        for name, gradient in state["gradients"].items():
+            array = self.table.tree.arrays[name]
+            array.grad = torch.empty_like(array).copy_(gradient) if not gradient.is_sparse else gradient.clone()
 
-
-def _still_modules(table: Table) -> tuple[nn.Module, ...]:
-    """Modules whose running statistics a rule freezes: they use them, and do not add to them, while training.
-
-    Only modules that keep statistics of their own: a container with a frozen constant must go on with its dropout.
-    """
-    nodes, found = table.tree.nodes, []
-    for name in table.frozen_buffers:
-        for path in table.tree.names[name]:
-            owner = nodes[path.rpartition(".")[0]]
-            keeps = hasattr(owner, "track_running_stats") or not table.tree.layers(path.rpartition(".")[0])
-            if isinstance(owner, nn.Module) and keeps:
-                found.append(owner)
-    return tuple(dict.fromkeys(found))
+    def _take_settings(self, state: Mapping[str, Any], tell: bool) -> None:
+        """Settings, rules and freezes of a state in place of those there are, where they can be read."""
+        recipe = self._stepper.recipe
+        base = states.settings_in(state, (RATE, *recipe.known))
+        rules = states.rules_in(state)
+        held, thawed = frozenset(state["held"]), frozenset(state["thawed"])
+        differs = [key for key, made in base.items() if recipe.base.get(key) != made]
+        differs += [f"the rules for {key}" for key, made in rules.items() if recipe.rules.get(key) != made]
+        differs += [f"the rules for {key}" for key in recipe.rules if key not in state["rules"]]
+        if (held, thawed) != (self._held, self._thawed):
+            differs.append("what is frozen")
+        if not differs:
+            return
+        if tell:
+            warnings.warn(
+                f"The state has other settings than this trainer, and they are used: {', '.join(differs)}. Write "
+                'load_state_dict(state, keep="saved") if that is meant, or keep="new".',
+                stacklevel=3,
+            )
+        recipe.base = {**recipe.base, **base}
+        recipe.rules = {**{key: made for key, made in recipe.rules.items() if key in state["rules"]}, **rules}
+        self._held, self._thawed = held, thawed
+        self._resolve_again()
 
 
 class _Told:
-    """A hook that tells a trainer when its net is called. A copy of the net, or a file of it, has an idle one."""
+    """A hook that tells a stepper when its net is called. A copy of the net, or a file of it, has an idle one."""
 
-    def __init__(self, trainer: Trainer | None) -> None:
-        self._trainer = None if trainer is None else weakref.ref(trainer)
+    def __init__(self, stepper: Stepper | None) -> None:
+        self._stepper = None if stepper is None else weakref.ref(stepper)
 
     def __call__(self, module: nn.Module, args: Any) -> None:
-        trainer = None if self._trainer is None or torch.compiler.is_compiling() else self._trainer()
-        if trainer is not None:
-            trainer.begin_forward()
+        stepper = None if self._stepper is None or torch.compiler.is_compiling() else self._stepper()
+        if stepper is not None:
+            stepper.begin_forward()
 
     def __reduce__(self) -> tuple[type[_Told], tuple[None]]:
         return (_Told, (None,))
 
 
-def _clock(saved: Any) -> Mapping[str, float]:
-    units = ("step", "epoch", "samples", "tokens")
-    if not isinstance(saved, Mapping) or not all(isinstance(saved.get(unit), int | float) for unit in units):
-        raise StateError(f"The state has no clock: {saved!r}. Give what state_dict() returned. Nothing was loaded.")
-    return saved
-
-
-def _check_names(found: Mapping[str, Any], names: tuple[str, ...]) -> None:
-    missing = [name for name in names if name not in found]
-    extra = [name for name in found if name not in names]
-    if missing or extra:
-        lacks = f" It lacks {_listed(missing)}." if missing else ""
-        more = f" It has {_listed(extra)}, which the trainer does not step." if extra else ""
-        raise StateError(f"The state is of other arrays.{lacks}{more} Nothing was loaded.")
+def _samples(batch_size: Any) -> float:
+    """A number of samples, which may also be a tensor of one number, such as the sum of a mask."""
+    count = batch_size.item() if isinstance(batch_size, Tensor) and batch_size.numel() == 1 else batch_size
+    if isinstance(count, bool) or not isinstance(count, Real) or not 0 < float(count) < inf:
+        raise SettingError(f"step({batch_size!r}): the number of samples is positive and finite.")
+    return float(count)
 
 
 def _extent(total: Span | Extent | None, steps_per_epoch: int | None) -> Extent:
@@ -475,9 +630,6 @@ def _count(value: int | None, name: str) -> int | None:
     return value
 
 
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(repr(name) for name in names)
-
-
-def _nothing() -> None:
-    """What `detach` does where there is no net."""
+def _leave(handle: RemovableHandle, stepper: Stepper) -> None:
+    handle.remove()
+    stepper.leave()

@@ -8,7 +8,7 @@ from typing import Any
 
 from etude.errors import SettingError
 from etude.step.loss import LossLike
-from etude.step.recipe import OptimizerLike
+from etude.step.recipe import OptimizerLike, Recipe
 from etude.values.part import Part, PartLike, part
 from etude.values.rules import RulesLike
 from etude.values.schedule import Constant, Schedule, schedule
@@ -88,16 +88,18 @@ class Update:
         for key, value in made.items():
             object.__setattr__(self, key, value)
 
-    def options(self) -> dict[str, Any]:
-        """The arguments of its `Trainer`, without net and optimizer."""
-        return {
-            "learning_rate": self.learning_rate,
-            "learning_rate_multipliers": self.learning_rate_multipliers,
-            "rules": self.rules,
-            "update_schedule": self.update_schedule,
-            "part": self.part,
-            **self.settings,
-        }
+    def recipe(self, strict: bool) -> Recipe:
+        """The optimizer, its settings and rules, checked."""
+        return Recipe(
+            self.optimizer,
+            self.learning_rate,
+            self.rules,
+            self.learning_rate_multipliers,
+            self.update_schedule,
+            self.part,
+            strict,
+            self.settings,
+        )
 
     def __repr__(self) -> str:
         return f"Update({self.name!r}, part={self.part!r}, optimizer={self.optimizer!r})"

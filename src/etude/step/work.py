@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from etude.bind.table import Now
-from etude.errors import NonFiniteError, SettingError, StaleGradientError
+from etude.errors import NonFiniteError, PlanError, SettingError, StaleGradientError
+from etude.step import closure
 from etude.step.compiled import CompiledStep
 from etude.step.loss import Losses, Measured, terms
 from etude.step.precision import Precision
 from etude.step.reading import Reader, samples_in, tensors_in
-from etude.step.trainer import Trainer
+from etude.step.stepper import Stepper
 from etude.step.update import Update
-from etude.values.progress import Progress
+from etude.values.progress import Extent, Progress
 from etude.values.tree import has_shape
 
 _EVERYTHING = nullcontext()
@@ -58,16 +59,16 @@ class Work:
         policy: str,
         ignore_stale_grad: bool,
         compile: bool,
-        options: dict[str, Any],
+        extent: Extent,
+        strict: bool,
+        seed: int,
     ) -> None:
         self.name = update.name
         self.update = update
         self.net = net
         self.losses = Losses(terms(update.loss))
         self._checked = None if policy == "apply" else "skip" if policy == "skip" else "raise"
-        self.trainer = Trainer(net, update.optimizer, **update.options(), **options)
-        # A run tells its trainers itself when a step begins.
-        self.trainer.detach()
+        self.trainer = Stepper(net, update.recipe(strict), Progress(extent=extent), seed=seed)
         self.read = Reader(net)
         self._precision = precision
         self._policy = policy
@@ -81,6 +82,10 @@ class Work:
             if compile
             else None
         )
+        if self.trainer.optimizer.needs_closure and precision.scale.dynamic:
+            raise PlanError(
+                f"precision='fp16' scales the loss, and {self.trainer.name} computes it itself. Write precision='bf16'."
+            )
         self._statistics = _Unkept() if policy == "apply" else _Statistics(net)
 
     def step(self, progress: Progress, values: Any) -> Report:
@@ -98,6 +103,8 @@ class Work:
         trainer.begin_forward()
         if self._compiled is not None and self._compiled.takes(now.moving):
             return self._step_compiled(self._compiled, now, progress, values)
+        if trainer.optimizer.needs_closure:
+            return self._step_with_closure(progress, values)
         trainer.zero_grad()
         with self._only(now):
             self._statistics.keep()
@@ -117,6 +124,26 @@ class Work:
         if not made:
             self._statistics.restore()
         return self._report(loss.detach(), measured, values, made, not made)
+
+    def _step_with_closure(self, progress: Progress, values: Any) -> Report:
+        """A step of an optimizer that computes the loss of the batch several times; the first one is reported."""
+        found: list[tuple[Tensor, tuple[Measured, ...]]] = []
+
+        def compute() -> Tensor:
+            loss, measured, _, _ = self.measure(progress, values)
+            found.append((loss.detach(), measured))
+            torch.autograd.backward(loss)
+            return loss
+
+        self._statistics.keep()
+        try:
+            made = closure.attempt(self.trainer, compute, 1, self._ignore_stale, self._checked)
+        except (NonFiniteError, StaleGradientError) as error:
+            self._statistics.restore()
+            raise self._out_of_reach(progress, error) if isinstance(error, StaleGradientError) else error from None
+        if not made:
+            self._statistics.restore()
+        return self._report(*found[0], values, made, not made)
 
     def _step_compiled(self, compiled: CompiledStep, now: Now, progress: Progress, values: Any) -> Report:
         try:

@@ -65,7 +65,12 @@ class Schedule(ABC):
     @property
     def reactive(self) -> bool:
         """Whether the value depends on metrics, through a memory."""
-        return any(child.reactive for child in self.children)
+        return bool(self.listens)
+
+    @property
+    def listens(self) -> frozenset[str]:
+        """The names of the metrics that the value depends on."""
+        return frozenset[str]().union(*(child.listens for child in self.children))
 
     @property
     def length(self) -> tuple[Span, ...] | None:
@@ -418,9 +423,27 @@ def schedule(literal: ScheduleLike) -> Schedule:
     """
     if isinstance(literal, Schedule):
         return literal
+    refuse_scheduler(literal)
     if callable(literal) and not isinstance(literal, Part | nn.Module | type):
         return Call(literal)
     return Constant(literal)
+
+
+def refuse_scheduler(literal: object) -> None:
+    """Refuse what belongs to torch's schedulers, known by its module: they tick, and a schedule does not."""
+    kind = literal if isinstance(literal, type) else type(literal)
+    if not any(base.__module__ == "torch.optim.lr_scheduler" for base in kind.__mro__):
+        return
+    name = f"class {kind.__name__}" if kind is literal else kind.__name__
+    if any(base.__name__ == "ReduceLROnPlateau" for base in kind.__mro__):
+        write = 'plateau("val.loss", factor=0.1, patience=10) * 0.1'
+    elif kind is literal:
+        write = f"etude.optim.from_torch(lambda optimizer: {kind.__name__}(optimizer, ...), rate=0.1)"
+    else:
+        write = (
+            "etude.optim.from_torch(scheduler), before it is stepped, or from_torch(lambda optimizer: ..., rate=0.1)"
+        )
+    raise ScheduleError(f"{name}: a scheduler of torch, which ticks, is no schedule. Write {write}.")
 
 
 def number(value: object, said: str) -> float:
@@ -462,7 +485,9 @@ def _probe(made: Schedule, progress: Progress) -> None:
         raise ScheduleError(f"{made!r} at {preview.moment_text(progress)}: {error}") from None
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
-        raise ScheduleError(f"{made!r} has no value at {preview.moment_text(progress)}: {what}") from error
+        # A function of an optimizer that makes a scheduler of torch was given the clock.
+        hint = ". Write etude.optim.from_torch(function, rate=0.1)" if "Progress is not an Optimizer" in what else ""
+        raise ScheduleError(f"{made!r} has no value at {preview.moment_text(progress)}: {what}{hint}") from error
     if made.kind == "number" and _kind_of(value) != "number" and value is not FROZEN:
         raise ScheduleError(f"{made!r} at {preview.moment_text(progress)} is {value!r}: that is no number.")
 

@@ -2,7 +2,11 @@
 
 A curve over `n` steps has, before step `t` (counted from 0), gone `x = t / n` of its way: its first step has exactly
 `start`, and from step `n` on it holds exactly `end`. Without `over=` its way is the whole run, or what is left of it
-where its clock begins later (`then`, `pieces`). `warmup` alone looks one step ahead, so that its last step is full.
+where its clock begins later (`then`, `pieces`).
+
+With `ahead=True` the step about to be made is counted in: before step `t` a curve has gone `x = (t + 1) / n`, so its
+first step has left `start` already and its n-th has exactly `end`. So count frameworks that number updates from 1
+(MXNet's `PolyScheduler` and `CosineScheduler`), and so does `warmup`, so that its last step is full.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from etude.values.progress import TINY, Extent, Progress
 from etude.values.spans import Span, progress_span
 
 # What an option is where nothing else is said; None for all others.
-_DEFAULTS = {"power": 1.0, "rise": 0.3, "floor": 0.0, "decay": 1.0, "growth": 1.0, "shape": "linear"}
+_DEFAULTS = {"power": 1.0, "rise": 0.3, "floor": 0.0, "decay": 1.0, "growth": 1.0, "shape": "linear", "ahead": False}
 _STARTS = {"linear": 0.0, "exponential": 0.01}
 
 
@@ -30,6 +34,7 @@ class Curve(Schedule):
     __slots__ = ()
 
     over: Span | None
+    ahead: bool
 
     @abstractmethod
     def _value(self, x: float) -> float:
@@ -37,11 +42,26 @@ class Curve(Schedule):
 
     def at(self, progress: Progress, memory: Memory = None) -> float:
         over = self.over
-        if over is None:
+        if self.ahead:
+            x = self._share_ahead(progress)
+        elif over is None:
             x = progress.fraction
         else:
             x = progress.amount(over.unit) / over.amount if over.amount else 1.0
         return self._value(0.0 if x < 0.0 else 1.0 if x > 1.0 else x)
+
+    def _share_ahead(self, progress: Progress) -> float:
+        """The share of the way that will be done when the step about to be made is."""
+        over, extent = self.over, progress.extent
+        if over is None and extent.steps is not None:
+            return progress.ahead("steps") / extent.steps if extent.steps else 1.0
+        if over is None or extent.convert(1, "steps", over.unit) is None:
+            raise ScheduleError(
+                f"{self!r} looks one step ahead, and what share of its way a step is, is not known here. "
+                "Write over=steps(1000), or give the run a length in steps."
+            )
+        done = progress.ahead(over.unit)
+        return 1.0 if done >= over.amount - TINY else done / over.amount
 
     @property
     def length(self) -> tuple[Span, ...] | None:
@@ -55,6 +75,8 @@ class Curve(Schedule):
                 f"{self!r} runs to the end of the run, and the run's length is not known on its clock. "
                 "Write over=steps(1000), or give the run a length (steps=, epochs= or total=)."
             )
+        if self.ahead:
+            self._share_ahead(clock)
 
 
 @final
@@ -65,12 +87,13 @@ class Linear(Curve):
     begin: float
     end: float
     over: Span | None
+    ahead: bool
 
     def _value(self, x: float) -> float:
         return _mix(self.begin, self.end, x)
 
     def __repr__(self) -> str:
-        return _call("linear", self.begin, self.end, over=self.over)
+        return _call("linear", self.begin, self.end, over=self.over, ahead=self.ahead)
 
 
 @final
@@ -81,12 +104,13 @@ class Cosine(Curve):
     begin: float
     end: float
     over: Span | None
+    ahead: bool
 
     def _value(self, x: float) -> float:
         return _mix(self.end, self.begin, (1 + cos(pi * x)) / 2)
 
     def __repr__(self) -> str:
-        return _call("cosine", self.begin, self.end, over=self.over)
+        return _call("cosine", self.begin, self.end, over=self.over, ahead=self.ahead)
 
 
 @final
@@ -98,12 +122,13 @@ class Polynomial(Curve):
     end: float
     power: float
     over: Span | None
+    ahead: bool
 
     def _value(self, x: float) -> float:
         return _mix(self.end, self.begin, (1 - x) ** self.power)
 
     def __repr__(self) -> str:
-        return _call("polynomial", self.begin, self.end, power=self.power, over=self.over)
+        return _call("polynomial", self.begin, self.end, power=self.power, over=self.over, ahead=self.ahead)
 
 
 @final
@@ -114,12 +139,13 @@ class Exponential(Curve):
     begin: float
     end: float
     over: Span | None
+    ahead: bool
 
     def _value(self, x: float) -> float:
         return self.end if x == 1 else self.begin * (self.end / self.begin) ** x
 
     def __repr__(self) -> str:
-        return _call("exponential", self.begin, self.end, over=self.over)
+        return _call("exponential", self.begin, self.end, over=self.over, ahead=self.ahead)
 
 
 @final
@@ -132,6 +158,7 @@ class OneCycle(Curve):
     end: float
     rise: float
     over: Span | None
+    ahead: bool
 
     def _value(self, x: float) -> float:
         if x <= self.rise:
@@ -140,7 +167,7 @@ class OneCycle(Curve):
 
     def __repr__(self) -> str:
         given = (self.peak, self.begin, self.end)
-        return _call("one_cycle", *given, rise=self.rise, over=self.over)
+        return _call("one_cycle", *given, rise=self.rise, over=self.over, ahead=self.ahead)
 
 
 @final
@@ -301,52 +328,57 @@ class Warmup(Schedule):
             )
 
 
-def linear(start: float, end: float, over: Span | None = None) -> Schedule:
+def linear(start: float, end: float, over: Span | None = None, *, ahead: bool = False) -> Schedule:
     """A straight line from `start` to `end`: `start + (end - start) x`.
 
     Args:
         start, end: any finite numbers.
         over: a span of progress; None: to the end of the run.
+        ahead: the step about to be made is counted in; see the top of this module.
 
     Raises:
-        ScheduleError: a value that is no finite number, or `over` is no span of progress. So for all curves.
+        ScheduleError: a value that is no finite number, or `over` is no span of progress. So for all curves. With
+            `ahead=True` also, before the first step, if the share of the way that a step takes cannot be known.
     """
-    said = _call("linear", start, end, over=over)
-    return Linear(number(start, said), number(end, said), _over(over, said))
+    said = _call("linear", start, end, over=over, ahead=ahead)
+    return Linear(number(start, said), number(end, said), _over(over, said), _bool(ahead, "ahead", said))
 
 
-def cosine(start: float, end: float = 0.0, over: Span | None = None) -> Schedule:
+def cosine(start: float, end: float = 0.0, over: Span | None = None, *, ahead: bool = False) -> Schedule:
     """Half a wave: `end + (start - end) (1 + cos(pi x)) / 2` (Loshchilov and Hutter 2017, arXiv:1608.03983).
 
     Args: as for `linear`.
     """
-    said = _call("cosine", start, end, over=over)
-    return Cosine(number(start, said), number(end, said), _over(over, said))
+    said = _call("cosine", start, end, over=over, ahead=ahead)
+    return Cosine(number(start, said), number(end, said), _over(over, said), _bool(ahead, "ahead", said))
 
 
-def polynomial(start: float, end: float = 0.0, power: float = 1.0, over: Span | None = None) -> Schedule:
+def polynomial(
+    start: float, end: float = 0.0, power: float = 1.0, over: Span | None = None, *, ahead: bool = False
+) -> Schedule:
     """A power of what is left of the way: `end + (start - end) (1 - x) ** power`.
 
     Args:
-        start, end, over: as for `linear`.
+        start, end, over, ahead: as for `linear`.
         power: above 0.
     """
-    said = _call("polynomial", start, end, power=power, over=over)
-    return Polynomial(number(start, said), number(end, said), _above(power, 0, "power", said), _over(over, said))
+    said = _call("polynomial", start, end, power=power, over=over, ahead=ahead)
+    first, last, bend = number(start, said), number(end, said), _above(power, 0, "power", said)
+    return Polynomial(first, last, bend, _over(over, said), _bool(ahead, "ahead", said))
 
 
-def exponential(start: float, end: float, over: Span | None = None) -> Schedule:
+def exponential(start: float, end: float, over: Span | None = None, *, ahead: bool = False) -> Schedule:
     """The same factor at each step: `start (end / start) ** x`.
 
     Args:
         start, end: not 0, and of one sign.
-        over: as for `linear`.
+        over, ahead: as for `linear`.
     """
-    said = _call("exponential", start, end, over=over)
+    said = _call("exponential", start, end, over=over, ahead=ahead)
     first, last = number(start, said), number(end, said)
     if first * last <= 0:
         raise ScheduleError(f"{said}: no factor leads from {first!r} to {last!r}. Write a small end, or linear(...).")
-    return Exponential(first, last, _over(over, said))
+    return Exponential(first, last, _over(over, said), _bool(ahead, "ahead", said))
 
 
 def one_cycle(
@@ -355,20 +387,22 @@ def one_cycle(
     end: float | None = None,
     rise: float = 0.3,
     over: Span | None = None,
+    *,
+    ahead: bool = False,
 ) -> Schedule:
     """Up to `peak` and down again, along half waves (Smith and Topin 2018, arXiv:1708.07120).
 
     Args:
         peak: the highest value. start: the first, `peak / 25` if None. end: the last, `peak / 1e4` if None.
-        rise: the share of the way that leads up, between 0 and 1. over: as for `linear`.
+        rise: the share of the way that leads up, between 0 and 1. over, ahead: as for `linear`.
     """
-    said = _call("one_cycle", peak, start, end, rise=rise, over=over)
+    said = _call("one_cycle", peak, start, end, rise=rise, over=over, ahead=ahead)
     top = number(peak, said)
     first = top / 25 if start is None else number(start, said)
     last = top / 1e4 if end is None else number(end, said)
     if not 0 < number(rise, said) < 1:
         raise ScheduleError(f"{said}: the share that rises lies between 0 and 1. Write rise=0.3.")
-    return OneCycle(top, first, last, number(rise, said), _over(over, said))
+    return OneCycle(top, first, last, number(rise, said), _over(over, said), _bool(ahead, "ahead", said))
 
 
 def inverse_sqrt(start: float, after: Span) -> Schedule:
@@ -487,6 +521,12 @@ def _lap(position: float, growth: float) -> tuple[int, float]:
 
 def _over(over: object, said: str) -> Span | None:
     return None if over is None else progress_span(over, said, zero=True)
+
+
+def _bool(value: object, name: str, said: str) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise ScheduleError(f"{said}: {name} is True or False, not {value!r}.")
 
 
 def _above(value: object, least: float, name: str, said: str) -> float:

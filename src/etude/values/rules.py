@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 from etude.errors import RuleError
 from etude.values.marks import FROZEN, INHERIT, Frozen, Inherit
 from etude.values.part import Part, everything, part
-from etude.values.schedule import Constant, Schedule, schedule
+from etude.values.schedule import Constant, Schedule, refuse_scheduler, schedule
 
 # What `part` takes stands on the left. A mapping has keys of one type only, so that a checker would refuse {"head": 1}.
 RulesLike: TypeAlias = "Rules | Mapping[Any, Any] | Iterable[tuple[Any, Any]] | float | Schedule | None"
@@ -108,6 +108,7 @@ def _pairs(literal: object, setting: str | None) -> Iterable[tuple[Any, Any]]:
 
 
 def _value(value: Any, place: object, relative: bool, setting: str | None) -> object:
+    refuse_scheduler(value)
     if callable(value) and not isinstance(value, Schedule):
         value = schedule(value)
     if isinstance(value, Inherit) or setting is None:

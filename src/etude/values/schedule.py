@@ -7,6 +7,8 @@ the expression that makes it, and `etude.values.text.read` reads that back. What
 `0.1`, `True`, `part("head")`            always this value (`constant(0.1)` where a schedule must be written out)
 `lambda progress: ...`                   any function of `Progress`
 `cosine(3e-4, 3e-6)`, ...                the curves of `etude.values.curves`
+`when("loss", above=1)`, `plateau(...)`  what follows a measured score, of `etude.values.reactive`
+`from_torch(...)`                        what a scheduler of torch says, of `etude.step.torch_schedules`
 `a * b`, `a + b`, `a - b`, `a / b`, `-a` arithmetic with numbers and schedules of numbers
 `a.clamp(0, 1)`                          kept within bounds
 `a.until(epochs(3))`                     a, for three epochs; undefined after
@@ -49,6 +51,7 @@ from etude.values.algebra import (
     joined,
     number,
     read,
+    refuse_scheduler,
     schedule,
     text_as_part,
 )
@@ -73,6 +76,7 @@ __all__ = [
     "cycle",
     "number",
     "pieces",
+    "refuse_scheduler",
     "repeat",
     "schedule",
     "update_schedule",

@@ -29,7 +29,7 @@ _PUBLIC: tuple[Callable[..., Any], ...] = (
     *(schedule.constant, schedule.schedule, schedule.cycle, schedule.repeat, schedule.pieces),
     *(curves.linear, curves.cosine, curves.polynomial, curves.exponential, curves.one_cycle),
     *(curves.inverse_sqrt, curves.step_decay, curves.multi_step, curves.cyclic, curves.warm_restarts),
-    *(curves.warmup, reactive.when, part.part, part.where, rules.times, rules.rules),
+    *(curves.warmup, reactive.when, reactive.plateau, part.part, part.where, rules.times, rules.rules),
 )
 _CONSTRUCTORS = {made.__name__: made for made in _PUBLIC}
 _VALUES: dict[str, object] = {
@@ -60,15 +60,16 @@ def write(value: object) -> str:
     Functions are written by name, types of modules as `nn.LayerNorm` or by name; `read` is then given the names.
 
     Raises:
-        SettingError: something in it has no text, such as a lambda, a module or an array.
+        SettingError: something in it has no text, such as a lambda, a module, an array or a scheduler of torch.
     """
     text = _text(value)
     try:
         ast.parse(text, mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise SettingError(
-            f"{text} has no text form: a lambda, a module or an array cannot be written down. "
-            "Give a function a name (def), and name the part of the net instead of the object."
+            f"{text} has no text form: a lambda, a module, an array or a scheduler of torch cannot be written down. "
+            "Give a function a name (def), name the part of the net instead of the object, and write a scheduler as "
+            "one of the curves."
         ) from error
     return text
 

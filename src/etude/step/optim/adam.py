@@ -18,6 +18,9 @@ from torch import Tensor
 
 from etude.step.optim.rule import Memory, Setting, UpdateRule
 
+_COLUMNS = ("learning_rate", "climb", "weight_decay", "beta1", "beta2", "eps", "amsgrad")
+"""The settings that the kernels of native.c take, in their order."""
+
 
 class Adam(UpdateRule):
     """`"adam"`: beta1, beta2 (or `betas=(beta1, beta2)`), eps, weight_decay (coupled), amsgrad."""
@@ -31,6 +34,8 @@ class Adam(UpdateRule):
         "amsgrad": Setting(False),
     }
     memories: ClassVar[tuple[str, ...]] = ("mean", "square", "largest")
+    elementwise: ClassVar[bool] = True
+    native: ClassVar[tuple[str, ...]] = ("etude_adam", *_COLUMNS)
     decoupled: ClassVar[bool] = False
 
     def remembers(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
@@ -99,4 +104,5 @@ class AdamW(Adam):
 
     name: ClassVar[str] = "adamw"
     settings: ClassVar[Mapping[str, Setting]] = {**Adam.settings, "weight_decay": Setting(0.01)}
+    native: ClassVar[tuple[str, ...]] = ("etude_adamw", *_COLUMNS)
     decoupled: ClassVar[bool] = True

@@ -1,123 +1,274 @@
 """Runs an optimizer of torch.optim's shape, used as it is: the rows of the table are its parameter groups.
 
-What is held has no gradient while the optimizer steps, so that neither its value nor its memory changes.
+What is held has no gradient while the optimizer steps, and its group is not there, so that neither its value nor its
+memory changes.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
-from etude.bind.table import RATE, Now, Table
-from etude.errors import SettingError, StateError, nearest
+from etude.bind.table import RATE, Moving, Now, Table
+from etude.errors import SettingError, StateError
+from etude.step.optim.groups import KEPT, Group, cannot_climb
+from etude.step.optim.options import WAYS, check_options, options_of, settings_of
 from etude.step.optim.rule import is_dense
 from etude.values.progress import Progress
 from etude.values.tree import has_shape
 
+__all__ = ["Factory", "ForeignOptimizer", "check_options", "options_of", "settings_of"]
+
 Factory: TypeAlias = Callable[..., torch.optim.Optimizer]
 
-# Ways of computing, not settings of the rule: given once, for all rows.
-_WAYS = frozenset({"foreach", "fused", "capturable", "differentiable", "maximize"})
+_SETS = 512
+"""How many sets of moving arrays are remembered; more come up only where gradients are missing at random."""
 
 
-def options_of(kind: type[torch.optim.Optimizer]) -> dict[str, Any]:
-    """The options of an optimizer class besides its parameters, with their defaults."""
-    parameters = list(inspect.signature(kind.__init__).parameters.values())[2:]
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {p.name: p.default for p in parameters if p.kind in named}
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """One set of arrays that move: the arrays, those beside them that are held, and the groups of both."""
+
+    arrays: tuple[Tensor, ...]
+    held: tuple[Tensor, ...]
+    groups: tuple[dict[str, Any], ...]
 
 
 class ForeignOptimizer:
     """A torch optimizer at work on the arrays of one table.
 
+    Args:
+        make: the class, an instance, or a function from parameter groups to an instance.
+        table: the table. options: what the class is made with. indices: the arrays it moves; None: all.
+
     Attributes:
         optimizer: the optimizer itself; None where every array is frozen, so that there is nothing to make one of.
+        shapes: False: gradients may lie in memory as they like. takes_sparse: they may be sparse. needs_closure: False.
 
     Raises:
         SettingError: the optimizer cannot be made with these options, has other arrays than the net, computes the loss
             itself, or is to climb and cannot.
     """
 
-    def __init__(self, make: Factory | torch.optim.Optimizer, table: Table, options: Mapping[str, Any]) -> None:
-        self.arrays = tuple(table.tree.arrays[name] for name in table.names)
-        self._rows = [number for number, row in enumerate(table.rows) if not row.frozen]
-        groups = [{"params": [self.arrays[i] for i in table.rows[number].indices]} for number in self._rows]
-        self.optimizer = self._made(make, table, groups, options)
-        made = self.optimizer.param_groups if self.optimizer is not None else []
-        self._climbs = [bool(group.get("maximize", False)) for group in made]
-        self._fused = any(group.get("fused") for group in made)
-        if self._fused:
-            _check_dense(table)
-        if any(rate < 0 for rate in _first_rates(table)):
-            self._need_maximize()
+    needs_closure: ClassVar[bool] = False
+    shapes: ClassVar[bool] = False
+    takes_sparse: ClassVar[bool] = True
 
-    def _made(
+    def __init__(
         self,
         make: Factory | torch.optim.Optimizer,
         table: Table,
-        groups: list[dict[str, Any]],
         options: Mapping[str, Any],
+        indices: Collection[int] | None = None,
+    ) -> None:
+        self._make, self._options = make, options
+        self.optimizer: torch.optim.Optimizer | None = None
+        self._groups: list[Group] = []
+        self._said: dict[int, dict[str, Any]] = {}
+        self._evaluates = False
+        self.use(table, indices)
+
+    # ---------------------------------------------------------------------------------------------- the groups
+
+    def use(self, table: Table, indices: Collection[int] | None = None) -> None:
+        """Take the rows of a table as groups: at first, and when rules have changed; memory is kept."""
+        self.arrays = tuple(table.tree.arrays[name] for name in table.names)
+        inside = frozenset(range(len(self.arrays)) if indices is None else indices)
+        rows = [(n, [i for i in row.indices if i in inside]) for n, row in enumerate(table.rows) if not row.frozen]
+        rows = [(number, own) for number, own in rows if own]
+        groups = [{"params": [self.arrays[i] for i in own]} for _, own in rows]
+        kept = self._kept()
+        self.optimizer = self._made(table, inside, groups)
+        self._adopt(rows)
+        self._keep(kept)
+        self._fused = any(group.group.get("fused") for group in self._groups)
+        if self._fused:
+            _check_dense(table)
+        if any(rate < 0 for rate in _first_rates(table, [number for number, _ in rows])):
+            self._need_maximize()
+        # Classes of torch leave the gradients as they are; others may write into them to save memory.
+        self._writes = not (self.optimizer is None or type(self.optimizer).__module__.startswith("torch.optim."))
+        self._modes = _modes(self.optimizer)
+
+    def _adopt(self, rows: Sequence[tuple[int, Sequence[int]]], climbs: Sequence[bool | None] = ()) -> None:
+        """Look at the optimizer's groups, which are these rows of the table."""
+        self._list = self.optimizer.param_groups if self.optimizer is not None else []
+        found = zip(self._list, rows, climbs or [None] * len(rows), strict=True)
+        self._groups = [Group(group, row, indices, self._name, climb) for group, (row, indices), climb in found]
+        self._columns: Mapping[str, Sequence[Any]] = {}
+        self._places: dict[Moving, _Place] = {}
+
+    def _made(
+        self, table: Table, inside: Collection[int], groups: list[dict[str, Any]]
     ) -> torch.optim.Optimizer | None:
-        if isinstance(make, torch.optim.Optimizer):
-            return _checked(_regroup(make, table, groups))
-        return _checked(_call(make, groups, options)) if groups else None
+        before = self._make if isinstance(self._make, torch.optim.Optimizer) else self.optimizer
+        if before is not None:
+            for group in self._groups:
+                group.release()
+            self._said.update(_options_by_array(before))
+            if before is self._make:
+                _check_arrays(before, self._said, table, inside)
+            if all(id(array) in self._said for group in groups for array in group["params"]):
+                return _checked(_regroup(before, self._said, groups))
+        if not groups:
+            return None
+        if isinstance(self._make, type) and issubclass(self._make, torch.optim.Muon):
+            _check_matrices(table, inside)
+        made = _checked(_call(self._make, groups, self._options))  # type: ignore[arg-type]
+        made.state.update(before.state if before is not None else {})
+        return made
+
+    @property
+    def _name(self) -> str:
+        return type(self.optimizer).__name__
 
     def _need_maximize(self) -> None:
         if self.optimizer is not None and "maximize" not in self.optimizer.defaults:
-            raise SettingError(
-                f"A negative learning rate climbs, and {type(self.optimizer).__name__} has no option to climb "
-                "(`maximize`). Use an optimizer that has it, or make the loss negative."
-            )
+            raise cannot_climb(self._name)
 
-    def move(self, now: Now, gradients: Sequence[Tensor]) -> None:
-        """Move what `now.moving` names; `gradients` are in the order of `now.moving.indices`."""
-        if self.optimizer is None:
+    # ------------------------------------------------------------------------------------------------ the move
+
+    def move(self, now: Now, gradients: Sequence[Tensor], divisor: float = 1.0) -> None:
+        """Move what `now.moving` names, by gradients in the order of `now.moving.indices`, divided by `divisor`."""
+        optimizer = self.optimizer
+        if optimizer is None:
             return
-        self._write(now, self.optimizer)
-        kept = [array.grad for array in self.arrays]
-        for array in self.arrays:
-            array.grad = None
-        for index, gradient in zip(now.moving.indices, gradients, strict=True):
-            array = self.arrays[index]
-            array.grad = _laid_out_like(array, gradient) if self._fused else gradient
+        self._write(now, optimizer)
+        place = self._places.get(now.moving) or self._place(now.moving)
+        if divisor != 1.0:
+            gradients = torch._foreach_div(list(gradients), divisor)
+        elif self._writes:
+            gradients = [gradient.clone() for gradient in gradients]
+        if self._fused:
+            gradients = [_laid_out_like(array, g) for array, g in zip(place.arrays, gradients, strict=True)]
+        if self._modes is not None:
+            self._modes[0]()
+        self._step(optimizer, place, gradients)
+
+    def _step(self, optimizer: torch.optim.Optimizer, place: _Place, gradients: Sequence[Tensor]) -> None:
+        """Step with these gradients in place of those that the user sees, and on the groups that move."""
+        before: list[tuple[Tensor, Tensor | None]] = []
+        for array in place.held:
+            if array.grad is not None:
+                before.append((array, array.grad))
+                array.grad = None
+        all_groups = optimizer.param_groups
         try:
-            self.optimizer.step()
+            for array, gradient in zip(place.arrays, gradients, strict=True):
+                seen = array.grad
+                if seen is not gradient:
+                    before.append((array, seen))
+                    array.grad = gradient
+            if len(place.groups) != len(all_groups):
+                optimizer.param_groups = list(place.groups)
+            optimizer.step()
         finally:
-            for array, gradient_before in zip(self.arrays, kept, strict=True):
-                array.grad = gradient_before
+            optimizer.param_groups = all_groups
+            for array, seen in before:
+                array.grad = seen
+        if self._writes:
+            # Such an optimizer may also set its own rate.
+            for group in self._groups:
+                group.note()
+
+    def _place(self, moving: Moving) -> _Place:
+        if len(self._places) >= _SETS:
+            self._places.clear()
+        moved = frozenset(moving.indices)
+        here = [group for group in self._groups if not moved.isdisjoint(group.indices)]
+        held = tuple(self.arrays[i] for group in here for i in group.indices if i not in moved)
+        arrays = tuple(self.arrays[i] for i in moving.indices)
+        made = self._places[moving] = _Place(arrays, held, tuple(group.group for group in here))
+        return made
 
     def _write(self, now: Now, optimizer: torch.optim.Optimizer) -> None:
-        for group, row, climbs in zip(optimizer.param_groups, self._rows, self._climbs, strict=True):
-            for setting, column in now.columns.items():
-                value = column[row]
-                if setting == RATE:
-                    self._write_rate(group, value, climbs)
-                elif setting in group:
-                    group[setting] = value
-
-    def _write_rate(self, group: dict[str, Any], rate: float | None, climbs: bool) -> None:
-        if rate is None:
+        """Write what has changed since the last step into the groups; what is there has to be what was written."""
+        if optimizer.param_groups is not self._list:
+            # Its own load_state_dict puts others there.
+            before = self._groups
+            self._adopt([(group.row, group.indices) for group in before], [group.climbs for group in before])
+        name = self._name
+        for group in self._groups:
+            group.check(name)
+        if now.columns is self._columns:
             return
-        if rate < 0:
-            self._need_maximize()
-        if "maximize" in group:
-            group["maximize"] = climbs != (rate < 0)
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(abs(rate))
-        else:
-            group["lr"] = abs(rate)
+        for setting, column in now.columns.items():
+            if self._columns.get(setting) is not column:
+                for group in self._groups:
+                    group.write(setting, column[group.row], name)
+        self._columns = now.columns
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Within this the arrays are those to evaluate and to keep, for an optimizer that trains others.
+
+        Such as the schedule-free ones, which evaluate an average (Defazio et al., "The Road Less Scheduled", 2024).
+        Afterwards the arrays are bit for bit what they were. For all other optimizers nothing changes.
+        """
+        if self._modes is None or self._evaluates or self.optimizer is None:
+            yield
+            return
+        train, evaluate = self._modes
+        train()
+        moved = [array for array in self.arrays if self.optimizer.state.get(array)]
+        before = [array.detach().clone() for array in moved]
+        self._evaluates = True
+        evaluate()
+        try:
+            yield
+        finally:
+            self._evaluates = False
+            train()
+            with torch.no_grad():
+                for array, kept in zip(moved, before, strict=True):
+                    array.copy_(kept)
+
+    def targets(self, indices: Sequence[int]) -> list[Tensor]:
+        """What is moved for some arrays: themselves."""
+        return [self.arrays[index] for index in indices]
+
+    def settle(self, indices: Sequence[int]) -> None:
+        """Nothing stands behind an array that would have to be rounded into it."""
 
     def forget_layout(self) -> None:
         """Nothing is cached here; the optimizer looks at its arrays at every step."""
 
+    def forget(self, index: int) -> None:
+        """Forget what is remembered of an array."""
+        if self.optimizer is not None:
+            self.optimizer.state.pop(self.arrays[index], None)
+
+    # ----------------------------------------------------------------------------------------------- the state
+
     def state(self) -> list[dict[str, Any]]:
-        """For each array what the optimizer keeps for it; empty for what has never moved."""
-        kept = self.optimizer.state if self.optimizer is not None else {}
-        return [dict(kept.get(array, {})) for array in self.arrays]
+        """For each array what the optimizer keeps for it and for its group; empty for what has never moved."""
+        own = self.optimizer.state if self.optimizer is not None else {}
+        kept = self._kept()
+        return [{**own[array], **kept.get(id(array), {})} if own.get(array) else {} for array in self.arrays]
+
+    def _kept(self) -> dict[int, dict[str, Any]]:
+        """What the optimizer keeps in its groups, by array."""
+        made: dict[int, dict[str, Any]] = {}
+        if self.optimizer is None:
+            return made
+        for group in self._groups:
+            kept = group.kept(self.optimizer)
+            made.update({id(self.arrays[i]): kept for i in group.indices})
+        return made
+
+    def _keep(self, kept: Mapping[int, Mapping[str, Any]]) -> None:
+        """Put back into each group what was kept for the first of its arrays that has something."""
+        if self.optimizer is None:
+            return
+        for group in self._groups:
+            found = (kept.get(id(self.arrays[i])) for i in group.indices)
+            group.keep(next((own for own in found if own), {}), self.optimizer)
 
     def load(self, state: Sequence[Mapping[str, Any]]) -> None:
         """Take over what `state()` gave.
@@ -127,18 +278,36 @@ class ForeignOptimizer:
         """
         if self.optimizer is None:
             return
+        apart = [_apart(own) for own in state]
+        self._check_state([own for own, _ in apart])
         held = self.optimizer.state
-        known = {key for own in held.values() for key in own}
+        for array, (own, _) in zip(self.arrays, apart, strict=True):
+            held.pop(array, None)
+            if own:
+                held[array] = {key: _placed(key, kept, array) for key, kept in own.items()}
+        self._keep({id(array): kept for array, (_, kept) in zip(self.arrays, apart, strict=True)})
+
+    def _check_state(self, state: Sequence[Mapping[str, Any]]) -> None:
+        assert self.optimizer is not None
+        known = {key for own in self.optimizer.state.values() for key in own}
         for array, own in zip(self.arrays, state, strict=True):
             for key, kept in own.items():
                 if isinstance(kept, Tensor) and not _fits(kept, array):
                     raise StateError(f"memory {key!r} has shape {tuple(kept.shape)}, the array {tuple(array.shape)}")
                 if known and key not in known:
-                    raise StateError(f"memory {key!r} is none of {type(self.optimizer).__name__}: {sorted(known)}")
-        for array, own in zip(self.arrays, state, strict=True):
-            held.pop(array, None)
-            if own:
-                held[array] = {key: _placed(key, kept, array) for key, kept in own.items()}
+                    raise StateError(f"memory {key!r} is none of {self._name}: {sorted(known)}")
+
+
+def _modes(optimizer: torch.optim.Optimizer | None) -> tuple[Callable[[], Any], Callable[[], Any]] | None:
+    """How an optimizer is told to train and to evaluate, if it is one that has to be told."""
+    train, evaluate = getattr(optimizer, "train", None), getattr(optimizer, "eval", None)
+    return (train, evaluate) if callable(train) and callable(evaluate) else None
+
+
+def _apart(own: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is kept for an array, and what is kept for its group."""
+    for_group = {key: kept for key, kept in own.items() if key.startswith(KEPT)}
+    return {key: kept for key, kept in own.items() if key not in for_group}, for_group
 
 
 def _fits(kept: Tensor, array: Tensor) -> bool:
@@ -148,6 +317,8 @@ def _fits(kept: Tensor, array: Tensor) -> bool:
 
 
 def _placed(key: str, kept: Any, array: Tensor) -> Any:
+    if isinstance(kept, list):
+        return [_placed(key, each, array) for each in kept]
     if not isinstance(kept, Tensor):
         return kept
     if key == "step":
@@ -175,9 +346,20 @@ def _check_dense(table: Table) -> None:
             )
 
 
-def _first_rates(table: Table) -> list[float]:
-    """The rates that are the same at every step."""
-    choices = [row.choices[RATE] for row in table.rows]
+def _check_matrices(table: Table, inside: Collection[int]) -> None:
+    live = [name for i, name in enumerate(table.names) if i in inside and not table.choices[name][RATE].frozen]
+    others = [name for name in live if has_shape(table.tree.arrays[name]) and table.tree.arrays[name].dim() != 2]
+    if others:
+        raise SettingError(
+            f"Muon moves matrices only, and {', '.join(map(repr, others[:5]))}{', ...' if others[5:] else ''} "
+            f'{"are none" if others[1:] else "is none"}. Write optimizer="muon", which gives the rest to AdamW, or say '
+            'what moves them: optimizer={"*.bias": "adam", everything: "muon"}.'
+        )
+
+
+def _first_rates(table: Table, rows: Sequence[int]) -> list[float]:
+    """The rates of some rows that are the same at every step."""
+    choices = [table.rows[number].choices[RATE] for number in rows]
     still = [c for c in choices if c.base is not None and c.base.constant and (c.factor is None or c.factor.constant)]
     return [rate for choice in still if (rate := choice.at(Progress())) is not None]
 
@@ -205,33 +387,47 @@ def _checked(made: object) -> torch.optim.Optimizer:
     if closure is not None and closure.default is closure.empty:
         raise SettingError(
             f"{type(made).__name__} computes the loss itself, several times a step (its step() needs a closure), so it "
-            'cannot step on gradients that are there. Use a first-order rule such as "adamw".'
+            'cannot step on gradients that are there. Use a first-order rule such as "adamw", or "lbfgs".'
         )
     return made
 
 
-def _regroup(optimizer: torch.optim.Optimizer, table: Table, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+def _regroup(
+    optimizer: torch.optim.Optimizer, options: Mapping[int, dict[str, Any]], groups: list[dict[str, Any]]
+) -> torch.optim.Optimizer:
     """Give an existing optimizer the rows as its groups; its memory, keyed by parameter, stays."""
-    options = _options_by_array(optimizer, table)
     for group in groups:
-        ways = {repr({way: options[id(array)].get(way) for way in sorted(_WAYS)}) for array in group["params"]}
+        ways = {repr({way: options[id(array)].get(way) for way in sorted(WAYS)}) for array in group["params"]}
         if len(ways) > 1:
             raise SettingError(
                 f"The parameter groups of this {type(optimizer).__name__} are computed in different ways: "
                 f"{' and '.join(sorted(ways))}. Give all groups one way; a group that climbs is a negative multiplier."
             )
-    optimizer.param_groups[:] = [{**options[id(group["params"][0])], **group} for group in groups]
+    made = [{**options[id(group["params"][0])], **group} for group in groups]
+    for i, group in enumerate(made):
+        # A rate that is a tensor is shared by the groups that were not given another.
+        if isinstance(group.get("lr"), Tensor) and any(group["lr"] is other["lr"] for other in made[:i]):
+            group["lr"] = group["lr"].clone()
+    optimizer.param_groups[:] = made
     return optimizer
 
 
-def _options_by_array(optimizer: torch.optim.Optimizer, table: Table) -> dict[int, dict[str, Any]]:
-    """The options that an instance has for each of its arrays, which must be those of the net that may move."""
+def _options_by_array(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
+    """The options that an optimizer has for each of its arrays."""
     options: dict[int, dict[str, Any]] = {}
     for group in optimizer.param_groups:
         rest = {key: value for key, value in group.items() if key not in ("params", "param_names")}
         options.update({id(array): rest for array in group["params"]})
+    return options
+
+
+def _check_arrays(
+    optimizer: torch.optim.Optimizer, options: Mapping[int, Any], table: Table, inside: Collection[int]
+) -> None:
+    """Raise SettingError unless an instance has the arrays of the net that may move, and no others."""
     kind, arrays = type(optimizer).__name__, table.tree.arrays
-    missing = [name for row in table.rows if not row.frozen for name in row.names if id(arrays[name]) not in options]
+    live = [name for i, name in enumerate(table.names) if i in inside and not table.choices[name][RATE].frozen]
+    missing = [name for name in live if id(arrays[name]) not in options]
     if missing:
         raise SettingError(
             f"The {kind} given does not have {', '.join(map(repr, missing[:5]))}{', ...' if missing[5:] else ''}. "
@@ -243,28 +439,3 @@ def _options_by_array(optimizer: torch.optim.Optimizer, table: Table) -> dict[in
             f"The {kind} given has {foreign} array{'s' if foreign > 1 else ''} that the net does not have. "
             "Give the trainer the net that has them, or make the optimizer of net.parameters()."
         )
-    return options
-
-
-def settings_of(optimizer: torch.optim.Optimizer | Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of an optimizer that rules and schedules may set: its numeric options, with their values."""
-    values = optimizer.defaults if isinstance(optimizer, torch.optim.Optimizer) else optimizer
-    return {key: value for key, value in values.items() if key not in _WAYS and key != "lr" and _is_setting(value)}
-
-
-def _is_setting(value: object) -> bool:
-    if isinstance(value, tuple):
-        return all(isinstance(piece, int | float) for piece in value)
-    return isinstance(value, int | float)
-
-
-def check_options(kind: type[torch.optim.Optimizer], given: Mapping[str, Any]) -> None:
-    """Raise SettingError for an option that the class does not have."""
-    options = options_of(kind)
-    for key in given:
-        if key == "lr":
-            raise SettingError(f"{kind.__name__}: the learning rate is given as learning_rate=, not as lr=.")
-        if key not in options:
-            raise SettingError(
-                f"{kind.__name__} has no option {key!r}. It has: {', '.join(options)}.{nearest(key, options)}"
-            )

@@ -1,25 +1,40 @@
-"""Runs one of our update rules: keeps its memory, array by array, and calls it once for each row that moves."""
+"""Runs one of our update rules: keeps its memory, array by array, and moves what moves now.
+
+Arrays that the kernels of native.c take are moved by one call, whatever their settings; of the others the rule is
+called once for each row of settings.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from etude.bind.table import RATE, Moving, Now
+from etude.bind.table import RATE, Moving, Now, Table
 from etude.errors import StateError
-from etude.step.optim.rule import UpdateRule, has_kernel
+from etude.step.optim import half, native
+from etude.step.optim.noise import generator_of, noise_like
+from etude.step.optim.rule import UpdateRule, has_kernel, is_dense
+from etude.values.tree import has_shape
 
 _KEPT = 512
 """How many sets of moving arrays are remembered; more come up only where gradients are missing at random."""
 
+_SMALL = 1 << 16
+_TOGETHER = 1 << 20
+"""Elements of an array, and of all arrays of one call, that are laid end to end for a rule that is elementwise."""
+
 
 @dataclass(slots=True)
 class Bundle:
-    """The tensors of one call of the rule: arrays of one row that move together, alike in device and type."""
+    """The tensors of one call of the rule: arrays of one row that move together, alike in device and type.
+
+    Of arrays in half precision `arrays` are what the rule moves, in float32, and `low` the arrays themselves.
+    """
 
     row: int
     indices: tuple[int, ...]
@@ -29,8 +44,21 @@ class Bundle:
     memory: dict[str, list[Tensor]]
     update: Callable[..., None]
     settings: dict[str, Any]
-    columns: Mapping[str, Sequence[Any]]
+    low: list[Tensor]
     complex: bool
+    native: bool
+
+
+@dataclass(slots=True)
+class _Plan:
+    """How one set of arrays moves: all bundles; those of the rule, and those of one call into native.c."""
+
+    bundles: list[Bundle]
+    called: list[Bundle]
+    direct: list[Bundle]
+    columns: Mapping[str, Sequence[Any]]
+    entries: native.Entries | None = None
+    places: tuple[int, ...] | None = None
 
 
 class OwnOptimizer:
@@ -38,49 +66,145 @@ class OwnOptimizer:
 
     Memory is made when an array first moves, so what never moves costs nothing. How often each array has moved is
     kept in one vector a device, so that counting a step is one operation.
+
+    Attributes:
+        shapes: gradients have to lie in memory as their arrays do; `move` divides them.
+        takes_sparse: gradients may be sparse. needs_closure: False; see `etude.step.optim.foreign`.
+
+    Args:
+        rule: the update rule. arrays: all arrays of the table, in its order, and their names.
+        seed: of the rule's draws.
+        half: how float16 and bfloat16 arrays are moved; see `etude.step.optim.half`.
     """
 
-    def __init__(self, rule: UpdateRule, arrays: Sequence[Tensor]) -> None:
+    shapes: ClassVar[bool] = True
+    needs_closure: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        rule: UpdateRule,
+        arrays: Sequence[Tensor],
+        names: Sequence[str] = (),
+        seed: int = 0,
+        half: str = "master",
+    ) -> None:
         self.rule = rule
+        self.takes_sparse = rule.takes_sparse
         self.arrays = tuple(arrays)
         self.memory: list[dict[str, Tensor]] = [{} for _ in arrays]
-        self._bundles: dict[Moving, list[Bundle]] = {}
+        self._names = tuple(names) or tuple(map(str, range(len(arrays))))
+        self._seed, self._half = seed, half
+        self._kernel = native.kernel_of(rule)
+        self._plans: dict[Moving, _Plan] = {}
         self._marks: dict[Moving, list[tuple[Tensor, Tensor | None]]] = {}
         self._vectors: dict[torch.device, Tensor] = {}
         self._counts: list[Tensor] = []
+        self._versions: dict[int, int] = {}
         self._lay_out(torch.zeros(len(arrays)))
 
     def _lay_out(self, counts: Tensor) -> None:
         """Keep the counts on the devices where the arrays are now."""
+        self._plans.clear()
+        self._marks.clear()
+        self._versions.clear()
         devices = {array.device for array in self.arrays}
         self._vectors = {device: counts.to(device, torch.float32, copy=True) for device in devices}
         self._counts = [self._vectors[array.device][i] for i, array in enumerate(self.arrays)]
 
-    def move(self, now: Now, gradients: Sequence[Tensor]) -> None:
-        """Move what `now.moving` names; `gradients` are in the order of `now.moving.indices`."""
-        bundles = self.prepared(now)
+    # ------------------------------------------------------------------------------------------------ the move
+
+    def move(self, now: Now, gradients: Sequence[Tensor], divisor: float = 1.0) -> None:
+        """Move what `now.moving` names, by gradients in the order of `now.moving.indices`, divided by `divisor`."""
+        plan = self._planned(now)
+        if plan.direct and (plan.entries is None or not plan.entries.in_place()):
+            plan = self._directed(now)
         self.count(now, 1)
-        rates, alone = now.columns[RATE], len(bundles) == 1
+        rates = now.columns[RATE]
+        if plan.entries is not None:
+            own = gradients if plan.places is None else [gradients[p] for p in plan.places]
+            plan.entries.move(own, [rates[bundle.row] for bundle in plan.direct], divisor)
+        if plan.called:
+            self._call(plan.called, gradients, rates, divisor)
+
+    def _call(self, bundles: list[Bundle], gradients: Sequence[Tensor], rates: Sequence[Any], divisor: float) -> None:
+        whole = len(bundles) == 1 and len(gradients) == len(bundles[0].arrays)
         for bundle in bundles:
             rate = rates[bundle.row]
             bundle.settings[RATE] = rate if rate > 0 else -rate
-            own = gradients if alone else [gradients[p] for p in bundle.positions]
+            own = list(gradients) if whole else [gradients[p] for p in bundle.positions]
+            if bundle.low:
+                own = [gradient.float() for gradient in own]
+            if divisor != 1.0:
+                own = list(torch._foreach_div(own, divisor))
             if bundle.complex:
                 own = [torch.view_as_real(gradient.resolve_conj()) for gradient in own]
-            bundle.update(bundle.arrays, own, bundle.memory, bundle.counts, bundle.settings, rate < 0)
+            if self.rule.draws:
+                self._draw(bundle)
+            if bundle.low:
+                self._move_low(bundle, own, rate < 0)
+            else:
+                bundle.update(bundle.arrays, own, bundle.memory, bundle.counts, bundle.settings, rate < 0)
+
+    def targets(self, indices: Sequence[int]) -> list[Tensor]:
+        """What is moved for some arrays: the arrays, or the float32 numbers behind those in half precision."""
+        made = [self._target(i) for i in indices]
+        for index, target in zip(indices, made, strict=True):
+            if target is not self.arrays[index] and self._half == "master" and half.is_low(self.arrays[index]):
+                self._refresh(index, target)
+        return made
+
+    def _target(self, index: int) -> Tensor:
+        # Rounding by chance keeps no numbers behind an array.
+        return self.arrays[index] if self._half == "stochastic" else self._moved(index)
+
+    def settle(self, indices: Sequence[int]) -> None:
+        """Round what `targets` gave into the arrays, after it was changed."""
+        for index in indices:
+            if half.is_low(self.arrays[index]) and self._half == "master":
+                self._round(index, self._moved(index))
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Within it the arrays are those to evaluate: what they are."""
+        return nullcontext()
 
     def prepared(self, now: Now) -> list[Bundle]:
         """What moves, with its memory made and its settings (but the rates) up to date."""
-        bundles = self._bundles.get(now.moving)
-        if bundles is None:
-            if len(self._bundles) >= _KEPT:
-                self._bundles.clear()
+        return self._planned(now).bundles
+
+    def _planned(self, now: Now) -> _Plan:
+        plan = self._plans.get(now.moving)
+        if plan is None:
+            if len(self._plans) >= _KEPT:
+                self._plans.clear()
                 self._marks.clear()
-            bundles = self._bundles[now.moving] = self._bundle(now.moving)
-        for bundle in bundles:
-            if bundle.columns is not now.columns:
-                self._set(bundle, now)
-        return bundles
+            plan = self._plans[now.moving] = self._plan(now.moving)
+        if plan.columns is not now.columns:
+            self._set(plan, now)
+        return plan
+
+    def _directed(self, now: Now) -> _Plan:
+        """The plan with what native.c needs, made anew where an array has been given other storage."""
+        plan = self._planned(now)
+        if plan.entries is not None:
+            # Another type or another device may have come with the other storage.
+            self.forget_layout()
+            plan = self._planned(now)
+        if plan.direct and self._kernel is not None:
+            order = sorted((p, line, k) for line, b in enumerate(plan.direct) for k, p in enumerate(b.positions))
+            plan.places = None if len(order) == len(now.moving.indices) else tuple(p for p, _, _ in order)
+            plan.entries = native.Entries(
+                self._kernel,
+                self.rule.native[1:],
+                [plan.direct[line].arrays[k] for _, line, k in order],
+                [[plan.direct[line].memory[key][k] for key in self._kept(plan.direct[line])] for _, line, k in order],
+                [plan.direct[line].counts[k] for _, line, k in order],
+                [line for _, line, _ in order],
+            )
+            plan.entries.set([bundle.settings for bundle in plan.direct])
+        return plan
+
+    def _kept(self, bundle: Bundle) -> tuple[str, ...]:
+        return tuple(key for key in self.rule.memories if key in bundle.memory)
 
     def count(self, now: Now, times: int) -> None:
         """Count what moves now as moved `times` more often: 1, or -1 for a step that was not made after all."""
@@ -90,37 +214,87 @@ class OwnOptimizer:
             else:
                 vector.add_(mark, alpha=times)
 
-    def _set(self, bundle: Bundle, now: Now) -> None:
-        """Bring the settings of a bundle up to date; those that never change cost one comparison."""
-        changed = False
-        for key, column in now.columns.items():
-            if key != RATE and bundle.columns.get(key) is not column:
-                bundle.settings[key], changed = column[bundle.row], True
-        bundle.columns = now.columns
-        if changed:
+    def _set(self, plan: _Plan, now: Now) -> None:
+        """Bring the settings of a plan up to date; those that never change cost one comparison for all bundles."""
+        found = {k: column for k, column in now.columns.items() if k != RATE and plan.columns.get(k) is not column}
+        plan.columns = now.columns
+        for bundle in plan.bundles if found else ():
+            bundle.settings.update((key, column[bundle.row]) for key, column in found.items())
             for key in self.rule.remembers(bundle.settings):
                 if key not in bundle.memory:
                     bundle.memory[key] = [self._memory(i, key) for i in bundle.indices]
+                    plan.entries = None
+        if found and plan.entries is not None:
+            plan.entries.set([bundle.settings for bundle in plan.direct])
 
-    def _bundle(self, moving: Moving) -> list[Bundle]:
+    # ---------------------------------------------------------------------------------------------- the bundles
+
+    def _plan(self, moving: Moving) -> _Plan:
         positions = {index: position for position, index in enumerate(moving.indices)}
         made = []
         for group in moving.groups:
-            alike: dict[tuple[torch.device, torch.dtype, bool], list[int]] = {}
+            alike: dict[tuple[Any, ...], list[int]] = {}
             for index in group.indices:
-                array = self.arrays[index]
-                alike.setdefault((array.device, array.dtype, has_kernel(_real(array))), []).append(index)
-            made += [self._one_bundle(group.row, tuple(members), positions) for members in alike.values()]
+                alike.setdefault(self._kind(index), []).append(index)
+            made += [self._bundle(group.row, tuple(members), positions) for members in alike.values()]
         self._marks[moving] = self._mark(moving)
-        return made
+        return _Plan(made, [b for b in made if not b.native], [b for b in made if b.native], {})
 
-    def _one_bundle(self, row: int, indices: tuple[int, ...], positions: Mapping[int, int]) -> Bundle:
-        is_complex = self.arrays[indices[0]].is_complex()
-        arrays = [_real(self.arrays[i]) if is_complex else self.arrays[i] for i in indices]
-        counts = [self._counts[i] for i in indices]
-        update = self.rule.update if has_kernel(arrays[0]) else self.rule.formulas
-        places = tuple(positions[i] for i in indices)
-        return Bundle(row, indices, places, arrays, counts, {}, update, {}, {}, is_complex)
+    def _kind(self, index: int) -> tuple[Any, ...]:
+        """Arrays of one bundle are alike in this."""
+        array = self.arrays[index]
+        real = _real(array)
+        return array.device, array.dtype, has_kernel(real), self._is_direct(array), real.numel() <= _SMALL
+
+    def _is_direct(self, array: Tensor) -> bool:
+        return self._kernel is not None and native.takes(array)
+
+    def _bundle(self, row: int, indices: tuple[int, ...], positions: Mapping[int, int]) -> Bundle:
+        first = self.arrays[indices[0]]
+        is_low = half.is_low(first) and self._half != "plain"
+        arrays = [self._moved(i) for i in indices]
+        return Bundle(
+            row,
+            indices,
+            tuple(positions[i] for i in indices),
+            arrays,
+            [self._counts[i] for i in indices],
+            {},
+            self._way(arrays),
+            {},
+            [self.arrays[i].detach() for i in indices] if is_low else [],
+            first.is_complex(),
+            self._is_direct(first),
+        )
+
+    def _way(self, arrays: Sequence[Tensor]) -> Callable[..., None]:
+        """How the rule is called for these arrays, which are alike."""
+        rule = self.rule
+        if type(rule).update is not UpdateRule.update:
+            return rule.update if has_kernel(arrays[0]) or rule.takes_sparse else rule.formulas
+        small = arrays[0].numel() <= _SMALL and all(is_dense(array) for array in arrays)
+        return self._end_to_end if rule.elementwise and small and len(arrays) > 1 else rule.formulas
+
+    def _end_to_end(
+        self,
+        arrays: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        memory: Mapping[str, Sequence[Tensor]],
+        counts: Sequence[Tensor],
+        settings: Mapping[str, Any],
+        climb: bool,
+    ) -> None:
+        """The formula on many small arrays as if they were one: a few operations instead of a few for each."""
+        for start, end in _stretches([array.numel() for array in arrays]):
+            here = slice(start, end)
+            sizes = [array.numel() for array in arrays[here]]
+            long = {key: _joined(tensors[here]) for key, tensors in memory.items()}
+            array, each = _joined(arrays[here]), torch.tensor(sizes, device=arrays[0].device)
+            count = torch.repeat_interleave(torch.stack(list(counts[here])), each, output_size=len(array))
+            self.rule.formula(array, _joined(gradients[here]), long, count, settings, climb)
+            _give_back(array, arrays[here], sizes)
+            for key in self.rule.remembers(settings):
+                _give_back(long[key], memory[key][here], sizes)
 
     def _mark(self, moving: Moving) -> list[tuple[Tensor, Tensor | None]]:
         """For each device the vector of counts and what a step adds to it (None: 1 everywhere)."""
@@ -131,26 +305,96 @@ class OwnOptimizer:
             marks.append((vector, None if bool(mark.all()) else mark.to(device)))
         return marks
 
+    # ------------------------------------------------------------------------------- memory, draws, half precision
+
     def _memory(self, index: int, key: str) -> Tensor:
         own = self.memory[index]
         if key not in own:
-            own[key] = torch.zeros_like(_real(self.arrays[index]))
+            array = self.arrays[index]
+            by_chance = self._half == "stochastic" and half.is_low(array)
+            own[key] = self.rule.begin(key, array.detach().float() if by_chance else self._moved(index))
         return own[key]
 
+    def _moved(self, index: int) -> Tensor:
+        """What the rule moves for an array: itself without its history; for half precision numbers in float32."""
+        array = self.arrays[index]
+        if self._half == "plain" or not half.is_low(array):
+            return _real(array) if array.is_complex() else array
+        if self._half == "stochastic":
+            return half.empty_stand_in(array)
+        own = self.memory[index]
+        if half.MASTER not in own:
+            own[half.MASTER] = array.detach().float()
+        return own[half.MASTER]
+
+    def _move_low(self, bundle: Bundle, gradients: Sequence[Tensor], climb: bool) -> None:
+        """Move arrays in half precision by way of float32."""
+        if self._half == "stochastic":
+            for k in range(len(bundle.low)):
+                self._move_by_chance(bundle, k, gradients[k], climb)
+            return
+        for index, master in zip(bundle.indices, bundle.arrays, strict=True):
+            self._refresh(index, master)
+        bundle.update(bundle.arrays, gradients, bundle.memory, bundle.counts, bundle.settings, climb)
+        for index, master in zip(bundle.indices, bundle.arrays, strict=True):
+            self._round(index, master)
+
+    def _refresh(self, index: int, master: Tensor) -> None:
+        low = self.arrays[index]
+        if self._versions.get(index) != low._version:
+            # Somebody else has written the array since, or nobody knows.
+            half.refresh(master, low.detach())
+
+    def _round(self, index: int, master: Tensor) -> None:
+        low = self.arrays[index]
+        low.detach().copy_(master)
+        self._versions[index] = low._version
+
+    def _move_by_chance(self, bundle: Bundle, k: int, gradient: Tensor, climb: bool) -> None:
+        """Move one array and round it up or down by chance; only one at a time is there in float32."""
+        low, name, count = bundle.low[k], self._names[bundle.indices[k]], bundle.counts[k]
+        exact, own = low.float(), {key: tensors[k] for key, tensors in bundle.memory.items()}
+        self.rule.formula(exact, gradient, own, count, bundle.settings, climb)
+        chance = torch.rand(low.shape, generator=generator_of(self._seed, f"rounding:{name}", int(count)))
+        low.copy_(half.rounded(exact, low.dtype, chance.to(low.device)))
+
+    def _draw(self, bundle: Bundle) -> None:
+        for key in self.rule.draws:
+            drawn = zip(bundle.indices, bundle.arrays, bundle.counts, strict=True)
+            bundle.memory[key] = [noise_like(x, self._seed, self._names[i], count, key) for i, x, count in drawn]
+
+    # ------------------------------------------------------------------------------------------------- the state
+
     def forget_layout(self) -> None:
-        """After the table was made anew, or the arrays changed device: look at them afresh, memory kept."""
+        """After the table was made anew, or the arrays changed device or type: look at them afresh, memory kept."""
         counts = torch.tensor(self.counts())
         for index, own in enumerate(self.memory):
             for key, kept in own.items():
-                own[key] = kept.to(self.arrays[index].device)
-        self._bundles.clear()
-        self._marks.clear()
+                own[key] = kept.to(self._like(self.arrays[index], key))
         self._lay_out(counts)
 
     def counts(self) -> list[float]:
         """How often each array has moved."""
         vectors = {device: vector.tolist() for device, vector in self._vectors.items()}
-        return [vectors[array.device][i] for i, array in enumerate(self.arrays)] if self.arrays else []
+        found = []
+        for i, count in enumerate(self._counts):
+            found.append(vectors[count.device][i])
+        return found
+
+    def use(self, table: Table) -> None:
+        """Take over a table, when rules or the net have changed; memory is kept by the names of the arrays."""
+        before = dict(zip(self._names, zip(self.memory, self.counts(), strict=True), strict=True))
+        self.arrays, self._names = tuple(table.tree.arrays[name] for name in table.names), table.names
+        kept = [before.get(name, ({}, 0.0)) for name in self._names]
+        self.memory = [memory for memory, _ in kept]
+        self._lay_out(torch.tensor([count for _, count in kept]))
+
+    def forget(self, index: int) -> None:
+        """Forget what is remembered of an array, and how often it has moved."""
+        self.memory[index] = {}
+        counts = torch.tensor(self.counts())
+        counts[index] = 0
+        self._lay_out(counts)
 
     def state(self) -> list[dict[str, Any]]:
         """For each array its memory and count; empty for what has never moved. Tensors are not copied."""
@@ -161,29 +405,63 @@ class OwnOptimizer:
         """Take over what `state()` gave, copied to where the arrays are, in their numbers and memory order.
 
         Raises:
-            StateError: a memory that this rule does not have, or of another shape; nothing is changed then.
+            StateError: memories that this rule does not have, or of other shapes, all of them named; nothing is changed
+                then.
         """
-        for index, own in enumerate(state):
-            self._check(index, own)
-        self.memory = [
-            {key: torch.empty_like(_real(array)).copy_(kept) for key, kept in own.items() if key != "count"}
-            for array, own in zip(self.arrays, state, strict=True)
-        ]
-        self._bundles.clear()
-        self._marks.clear()
+        wrong = [said for index, own in enumerate(state) for said in self._misfits(index, own)]
+        if wrong:
+            raise StateError("; ".join(wrong))
+        self.memory = [self._taken(array, own) for array, own in zip(self.arrays, state, strict=True)]
         self._lay_out(torch.tensor([float(own.get("count", 0)) for own in state]))
 
-    def _check(self, index: int, own: Mapping[str, Any]) -> None:
-        shape = _real(self.arrays[index]).shape
+    def _misfits(self, index: int, own: Mapping[str, Any]) -> Iterator[str]:
+        """What of the memory of one array in a state does not fit, in words."""
+        array, name = self.arrays[index], self._names[index]
+        if own and not has_shape(array):
+            yield f"{name!r} has no shape yet; call the net once before"
+            return
         for key, kept in own.items():
             if key == "count":
                 continue
-            if key not in self.rule.memories:
-                raise StateError(f"memory {key!r} is none of {self.rule.name}: {', '.join(self.rule.memories)}")
-            if not isinstance(kept, Tensor):
-                raise StateError(f"memory {key!r} is a {type(kept).__name__}, not a tensor")
-            if kept.shape != shape:
-                raise StateError(f"memory {key!r} has shape {tuple(kept.shape)}, the array {tuple(shape)}")
+            said = f"memory {key!r} of {name!r}"
+            if key not in (*self.rule.memories, half.MASTER):
+                yield f"{said} is none of {self.rule.name}: {', '.join(self.rule.memories)}"
+            elif not isinstance(kept, Tensor):
+                yield f"{said} is a {type(kept).__name__}, not a tensor"
+            elif kept.shape != (shape := self._like(array, key).shape):
+                yield f"{said} has shape {tuple(kept.shape)}, the array {tuple(shape)}"
+
+    def _taken(self, array: Tensor, own: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The memory of one array out of a state that fits."""
+        masters = half.is_low(array) and self._half == "master"
+        keys = [key for key in own if key != "count" and (key != half.MASTER or masters)]
+        return {key: torch.empty_like(self._like(array, key)).copy_(own[key]) for key in keys}
+
+    def _like(self, array: Tensor, key: str) -> Tensor:
+        """A tensor like the memory of an array."""
+        lifts = half.is_low(array) and self._half != "plain"
+        real = array.detach().float() if lifts or key == half.MASTER else _real(array)
+        return real if key == half.MASTER else self.rule.begin(key, real)
+
+
+def _stretches(sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Neighbours that together have at most a certain number of elements."""
+    made, start, total = [], 0, 0
+    for i, size in enumerate(sizes):
+        if total + size > _TOGETHER and i > start:
+            made.append((start, i))
+            start, total = i, 0
+        total += size
+    return [*made, (start, len(sizes))]
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def _give_back(long: Tensor, tensors: Sequence[Tensor], sizes: Sequence[int]) -> None:
+    pieces = [piece.view(own.shape) for piece, own in zip(torch.split(long, list(sizes)), tensors, strict=True)]
+    torch._foreach_copy_(list(tensors), pieces)
 
 
 def _real(array: Tensor) -> Tensor:

@@ -42,7 +42,8 @@ class Setting:
             if not isinstance(value, bool):
                 raise SettingError(f"{name}={value!r}: True or False is needed. The default is {self.default!r}.")
             return
-        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        endless = self.closed and value == self.high
+        if isinstance(value, bool) or not isinstance(value, Real) or not (math.isfinite(value) or endless):
             raise SettingError(f"{name}={value!r}: a finite number is needed. The default is {self.default!r}.")
         number = float(value)
         inside = self.low <= number and (number <= self.high if self.closed else number < self.high)
@@ -54,41 +55,41 @@ class Setting:
 
 
 class UpdateRule(ABC):
-    """How arrays move, given their gradients.
+    """How arrays move, given their gradients. A rule needs `name`, `settings`, `memories` and `formula`.
 
     Class attributes:
         name: the name by which `Trainer` and `train` know the rule.
         settings: its settings besides the learning rate, with defaults.
-        memories: what it keeps for an array, one tensor of the array's shape each, zero at first.
+        memories: what it keeps for an array, one tensor each; see `begin`.
+        rate: the learning rate where nothing is said.
+        draws: names of tensors of the array's shape with standard normal noise, new at each step, that `formula` finds
+            beside the memory. They depend on the seed, the array's name and its count, so a resumed run draws them too.
+        elementwise: whether `formula` treats every element alone, so that many small arrays may be given to it as one.
+        takes_sparse: whether `update` takes gradients in torch's sparse layout; otherwise they are made dense.
+        native: a function of native.c that does the same as `formula`, and the settings that it takes in its order,
+            the learning rate and "climb" first; its memories are the first of `memories`.
     """
 
     name: ClassVar[str]
     settings: ClassVar[Mapping[str, Setting]]
     memories: ClassVar[tuple[str, ...]]
+    rate: ClassVar[float] = 1e-3
+    draws: ClassVar[tuple[str, ...]] = ()
+    elementwise: ClassVar[bool] = False
+    takes_sparse: ClassVar[bool] = False
+    native: ClassVar[tuple[str, ...]] = ()
 
     def remembers(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
         """The memories needed under these values of the settings (all of `memories` unless a rule knows better)."""
         return self.memories
 
-    @abstractmethod
-    def update(
-        self,
-        arrays: Sequence[Tensor],
-        gradients: Sequence[Tensor],
-        memory: Memory,
-        counts: Sequence[Tensor],
-        settings: Mapping[str, Any],
-        climb: bool,
-    ) -> None:
-        """Move `arrays` and their `memory` in place: the fast way, for arrays that torch's fused kernels take.
+    def begin(self, memory: str, array: Tensor) -> Tensor:
+        """What a memory of an array is before the array first moves: zero, of the array's shape and strides."""
+        return torch.zeros_like(array)
 
-        Args:
-            arrays, gradients: as many tensors of equal shapes and strides; gradients may not be changed.
-            memory: for each memory the tensors of these arrays.
-            counts: for each array how often it has moved, this time included; float32 scalars.
-            settings: the values, `learning_rate` among them, which is positive.
-            climb: move up the gradient; decay shrinks all the same.
-        """
+    def own_defaults(self, name: str, array: Tensor) -> Mapping[str, Any]:
+        """Values of settings for one array where nobody says otherwise, such as exemptions by name or shape."""
+        return {}
 
     @abstractmethod
     def formula(
@@ -100,10 +101,32 @@ class UpdateRule(ABC):
         settings: Mapping[str, Any],
         climb: bool,
     ) -> None:
-        """The same for one array, in plain tensor operations that can be traced by a compiler.
+        """Move one array and its memory in place, in plain tensor operations that a compiler can trace.
 
-        The learning rate is a scalar tensor here, so that a new rate needs no new program.
+        Args:
+            array, gradient: of equal shape; the gradient may not be changed.
+            memory: the array's memory and draws, by name.
+            count: how often the array has moved, this time included; a float32 scalar. For a rule that is `elementwise`
+                it may be a tensor of the array's shape.
+            settings: the values; `learning_rate` is positive, and may be a scalar tensor, so that a new rate needs no
+                new program.
+            climb: move up the gradient; decay shrinks all the same.
         """
+
+    def update(
+        self,
+        arrays: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        memory: Memory,
+        counts: Sequence[Tensor],
+        settings: Mapping[str, Any],
+        climb: bool,
+    ) -> None:
+        """The same for many arrays, which share all settings: a faster way, where a rule knows one.
+
+        Called with plain dense arrays only; `gradients` have the strides of their arrays unless they are sparse.
+        """
+        self.formulas(arrays, gradients, memory, counts, settings, climb)
 
     def formulas(
         self,

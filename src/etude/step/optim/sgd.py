@@ -27,6 +27,16 @@ class SGD(UpdateRule):
         "weight_decay": Setting(0.0),
     }
     memories: ClassVar[tuple[str, ...]] = ("momentum",)
+    elementwise: ClassVar[bool] = True
+    native: ClassVar[tuple[str, ...]] = (
+        "etude_sgd",
+        "learning_rate",
+        "climb",
+        "weight_decay",
+        "momentum",
+        "dampening",
+        "nesterov",
+    )
 
     def remembers(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
         return self.memories if settings["momentum"] else ()

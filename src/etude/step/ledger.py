@@ -1,0 +1,64 @@
+"""Which gradients are new: nothing old is ever applied twice, and nothing that is there is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import repeat
+from operator import attrgetter, is_
+
+from torch import Tensor
+
+_GRAD = attrgetter("grad")
+_VERSION = attrgetter("_version")
+
+
+def gradients_of(arrays: Iterable[Tensor]) -> list[Tensor | None]:
+    """The gradient of each array, None where there is none."""
+    return list(map(_GRAD, arrays))
+
+
+def has_none(gradients: Sequence[Tensor | None]) -> bool:
+    """Whether a gradient is missing."""
+    return any(map(is_, gradients, repeat(None)))
+
+
+class Ledger:
+    """What was there when gradients were last looked at: the tensors themselves, and how often each was written.
+
+    Attributes:
+        empty: whether nothing has been written down since the last `forget`.
+    """
+
+    def __init__(self) -> None:
+        self.empty = True
+        self._found: list[Tensor | None] = []
+        self._versions: list[int | None] = []
+
+    def write(self, gradients: Sequence[Tensor | None]) -> None:
+        """Write down the gradients of all arrays, in their order."""
+        self._found = list(gradients)
+        if has_none(gradients):
+            self._versions = [None if gradient is None else gradient._version for gradient in gradients]
+        else:
+            self._versions = list(map(_VERSION, gradients))
+        self.empty = False
+
+    def forget(self) -> None:
+        """From now on every gradient is new."""
+        if not self.empty:
+            self._found, self._versions, self.empty = [], [], True
+
+    def old(self, indices: Sequence[int], gradients: Sequence[Tensor | None]) -> tuple[list[int], list[int]]:
+        """Of some arrays, given by their place in the order, those whose gradient is not new.
+
+        Returns:
+            those with the gradient that was seen, as it was; those with new values added onto it.
+        """
+        same: list[int] = []
+        added: list[int] = []
+        if self.empty:
+            return same, added
+        for index, gradient in zip(indices, gradients, strict=True):
+            if gradient is not None and self._found[index] is gradient:
+                (same if self._versions[index] == gradient._version else added).append(index)
+        return same, added

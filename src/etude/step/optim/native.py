@@ -1,0 +1,99 @@
+"""Many small arrays moved by one call into native.c, each with settings of its own.
+
+Where the library is not there, or for arrays that its kernels do not take, torch's fused kernels do the same, with one
+call for each row of settings.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from etude.bind.table import RATE
+from etude.step.optim.compiler import library
+from etude.step.optim.rule import UpdateRule, has_kernel
+
+_SMALL = 1 << 16
+"""Elements up to which one thread is as quick with an array as several are."""
+
+_WIDTH = 8
+"""Numbers of an entry in native.c: array, gradient, three memories, count, length, line."""
+
+Kernel: TypeAlias = Callable[[int, int, int, float], None]
+
+
+def kernel_of(rule: UpdateRule) -> Kernel | None:
+    """The function of native.c that moves arrays as the rule does; None where there is none, or no library."""
+    made = library() if rule.native else None
+    if made is None:
+        return None
+    kernel = made[rule.native[0]]
+    kernel.argtypes = [ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_double]
+    kernel.restype = None
+    return kernel
+
+
+def takes(array: Tensor) -> bool:
+    """Whether a kernel may move the array: float32 on the CPU, without gaps, and small unless there is one thread."""
+    return (
+        array.device.type == "cpu"
+        and array.dtype is torch.float32
+        and has_kernel(array)
+        and (array.numel() <= _SMALL or torch.get_num_threads() == 1)
+    )
+
+
+class Entries:
+    """Arrays that move together, as a kernel sees them: addresses, lengths, lines of settings.
+
+    Args:
+        kernel: of native.c. columns: the settings it takes, in its order; "climb" is the sign of the learning rate.
+        arrays, memory, counts: the tensors, and for each array its memories in the rule's order.
+        lines: for each array its line in `settings`.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        columns: Sequence[str],
+        arrays: Sequence[Tensor],
+        memory: Sequence[Sequence[Tensor]],
+        counts: Sequence[Tensor],
+        lines: Sequence[int],
+    ) -> None:
+        self._kernel, self._columns = kernel, tuple(columns)
+        self._arrays, self._kept = tuple(arrays), (tuple(memory), tuple(counts))
+        self._addresses = [array.data_ptr() for array in arrays]
+        self._settings = np.zeros((max(lines) + 1, len(columns)), dtype=np.float64)
+        self._table = np.zeros((len(arrays), _WIDTH), dtype=np.int64)
+        self._table[:, 0] = self._addresses
+        for k, own in enumerate(memory):
+            self._table[k, 2 : 2 + len(own)] = [tensor.data_ptr() for tensor in own]
+        self._table[:, 5] = [count.data_ptr() for count in counts]
+        self._table[:, 6] = [array.numel() for array in arrays]
+        self._table[:, 7] = lines
+        self._gradients = self._table[:, 1]
+        self._where = (self._table.ctypes.data, self._settings.ctypes.data)
+
+    def in_place(self) -> bool:
+        """Whether the arrays lie where they lay when this was made; they may have been given other storage since."""
+        return [array.data_ptr() for array in self._arrays] == self._addresses
+
+    def set(self, settings: Sequence[Mapping[str, Any]]) -> None:
+        """Write every setting but the learning rate: one mapping for each line."""
+        for k, key in enumerate(self._columns):
+            if key not in (RATE, "climb"):
+                self._settings[:, k] = [own[key] for own in settings]
+
+    def move(self, gradients: Sequence[Tensor], rates: Sequence[float], divisor: float) -> None:
+        """Move the arrays by float32 gradients that have their strides; `rates` by line, negative ones climb."""
+        self._gradients[:] = [gradient.data_ptr() for gradient in gradients]
+        self._settings[:, 0] = rates
+        self._settings[:, 1] = self._settings[:, 0] < 0
+        np.abs(self._settings[:, 0], out=self._settings[:, 0])
+        self._kernel(len(self._arrays), *self._where, divisor)

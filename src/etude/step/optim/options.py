@@ -1,0 +1,51 @@
+"""What an optimizer class of torch's shape takes, read from its signature and its defaults."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from etude.errors import SettingError, nearest
+
+WAYS = frozenset({"foreach", "fused", "capturable", "differentiable", "maximize"})
+"""Ways of computing, not settings of the rule: given once, for all rows."""
+
+
+def options_of(kind: type[torch.optim.Optimizer]) -> dict[str, Any]:
+    """The options of an optimizer class besides its parameters, with their defaults."""
+    parameters = list(inspect.signature(kind.__init__).parameters.values())[2:]
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {p.name: p.default for p in parameters if p.kind in named}
+
+
+def settings_of(optimizer: torch.optim.Optimizer | Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an optimizer that rules and schedules may set: its numeric options, with their values."""
+    values = optimizer.defaults if isinstance(optimizer, torch.optim.Optimizer) else optimizer
+    return {key: value for key, value in values.items() if key not in WAYS and key != "lr" and _is_setting(value)}
+
+
+def _is_setting(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(isinstance(piece, int | float) for piece in value)
+    return isinstance(value, int | float)
+
+
+def rate_of(kind: type[torch.optim.Optimizer]) -> float:
+    """The learning rate that a class has where nothing is said; 1e-3 for one that has none."""
+    rate = options_of(kind).get("lr")
+    return float(rate) if isinstance(rate, int | float) and not isinstance(rate, bool) else 1e-3
+
+
+def check_options(kind: type[torch.optim.Optimizer], given: Mapping[str, Any]) -> None:
+    """Raise SettingError for an option that the class does not have."""
+    options = options_of(kind)
+    for key in given:
+        if key == "lr":
+            raise SettingError(f"{kind.__name__}: the learning rate is given as learning_rate=, not as lr=.")
+        if key not in options:
+            raise SettingError(
+                f"{kind.__name__} has no option {key!r}. It has: {', '.join(options)}.{nearest(key, options)}"
+            )

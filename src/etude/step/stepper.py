@@ -1,0 +1,375 @@
+"""One attempt at a step on one net: from the gradients that are there to moved arrays, or to an error and no change."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from etude.bind.table import Moving, Now, Table
+from etude.errors import NonFiniteError, SettingError, StaleGradientError
+from etude.step.gradients import (
+    GRADIENT_SETTINGS,
+    Gradients,
+    all_finite,
+    clip_weights,
+    names_not_finite,
+    prepare,
+    shrink,
+)
+from etude.step.ledger import Ledger, gradients_of, has_none
+from etude.step.optim.half import is_low
+from etude.step.optim.rule import is_dense
+from etude.step.recipe import Optimizer, Recipe
+from etude.step.states import listed
+from etude.values.progress import Progress
+from etude.values.schedule import Schedule
+from etude.values.tree import Tree, has_shape
+
+_SETS = 512
+"""Sets of moving arrays whose tensors are kept at hand; stale gradients can make ever new ones."""
+_DTYPE = attrgetter("dtype")
+_REQUIRES = attrgetter("requires_grad")
+
+
+@dataclass(slots=True)
+class _Looked:
+    """The arrays that move together: whether all are contiguous, their types, whether some have half precision."""
+
+    arrays: list[Tensor]
+    contiguous: bool
+    dtypes: frozenset[torch.dtype]
+    low: bool
+
+
+class Stepper:
+    """A recipe at work on the arrays of one net.
+
+    Args:
+        module: the net. recipe: optimizer, settings and rules. progress: the clock, with the length of the run.
+        uncounted: units that the clock does not count. seed: of noise and draws. half: see `etude.step.optim.half`.
+
+    Attributes:
+        progress: the clock: the step about to be made has number `progress.step + 1`.
+        table: the settings of every array. memory: what schedules that listen to metrics remember.
+        optimizer: what moves the arrays. ledger: which gradients are old.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        recipe: Recipe,
+        progress: Progress,
+        uncounted: Sequence[str] = (),
+        seed: int = 0,
+        half: str = "master",
+    ) -> None:
+        self.recipe = recipe
+        self.progress = progress
+        self.ledger = Ledger()
+        self._module, self._uncounted = module, tuple(uncounted)
+        self._seed, self._half = seed, half
+        self._drawn = (-1, 0)
+        self.use(self._resolve())
+        self.optimizer: Optimizer = recipe.optimizer_for(self.table, seed, half)
+        self.memory: Mapping[Schedule, Any] = self.table.start()
+
+    def _resolve(self, held: Collection[str] = (), thawed: Collection[str] = ()) -> Table:
+        return self.recipe.table(Tree(self._module), self.progress.extent, self._uncounted, held, thawed)
+
+    def use(self, table: Table) -> None:
+        """Go on with another table of the same arrays, or with a first one."""
+        self.table = table
+        self.arrays = tuple(table.tree.arrays[name] for name in table.names)
+        self._extra = frozenset(GRADIENT_SETTINGS) & frozenset(table.settings)
+        self._before = self._extra - {"shrink", "clip_weights"}
+        self._looked: dict[Moving, _Looked] = {}
+        self._outside: dict[Moving, tuple[Tensor, ...]] = {}
+        self._still = _still_modules(table)
+
+    def resolve_again(self, held: Collection[str], thawed: Collection[str]) -> None:
+        """Walk the net again and resolve the recipe as it is now; memory is kept by the names of the arrays.
+
+        Arrays of the table that do not require a gradient at the moment stay in it.
+        """
+        idle = [array for array in self.arrays if not array.requires_grad]
+        with warnings.catch_warnings(), _requiring(idle):
+            # A change by hand is meant to cover the rules that were there.
+            warnings.simplefilter("ignore")
+            table = self._resolve(held, thawed)
+        self.use(table)
+        self.memory = {of: self.memory.get(of, kept) for of, kept in table.start().items()}
+        self.optimizer.use(table)
+
+    # ------------------------------------------------------------------------------------------------ the attempt
+
+    @torch.no_grad()
+    def attempt(self, count: float, ignore_stale_grad: bool, non_finite: str | None) -> bool:
+        """Move what moves now by the gradients that are there, divided by `count`; nothing ticks, nothing is marked.
+
+        Returns:
+            Whether the step was made; False if non_finite="skip" refused it.
+
+        Raises:
+            StaleGradientError, NonFiniteError: nothing is changed.
+        """
+        now, found = self.fresh(ignore_stale_grad)
+        refused = non_finite is not None and bool(found) and not all_finite(found)
+        if refused and non_finite == "raise":
+            self.raise_non_finite(now, found)
+        if found and not refused:
+            self._move(now, found, count)
+        return not refused
+
+    def fresh(self, ignore_stale_grad: bool) -> tuple[Now, list[Tensor]]:
+        """What moves now and its gradients, all of them new.
+
+        Raises:
+            StaleGradientError: there is none for an array, or an old one; nothing is changed.
+        """
+        now = self.table.at(self.progress, self.memory)
+        arrays = self.looked_up(now.moving).arrays
+        gradients = gradients_of(arrays)
+        if has_none(gradients) or not self.ledger.empty or not all(map(_REQUIRES, arrays)):
+            stale = self._stale(now.moving, gradients, ignore_stale_grad)
+            if stale:
+                now = Now(now.columns, self.table.less(now.moving, stale))
+                gradients = gradients_of(self.looked_up(now.moving).arrays)
+        return now, cast("list[Tensor]", gradients)
+
+    def _move(self, now: Now, found: list[Tensor], count: float) -> None:
+        looked, optimizer = self.looked_up(now.moving), self.optimizer
+        if looked.low and self._half != "plain":
+            # Divided in half precision, small gradients would be lost after all.
+            found = [g.float() if is_low(array) else g for array, g in zip(looked.arrays, found, strict=True)]
+        gradients, divisor = Gradients(found), count
+        if self._before or not optimizer.shapes:
+            divisor = 1.0
+            if count != 1:
+                gradients.divide(count)
+        if self._before:
+            self.prepare(gradients, now)
+        if optimizer.shapes and not self._laid_out(gradients.values, looked):
+            gradients.shape_like(looked.arrays, optimizer.takes_sparse)
+        if "shrink" in self._extra:
+            shrink(optimizer.targets(now.moving.indices), now)
+        optimizer.move(now, gradients.values, divisor)
+        if "clip_weights" in self._extra:
+            clip_weights(optimizer.targets(now.moving.indices), now)
+            optimizer.settle(now.moving.indices)
+
+    def prepare(self, gradients: Gradients, now: Now) -> None:
+        """Noise, clipping and what else changes a gradient, where it is asked for."""
+        arrays = self.looked_up(now.moving).arrays
+        prepare(gradients, arrays, now, self.table, self._before, self._seed, self._draw())
+
+    def _laid_out(self, gradients: Sequence[Tensor], looked: _Looked) -> bool:
+        """Whether every gradient lies in memory as its array does; where that is not plain to see, False."""
+        if not looked.contiguous or not looked.dtypes.issuperset(map(_DTYPE, gradients)):
+            return False
+        try:
+            return all(map(Tensor.is_contiguous, gradients)) and len(looked.dtypes) == 1
+        except RuntimeError:
+            # A sparse gradient has no such thing.
+            return False
+
+    def _draw(self) -> tuple[int, int]:
+        """Which draw of noise this is: the number of the step, and how many were drawn in it before."""
+        step = int(self.progress.step)
+        again = self._drawn[1] + 1 if self._drawn[0] == step else 0
+        self._drawn = (step, again)
+        return self._drawn
+
+    def looked_up(self, moving: Moving) -> _Looked:
+        """The arrays of a set that moves.
+
+        Raises:
+            SettingError: one of them has no shape yet.
+        """
+        found = self._looked.get(moving)
+        if found is None:
+            if len(self._looked) >= _SETS:
+                self._looked.clear()
+            found = self._looked[moving] = self._look_up(moving)
+        return found
+
+    def _look_up(self, moving: Moving) -> _Looked:
+        arrays = [self.arrays[i] for i in moving.indices]
+        lazy = [self.table.names[i] for i in moving.indices if not has_shape(self.arrays[i])]
+        if lazy:
+            raise SettingError(
+                f"step(): {listed(lazy)} have no shape yet. Call the net once before the first step, or freeze them."
+            )
+        contiguous = all(array.is_contiguous() for array in arrays)
+        dtypes = frozenset(array.dtype for array in arrays)
+        return _Looked(arrays, contiguous, dtypes, any(is_low(array) for array in arrays))
+
+    # ------------------------------------------------------------------------------------- gradients, old and new
+
+    def _stale(self, moving: Moving, gradients: Sequence[Tensor | None], ignore: bool) -> frozenset[int]:
+        """Indices of arrays without a new gradient. Raises before anything is changed unless `ignore`."""
+        missing = [i for i, gradient in zip(moving.indices, gradients, strict=True) if gradient is None]
+        same, mixed = self.ledger.old(moving.indices, gradients)
+        if mixed:
+            self._raise_mixed(mixed)
+        # Who sets requires_grad = False holds the array.
+        held = {i for i in moving.indices if not self.arrays[i].requires_grad}
+        asked = {*missing, *same} - held
+        if asked and not ignore:
+            self.raise_stale(sorted(asked))
+        return frozenset(asked | held)
+
+    def _raise_mixed(self, indices: list[int]) -> None:
+        names = tuple(self.table.names[i] for i in indices)
+        raise StaleGradientError(
+            f"Step {int(self.progress.step) + 1}: new gradients were added onto old ones that a step has used, in "
+            f"{listed(names)}. Nothing was changed. Call trainer.zero_grad() before backward, or call the net itself "
+            "(its own forward starts afresh; a call of one of its children does not).",
+            names,
+        )
+
+    def raise_stale(self, indices: Sequence[int], places: Sequence[int] | None = None) -> None:
+        """Say that the arrays of these indices (of those at some places among them) get no gradient."""
+        indices = indices if places is None else sorted(indices[place] for place in places)
+        names = tuple(self.table.names[i] for i in indices)
+        raise StaleGradientError(
+            f"Step {int(self.progress.step) + 1}: no new gradient since the last step in {listed(names)}. Nothing was "
+            "changed. Call backward() on a loss that depends on them, freeze them, or write "
+            "step(..., ignore_stale_grad=True).",
+            names,
+        )
+
+    def raise_non_finite(self, now: Now, found: Sequence[Tensor]) -> None:
+        """Say which gradients are not finite."""
+        number = int(self.progress.step) + 1
+        names = names_not_finite([self.table.names[i] for i in now.moving.indices], found)
+        raise NonFiniteError(
+            f"Step {number} is refused: the gradients of {listed(names)} are not finite. Nothing was changed. "
+            'Lower the learning rate, clip gradients (clip_norm=1.0), or write non_finite="skip".',
+            names,
+            number,
+        )
+
+    def scale_gradients(self, now: Now, factor: float) -> None:
+        """Multiply the gradients of what moves, where the user sees them."""
+        done: dict[int, Tensor] = {}
+        for array in self.looked_up(now.moving).arrays:
+            gradient = array.grad
+            assert gradient is not None
+            # Arrays may have one gradient tensor between them, and one may show an element in many places.
+            if id(gradient) not in done:
+                plain = gradient.is_sparse or is_dense(gradient)
+                done[id(gradient)] = gradient.mul_(factor) if plain else gradient * factor
+            array.grad = done[id(gradient)]
+
+    def drop_old(self) -> None:
+        """Forget gradients that a step has used; those that are left, and come, are new.
+
+        Raises:
+            StaleGradientError: new values were added onto an old gradient.
+        """
+        same, mixed = self.ledger.old(range(len(self.arrays)), gradients_of(self.arrays))
+        if mixed:
+            self._raise_mixed(mixed)
+        self._drop(same)
+
+    def leave(self) -> None:
+        """Nobody steps here any more: gradients that are used go, so that nobody else uses them again."""
+        self._drop(self.ledger.old(range(len(self.arrays)), gradients_of(self.arrays))[0])
+
+    def _drop(self, indices: Iterable[int]) -> None:
+        for index in indices:
+            self.arrays[index].grad = None
+        self.ledger.forget()
+
+    def zero_grad(self) -> None:
+        """Forget all gradients of the arrays."""
+        for array in self.arrays:
+            array.grad = None
+        self.ledger.forget()
+
+    def begin_forward(self) -> None:
+        """The net is about to be called: gradients that a step has used go, frozen statistics stand still."""
+        if not self.ledger.empty and torch.is_grad_enabled():
+            self.zero_grad()
+        for module in self._still:
+            module.training = False
+
+    @contextmanager
+    def only_moving(self) -> Iterator[None]:
+        """Within this, whatever does not move in the next step is out of the graph; see `Trainer.only_moving`."""
+        still = self.outside(self.table.at(self.progress, self.memory).moving)
+        # What the user has switched off stays off.
+        out = [array for array in still if array.requires_grad]
+        for array in out:
+            array.requires_grad = False
+        try:
+            yield
+        finally:
+            for array in out:
+                array.requires_grad = True
+
+    def outside(self, moving: Moving) -> tuple[Tensor, ...]:
+        """The trainable arrays of the net that do not move."""
+        if moving not in self._outside:
+            moved = {self.table.names[i] for i in moving.indices}
+            tree = self.table.tree
+            self._outside[moving] = tuple(tree.arrays[name] for name in tree.trainable if name not in moved)
+        return self._outside[moving]
+
+    # ------------------------------------------------------------------------------------------------- in words
+
+    @property
+    def shapes_gradients(self) -> bool:
+        """Whether gradients or arrays are clipped, or noise or decay is added."""
+        return bool(self._extra)
+
+    @property
+    def name(self) -> str:
+        """The name of the update rule, or of the optimizer's class."""
+        return self.recipe.name
+
+    def settings(self) -> dict[str, Any]:
+        """The optimizer's name and the base value of every setting: a number, or the schedule as text."""
+        found: dict[str, Any] = {"name": self.recipe.name}
+        for setting, base in self.recipe.base.items():
+            found[setting] = base.at(self.progress) if base.constant else repr(base)
+        return found
+
+    def see(self, metrics: Mapping[str, float]) -> None:
+        """Tell the schedules that listen to metrics what was measured."""
+        self.memory = self.table.see(self.memory, metrics)
+
+
+def _still_modules(table: Table) -> tuple[nn.Module, ...]:
+    """Modules whose running statistics a rule freezes: they use them, and do not add to them, while training.
+
+    Only modules that keep statistics of their own: a container with a frozen constant must go on with its dropout.
+    """
+    nodes, found = table.tree.nodes, []
+    for name in table.frozen_buffers:
+        for path in table.tree.names[name]:
+            owner = nodes[path.rpartition(".")[0]]
+            keeps = hasattr(owner, "track_running_stats") or not table.tree.layers(path.rpartition(".")[0])
+            if isinstance(owner, nn.Module) and keeps:
+                found.append(owner)
+    return tuple(dict.fromkeys(found))
+
+
+@contextmanager
+def _requiring(arrays: Iterable[Tensor]) -> Iterator[None]:
+    """Within it these arrays require a gradient."""
+    arrays = tuple(arrays)
+    for array in arrays:
+        array.requires_grad = True
+    try:
+        yield
+    finally:
+        for array in arrays:
+            array.requires_grad = False

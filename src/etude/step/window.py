@@ -1,0 +1,90 @@
+"""Gradients accumulated over several backward passes into one step, divided by the true number of their samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from etude.errors import SettingError
+from etude.step.ledger import Ledger
+from etude.values.progress import Extent, Progress
+from etude.values.schedule import Constant, schedule
+
+
+class Window:
+    """The micro-batches of the step that is being accumulated.
+
+    Args:
+        accumulate: how many micro-batches make a step; a whole number of at least 1, or a schedule of such.
+        extent, uncounted: of the run, to prove a schedule.
+
+    Attributes:
+        count, samples: micro-batches taken so far, and their samples.
+
+    Raises:
+        SettingError, ScheduleError: it is no such number, or cannot be followed.
+    """
+
+    def __init__(self, accumulate: Any, extent: Extent, uncounted: Sequence[str]) -> None:
+        self._said = schedule(accumulate)
+        if self._said.reactive:
+            raise SettingError(
+                f"accumulate={self._said!r}: it listens to metrics, and the number of micro-batches has to be known "
+                "beforehand. Write a number or a schedule of progress."
+            )
+        if isinstance(self._said, Constant):
+            _check(self._said.value)
+        self._said.check(extent, uncounted)
+        self.count = 0
+        self.samples = 0.0
+        self._seen = Ledger()
+
+    @property
+    def open(self) -> bool:
+        """Whether something has been accumulated."""
+        return self.count > 0
+
+    def size(self, progress: Progress) -> int:
+        """Micro-batches of the step made at `progress`."""
+        return _check(self._said.at(progress))
+
+    def add(self, samples: float, indices: Sequence[int], gradients: Sequence[Tensor | None]) -> bool:
+        """Count one more micro-batch; False, and nothing counted, where no gradient is new since the last one.
+
+        Args:
+            samples: of the micro-batch. indices: of the arrays that move. gradients: of all arrays.
+        """
+        moving = [gradients[i] for i in indices]
+        same, _ = self._seen.old(indices, moving)
+        if len(same) == sum(gradient is not None for gradient in moving):
+            return False
+        self._seen.write(gradients)
+        self.count, self.samples = self.count + 1, self.samples + samples
+        return True
+
+    def take_back(self, samples: float) -> None:
+        """The last micro-batch was refused."""
+        self.count, self.samples = self.count - 1, self.samples - samples
+        self._seen.forget()
+
+    def clear(self) -> None:
+        """The step was made, or its gradients were forgotten."""
+        self.count, self.samples = 0, 0.0
+        self._seen.forget()
+
+    def state(self) -> dict[str, float]:
+        """What a later run needs to go on, besides the gradients."""
+        return {"count": self.count, "samples": self.samples}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state()` gave."""
+        self.clear()
+        self.count, self.samples = int(state["count"]), float(state["samples"])
+
+
+def _check(size: Any) -> int:
+    if isinstance(size, bool) or not isinstance(size, int | float) or size != int(size) or size < 1:
+        raise SettingError(f"accumulate={size!r}: a whole number of at least 1 is needed, or a schedule of such.")
+    return int(size)
