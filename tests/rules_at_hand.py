@@ -129,7 +129,7 @@ def drawn(array: Tensor, number: int, name: str) -> Tensor:
 
 def some_rows(gradient: Tensor, number: int) -> Tensor:
     """Two of every three rows, in the sparse layout."""
-    rows = torch.tensor([row for row in range(len(gradient)) if (row + number) % 3])
+    rows = torch.tensor([row for row in range(len(gradient)) if (row + number) % 3], dtype=torch.long)
     return torch.sparse_coo_tensor(rows[None], gradient[rows], gradient.shape, is_coalesced=True)
 
 
@@ -211,11 +211,11 @@ CASES: tuple[Case, ...] = (
     _torch("rmsprop", momentum=0.9, centered=True, weight_decay=0.0),
     _torch("rprop"),
     Case("sparseadam", own=False, decays=False, sparse=True),
-    Case("lbfgs", own=False, decays=False, closure=True),
+    Case("lbfgs", settings={"learning_rate": 0.5, "max_iter": 4}, own=False, decays=False, closure=True),
     Case("torch.optim.Muon", torch.optim.Muon, _PLAIN, own=False, part=MATRICES),
     Case("muon", settings=_PLAIN, own=False),
-    Case("parts", {"a": "sgd", "b": "rmsprop", everything: "adamw"}, {"momentum": 0.9, **_PLAIN}, own=False),
-    Case("own parts", {"a": "lion", everything: "adamw"}, _PLAIN, own=False),
+    Case("parts", {"*bias": "sgd", everything: "rmsprop"}, {"momentum": 0.9, **_PLAIN}, own=False),
+    Case("own parts", {"*bias": "lion", everything: "adamw"}, _PLAIN, own=False),
     Case("factory", _factory, own=False, decays=False),
     Case("instance", _instance, own=False, of_net=True),
 )

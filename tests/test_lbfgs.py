@@ -232,7 +232,7 @@ def test_gradients_in_any_order_of_memory() -> None:
     [
         (lambda net: Trainer(net, "lbfgs", learning_rate_multipliers={0: 0.5}), r"with one value .*'0.weight', '2.w"),
         (
-            lambda net: Trainer(net, "lbfgs", max_iter=2.5).step(16, closure=summed(net)),
+            lambda net: Trainer(net, "lbfgs", max_iter=2.5),
             r"max_iter=2.5: a whole number of at least 1 is needed",
         ),
         (lambda net: Trainer(net, "lbfgs", history=3), r"LBFGS has no option 'history'.*Nearest: \"history_size\""),
@@ -240,9 +240,7 @@ def test_gradients_in_any_order_of_memory() -> None:
         (lambda net: Trainer(net, "lbfgs").step(), r"LBFGS computes the loss itself, .*closure=f"),
         (lambda net: Trainer(net, "adamw").step(closure=summed(net)), r"closure= is for optimizers .*Leave it out"),
         (
-            lambda net: Trainer(net, "lbfgs", learning_rate=0.1, learning_rate_multipliers=-1).step(
-                16, closure=summed(net)
-            ),
+            lambda net: Trainer(net, "lbfgs", learning_rate=0.1, learning_rate_multipliers=-1),
             "A negative learning rate climbs, and L-BFGS cannot. Make the loss negative",
         ),
         (
@@ -251,6 +249,11 @@ def test_gradients_in_any_order_of_memory() -> None:
             ),
             r"The LBFGS given has 4 arrays, which move as one vector, and this step moves 2: '0.weight', '0.bias'",
         ),
+        (
+            lambda net: Trainer(net, "lbfgs", line_search_fn="wolfe"),
+            r"line_search_fn='wolfe': \"strong_wolfe\" or None",
+        ),
+        (lambda net: Trainer(net, torch.optim.LBFGS(net[0].parameters())), r"The LBFGS given has 2 arrays, .* moves 4"),
         (lambda net: Trainer(net, "lbfgs", lr=1), "learning rate is given as learning_rate="),
     ],
 )

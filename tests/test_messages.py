@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import copy
 import re
+import sys
 import types
 import warnings
 from collections.abc import Callable
@@ -39,8 +40,8 @@ from etude.errors import (
 from etude.step.compiled import _explained, _tracing
 from etude.step.gan import GAN
 from etude.step.loss import Losses, terms
-from etude.step.optim.registry import by_name
-from etude.step.optim.rule import Setting
+from etude.step.optim.registry import by_name, register
+from etude.step.optim.rule import Setting, UpdateRule
 from etude.step.precision import check_precision
 from etude.step.reading import Reader
 from etude.step.torch_schedules import from_torch, to_torch
@@ -206,6 +207,66 @@ def groups(*given: Any, **options: Any) -> Trainer:
     made = chain()
     optimizer = torch.optim.SGD([{"params": made[n].parameters(), **more} for n, more in given], lr=0.1, **options)
     return Trainer(made, optimizer)
+
+
+class Demanding(Plain):
+    """Its step cannot do without a closure."""
+
+    def step(self, closure: Any) -> None:  # type: ignore[override]
+        closure()
+
+
+class Rateless(torch.optim.Optimizer):
+    """Calls its rate something else."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {"speed": 0.1})
+
+
+class Tiger(UpdateRule):
+    """A rule of the user's own."""
+
+    name = "tiger"
+    settings = {"momentum": Setting(0.9, 0.0, 1.0)}  # noqa: RUF012
+    memories = ("mean",)
+
+    def formula(self, *given: Any) -> None:
+        """Nothing moves."""
+
+
+class Wrong(Tiger):
+    """Has a default for a setting that is not there."""
+
+    def own_defaults(self, name: str, array: Tensor) -> dict[str, Any]:
+        return {"momentun": 0.5}
+
+
+def written_over() -> None:
+    made = chain()
+    own = Trainer(made, "rmsprop", learning_rate=0.1)
+    give_gradients(made, 0)
+    own.step()
+    own.optimizer.optimizer.param_groups[0]["lr"] = 0.5  # type: ignore[union-attr]
+    give_gradients(made, 1)
+    own.step()
+
+
+def stated(made: Any, /, **kept: Any) -> None:
+    """Load a state in which the last array has this memory."""
+    own = trainer(made)
+    own.load_state_dict(memory(**kept)(copy.deepcopy(own.state_dict())))
+
+
+def of_package(name: str) -> None:
+    """An optimizer of a package that has one class."""
+    made, before = types.ModuleType("schedulefree"), dict(sys.modules)
+    made.AdamWScheduleFree = type("AdamWScheduleFree", (torch.optim.AdamW,), {})  # type: ignore[attr-defined]
+    sys.modules["schedulefree"] = made
+    try:
+        by_name(f"schedulefree.{name}")
+    finally:
+        sys.modules.pop("schedulefree")
+        sys.modules.update(before)
 
 
 Make = Callable[[], Any]
@@ -396,9 +457,141 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
         ["returned int", "Write lambda params: torch.optim.SGD"],
     ),
     "closure": (
-        lambda: trainer("lbfgs"),
+        lambda: trainer(Demanding),
         SettingError,
-        ["LBFGS computes the loss itself", "needs a closure", '"adamw"'],
+        ["Demanding computes the loss itself", "needs a closure", '"adamw"'],
+    ),
+    "no rate in a group": (
+        lambda: trainer(Rateless),
+        SettingError,
+        ["Rateless has no learning rate `lr`", "params", "Use an optimizer of torch's shape"],
+    ),
+    "Muon's vectors": (
+        lambda: trainer(torch.optim.Muon),
+        SettingError,
+        ["Muon moves matrices only", "'0.bias', '2.bias' are none", 'Write optimizer="muon"'],
+    ),
+    "no matrix": (lambda: trainer("muon", nn.LayerNorm(2)), SettingError, ["no trainable matrix", '"adamw"']),
+    "no shape for Muon": (
+        lambda: trainer("muon", nn.LazyLinear(2)),
+        SettingError,
+        ["'weight' has no shape yet", "Call the net once first"],
+    ),
+    "no shape for a rule": (
+        lambda: trainer("lars", nn.LazyLinear(2)),
+        SettingError,
+        ["lars looks at the shapes of arrays", "'weight' has none yet", "Call the net once first"],
+    ),
+    "a rate by somebody else": (
+        written_over,
+        SettingError,
+        ["the trainer wrote 0.1 there and finds 0.5", "learning_rate=a schedule", "etude.optim.from_torch(...)"],
+    ),
+    "default of a rule": (
+        lambda: trainer(Wrong),
+        SettingError,
+        ["The defaults of tiger have 'momentun'", 'Nearest: "momentum"'],
+    ),
+    # L-BFGS
+    "rows of one vector": (
+        lambda: trainer("lbfgs", learning_rate_multipliers={0: 0.5}),
+        SettingError,
+        ["one value of every setting", "'0.weight', '2.weight'", "part=."],
+    ),
+    "a vector that climbs": (
+        lambda: trainer("lbfgs", learning_rate_multipliers=-1),
+        SettingError,
+        ["L-BFGS cannot", "Make the loss negative"],
+    ),
+    "half an iteration": (lambda: trainer("lbfgs", max_iter=2.5), SettingError, ["max_iter=2.5", "a whole number"]),
+    "line search": (
+        lambda: trainer("lbfgs", line_search_fn="wolfe"),
+        SettingError,
+        ["line_search_fn='wolfe'", '"strong_wolfe" or None'],
+    ),
+    "half an instance": (
+        lambda: trainer(torch.optim.LBFGS([nn.Parameter(torch.ones(1))])),
+        SettingError,
+        ["The LBFGS given has 1 arrays", "this step moves 4: '0.weight'", 'Give the name "lbfgs"'],
+    ),
+    "gradients alone": (
+        lambda: trainer("lbfgs").optimizer.move(trainer("lbfgs").table.at(Progress()), []),
+        SettingError,
+        ["L-BFGS computes the loss itself", "Write trainer.step(batch_size, closure=f)"],
+    ),
+    "one of several": (
+        lambda: trainer({0: "lbfgs", everything: "adam"}),
+        SettingError,
+        ["LBFGS computes the loss itself", "one of several optimizers", "part=."],
+    ),
+    "memory of no vector": (
+        lambda: stated("lbfgs", speed=1),
+        StateError,
+        ["the memory ['speed'] is none of LBFGS", "prev_flat_grad"],
+    ),
+    "memory of a vector": (
+        lambda: stated(
+            "lbfgs",
+            **dict.fromkeys(("together", "func_evals", "n_iter", "t", "H_diag", "prev_loss")),
+            **dict.fromkeys(("d", "prev_flat_grad"), torch.zeros(3)),
+        ),
+        StateError,
+        ["memory 'd' has shape (3,), the array (2,)"],
+    ),
+    # optimizers by part
+    "no pairs of optimizers": (
+        lambda: trainer(["adam"]),
+        SettingError,
+        ["optimizer=['adam']", "pairs of a part and an optimizer", "everything: "],
+    ),
+    "an array without": (
+        lambda: trainer({0: "adam"}),
+        SettingError,
+        ["No optimizer is given for '2.weight', '2.bias'", 'Write everything: "adamw" last'],
+    ),
+    "a rule of another optimizer": (
+        lambda: trainer({0: "sgd", everything: "adam"}, rules={"momentum": {2: 0.5}}),
+        SettingError,
+        ["The rule part(2): 0.5 for momentum", "arrays of adam alone", "Settings: learning_rate, beta1"],
+    ),
+    "memory of another optimizer": (
+        lambda: stated({0: "sgd", everything: "adam"}, optimizer="sgd"),
+        StateError,
+        ["the memory of '2.bias' is of 'sgd', and 'adam' moves it"],
+    ),
+    # names of optimizers
+    "optimizer of a package": (
+        lambda: of_package("adm"),
+        SettingError,
+        ["There is no optimizer 'adm' in schedulefree", "It has: adamwschedulefree"],
+    ),
+    "no name": (lambda: register(Tiger, name="a.b"), SettingError, ["'a.b' is no name", 'name="my_rule"']),
+    "taken": (
+        lambda: register(Tiger, name="lion"),
+        SettingError,
+        ["the name 'lion' is taken by Lion of etude", "replace=True"],
+    ),
+    "no formula": (
+        lambda: register(type("A", (UpdateRule,), {"name": "a"})),
+        SettingError,
+        ["register: A cannot be made", "A rule needs `formula`"],
+    ),
+    "no optimizer class": (lambda: register(nn.Linear), SettingError, ["the class Linear is neither", "Derive from"]),
+    "no optimizer at all": (lambda: register(3, name="a"), SettingError, ["3 is no subclass of UpdateRule"]),
+    "no memories": (
+        lambda: register(type("A", (Tiger,), {"memories": "mean"})),
+        SettingError,
+        ["A.memories has to be a tuple of names", "It is 'mean'"],
+    ),
+    "a rate of its own": (
+        lambda: register(type("A", (Tiger,), {"settings": {"learning_rate": Setting(1.0)}})),
+        SettingError,
+        ["'learning_rate', which every rule has", "leave it out"],
+    ),
+    "a setting of all": (
+        lambda: register(type("A", (Tiger,), {"settings": {"l2": Setting(1.0)}})),
+        SettingError,
+        ["'l2', which every trainer has", "call it something else"],
     ),
     "climbing": (
         lambda: trainer(Plain, learning_rate_multipliers=-1),
@@ -775,7 +968,9 @@ def test_a_message_is_a_few_plain_sentences(name: str) -> None:
     assert "  " not in text
     assert ".." not in text.replace("...", "")
     assert len(text) < 700
-    assert not re.search(r"etude\.(?!optim\.)\w+\.\w+", text), "the place of a module in the package is nobody's business"
+    assert not re.search(r"etude\.(?!optim\.)\w+\.\w+", text), (
+        "the place of a module in the package is nobody's business"
+    )
 
 
 def lines_of(error: BaseException | None) -> set[tuple[str, int]]:

@@ -233,11 +233,11 @@ def test_a_name_is_taken_once() -> None:
 
     register(Tiger)
     register(Tiger)
-    with pytest.raises(SettingError, match=r"the name 'tiger' is taken by .*Tiger. Give another name=, or"):
+    with pytest.raises(SettingError, match=r"the name 'tiger' is taken by Tiger of test_registry. Give another"):
         register(Other)
-    with pytest.raises(SettingError, match=r"the name 'lion' is taken by etude.step.optim.lion.Lion"):
+    with pytest.raises(SettingError, match=r"the name 'lion' is taken by Lion of etude"):
         register(Tiger, name="lion")
-    with pytest.raises(SettingError, match=r"the name 'R_Adam' is taken by torch.optim.radam.RAdam"):
+    with pytest.raises(SettingError, match=r"the name 'R_Adam' is taken by RAdam of torch"):
         register(Tiger, name="R_Adam")
     register(Other, replace=True)
     assert type(by_name("tiger")) is Other

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf, isfinite
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -28,8 +28,6 @@ def check(stepper: Stepper, closure: Callable[[], Tensor] | None, batch_size: fl
             f"closure= is for optimizers that compute the loss several times a step, as L-BFGS does; {stepper.name} "
             "takes one gradient. Leave it out."
         )
-    if not 0 < batch_size < inf:
-        raise SettingError(f"step({batch_size!r}): the number of samples is positive and finite.")
 
 
 def attempt(
@@ -52,6 +50,7 @@ def attempt(
         if non_finite == "skip":
             return False
         raise
+    stepper.finish(now)
     return True
 
 

@@ -145,7 +145,8 @@ def prepare(
     if "clip_norm" in settings:
         _clip_joint_norms(gradients.writable(), now, table)
     if "centralise" in settings:
-        _centralise(gradients.writable(), _each(now, "centralise"))
+        gradients.writable()
+        _centralise(gradients.values, _each(now, "centralise"))
     if "l2" in settings:
         each = zip(gradients.writable(), arrays, _each(now, RATE), _each(now, "l2"), strict=True)
         for tensor, array, rate, share in each:

@@ -48,6 +48,14 @@ class Ledger:
         if not self.empty:
             self._found, self._versions, self.empty = [], [], True
 
+    def follow(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> None:
+        """The arrays have another order now, or others have come."""
+        if not self.empty:
+            place = {id(array): index for index, array in enumerate(before)}
+            places = [place.get(id(array)) for array in after]
+            self._found = [None if k is None else self._found[k] for k in places]
+            self._versions = [None if k is None else self._versions[k] for k in places]
+
     def old(self, indices: Sequence[int], gradients: Sequence[Tensor | None]) -> tuple[list[int], list[int]]:
         """Of some arrays, given by their place in the order, those whose gradient is not new.
 
@@ -59,6 +67,25 @@ class Ledger:
         if self.empty:
             return same, added
         for index, gradient in zip(indices, gradients, strict=True):
-            if gradient is not None and self._found[index] is gradient:
+            seen = self._found[index]
+            if gradient is None or seen is None:
+                continue
+            if seen is gradient:
                 (same if self._versions[index] == gradient._version else added).append(index)
+            elif gradient.requires_grad or (seen.is_sparse and not gradient.is_sparse):
+                # backward(create_graph=True), and a dense gradient after a sparse one, add into a new tensor.
+                added.append(index)
         return same, added
+
+    def gone(self, indices: Sequence[int], gradients: Sequence[Tensor | None]) -> list[int]:
+        """Of some arrays those whose gradient was seen and is there no more: somebody has cleared it."""
+        if self.empty:
+            return []
+        return [i for i, gradient in zip(indices, gradients, strict=True) if _is_gone(self._found[i], gradient)]
+
+
+def _is_gone(seen: Tensor | None, gradient: Tensor | None) -> bool:
+    if seen is None or seen is gradient:
+        return False
+    # A sum may be a new tensor: with create_graph=True, and of sparse gradients.
+    return gradient is None or not (gradient.requires_grad or seen.is_sparse)

@@ -6,37 +6,28 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from math import inf
-from typing import Any, TypeAlias
-
-import torch
-from torch import Tensor, nn
+from typing import Any
 
 from etude.bind.left import settings_left
 from etude.bind.resolve import resolve
 from etude.bind.table import RATE, Choice, Table
 from etude.errors import ScheduleError, SettingError, nearest
 from etude.step.gradients import GRADIENT_SETTINGS
-from etude.step.optim.foreign import ForeignOptimizer
 from etude.step.optim.groups import ABSENT
-from etude.step.optim.lbfgs import LBFGSOptimizer
-from etude.step.optim.maker import Asked, Maker
+from etude.step.optim.maker import Maker
 from etude.step.optim.options import check_options
-from etude.step.optim.own import OwnOptimizer
-from etude.step.optim.registry import by_name, preset_of
-from etude.step.optim.rule import Setting, UpdateRule
+from etude.step.optim.rule import Setting
 from etude.step.optim.several import SeveralOptimizer
+from etude.step.optimizers import Optimizer, OptimizerLike, makers_of, muons, settings_known
 from etude.values.marks import Frozen, Inherit
-from etude.values.part import Part, PartLike, everything, part, where
+from etude.values.part import PartLike, part
 from etude.values.preview import moments
 from etude.values.progress import Extent, Progress
 from etude.values.rules import Rules, RulesLike, Times, rules
 from etude.values.schedule import Schedule, refuse_scheduler, schedule, update_schedule
-from etude.values.tree import Tree, has_shape
+from etude.values.tree import Tree
 
-OptimizerLike: TypeAlias = "Asked | Rules | Mapping[Any, Asked] | list[tuple[Any, Asked]]"
-
-Optimizer: TypeAlias = "OwnOptimizer | ForeignOptimizer | LBFGSOptimizer | SeveralOptimizer"
-"""An optimizer at work."""
+__all__ = ["Optimizer", "OptimizerLike", "Recipe", "check_rate", "settings_known"]
 
 OPTIMIZER = "optimizer"
 """Where optimizers are given by part, which one an array has is a setting of that name."""
@@ -62,7 +53,7 @@ class Recipe:
         strict: bool,
         settings: Mapping[str, Any],
     ) -> None:
-        self.makers, self.places = _makers(optimizer)
+        self.makers, self.places = makers_of(optimizer)
         self._pairs_muon = isinstance(optimizer, str) and len(self.makers) == 2
         self.given = {key: value for key, value in settings.items() if key not in GRADIENT_SETTINGS}
         self.known = self._known_settings()
@@ -262,7 +253,7 @@ class Recipe:
             raise SettingError("The net has no trainable arrays: nothing has requires_grad=True.")
         self._heed(settings_left(tree))
         if self._pairs_muon:
-            self.places = _muons(tree, *self.makers)
+            self.places = muons(tree, *self.makers)
         owners = self._owners(tree)
         own = self._own(tree, owners)
         base, given = dict(self.base), dict(self.rules)
@@ -367,65 +358,6 @@ def _absent() -> Choice:
     return Choice(schedule(ABSENT), None, "no rule", absolute=True)
 
 
-def _makers(optimizer: Any) -> tuple[dict[str, Maker], Rules]:
-    """The optimizers by label, and the label by part; no parts where there is one optimizer for everything."""
-    if isinstance(optimizer, str) and by_name(optimizer) is torch.optim.Muon and preset_of(optimizer):
-        # Its parts depend on the net: see `_muons`.
-        pair = (Maker(optimizer), Maker("adamw"))
-        return {maker.name: maker for maker in pair}, Rules()
-    if not isinstance(optimizer, Mapping | Rules | list):
-        alone = Maker(optimizer)
-        return {alone.name: alone}, Rules()
-    pairs = list(optimizer.items() if isinstance(optimizer, Mapping) else optimizer)
-    if not pairs or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
-        raise SettingError(
-            f"optimizer={optimizer!r}: optimizers by part are pairs of a part and an optimizer. "
-            'Write optimizer={"embed": "sgd", everything: "adamw"}.'
-        )
-    made: dict[Any, Maker] = {}
-    places: list[tuple[Part, Any]] = []
-    for place, asked in pairs:
-        maker = Maker(asked)
-        made.setdefault(maker.key, maker)
-        places.append((part(place), maker.key))
-    labels: dict[Any, str] = {}
-    for key, maker in made.items():
-        same = sum(other.name == maker.name for other in list(made.values())[: len(labels)])
-        labels[key] = f"{maker.name} {same + 1}" if same else maker.name
-    if places == [(everything, places[0][1])]:
-        return {labels[key]: maker for key, maker in made.items()}, Rules()
-    return {labels[key]: maker for key, maker in made.items()}, Rules(
-        tuple((place, labels[key]) for place, key in places)
-    )
-
-
-def _muons(tree: Tree, muon: str, other: str) -> Rules:
-    """Which arrays Muon moves where it is asked for by name: matrices, but no tables of embeddings.
-
-    Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
-    """
-    lazy = [name for name in tree.trainable if not has_shape(tree.arrays[name])]
-    if lazy:
-        raise SettingError(
-            f'optimizer="muon": {lazy[0]!r} has no shape yet, so it is not known whether it is a matrix. Call the net '
-            "once first."
-        )
-    nodes = tree.nodes.values()
-    tables = {id(node.weight) for node in nodes if isinstance(node, nn.Embedding | nn.EmbeddingBag)}
-
-    def is_a_matrix(name: str, array: Tensor) -> bool:
-        return array.dim() == 2 and id(array) not in tables
-
-    matrices = [name for name in tree.trainable if is_a_matrix(name, tree.arrays[name])]
-    if not matrices:
-        raise SettingError(
-            'optimizer="muon": the net has no trainable matrix outside embeddings, which is what Muon moves. Write '
-            'optimizer="adamw".'
-        )
-    rest = ((everything, other),) if len(matrices) < len(tree.trainable) else ()
-    return Rules(((where(is_a_matrix), muon), *rest))
-
-
 def _split_betas(settings: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """`betas=(b1, b2)` is short for `beta1=b1, beta2=b2` where the rule has those."""
     if "betas" not in settings or "beta1" not in known:
@@ -439,21 +371,6 @@ def _pair(betas: Any) -> tuple[Any, Any]:
     if not isinstance(betas, tuple | list) or len(betas) != 2:
         raise SettingError(f"betas={betas!r}: a pair is needed. Write betas=(0.9, 0.999).")
     return betas[0], betas[1]
-
-
-def settings_known(optimizer: OptimizerLike) -> tuple[str, ...] | None:
-    """The settings that an optimizer takes, and those every trainer does; None where only making it would tell.
-
-    Raises:
-        SettingError: no optimizer has that name.
-    """
-    makers, _ = _makers(optimizer)
-    found = [RATE, *GRADIENT_SETTINGS]
-    for maker in makers.values():
-        if not maker.settings and not maker.options and not isinstance(maker.of, UpdateRule | torch.optim.Optimizer):
-            return None
-        found += [*maker.settings, *maker.options, *(("betas",) if "beta1" in maker.settings else ())]
-    return tuple(dict.fromkeys(found))
 
 
 def check_rate(rate: Any, said: str = "learning_rate") -> None:

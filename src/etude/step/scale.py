@@ -54,11 +54,11 @@ class LossScale:
 
     def state(self) -> dict[str, float]:
         """What a later run needs to go on."""
-        return {"value": self.value, "good": self.good}
+        return {"value": self.value, "good": self.good, "dynamic": int(self.dynamic)}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state()` gave; a scale that stays keeps its own value."""
-        if self.dynamic:
+        """Take over what `state()` gave; a scale that stays keeps its own value, and one that stayed says nothing."""
+        if self.dynamic and state["dynamic"]:
             self.value, self.good = float(state["value"]), int(state["good"])
 
 

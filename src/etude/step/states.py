@@ -128,7 +128,7 @@ _FORMS: Mapping[str, Callable[[Any], bool]] = {
     "held": _is_names,
     "thawed": _is_names,
     "memory": lambda value: isinstance(value, Mapping),
-    "scale": _is_numbers("value", "good"),
+    "scale": _is_numbers("value", "good", "dynamic"),
     "window": _is_numbers("count", "samples"),
     "gradients": lambda value: isinstance(value, Mapping),
 }

@@ -25,6 +25,7 @@ from etude.step.gradients import (
 )
 from etude.step.ledger import Ledger, gradients_of, has_none
 from etude.step.optim.half import is_low
+from etude.step.optim.own import OwnOptimizer
 from etude.step.optim.rule import is_dense
 from etude.step.recipe import Optimizer, Recipe
 from etude.step.states import listed
@@ -76,9 +77,26 @@ class Stepper:
         self._module, self._uncounted = module, tuple(uncounted)
         self._seed, self._half = seed, half
         self._drawn = (-1, 0)
+        self._found: list[Tensor] | None = None
         self.use(self._resolve())
         self.optimizer: Optimizer = recipe.optimizer_for(self.table, seed, half)
+        self._check_together()
         self.memory: Mapping[Schedule, Any] = self.table.start()
+
+    def _check_together(self) -> None:
+        """Raise SettingError for settings that would have no effect together."""
+        low = any(is_low(array) for array in self.arrays if has_shape(array))
+        if low and self._half == "stochastic" and "shrink" in self._extra:
+            raise SettingError(
+                'shrink= and half="stochastic": so small a change of an array in half precision is rounded away. Write '
+                'l2=, the weight_decay of the update rule, or half="master".'
+            )
+        lost = sorted(self._extra & {"shrink", "noise"}) if self.optimizer.needs_closure else ()
+        if lost:
+            raise SettingError(
+                f"{lost[0]}= is not for {self.name}, which computes the loss several times a step. Leave it out; decay "
+                "can be a term of the loss, or l2=."
+            )
 
     def _resolve(self, held: Collection[str] = (), thawed: Collection[str] = ()) -> Table:
         return self.recipe.table(Tree(self._module), self.progress.extent, self._uncounted, held, thawed)
@@ -103,8 +121,10 @@ class Stepper:
             # A change by hand is meant to cover the rules that were there.
             warnings.simplefilter("ignore")
             table = self._resolve(held, thawed)
+        before = self.arrays
         self.use(table)
         self.memory = {of: self.memory.get(of, kept) for of, kept in table.start().items()}
+        self.ledger.follow(before, self.arrays)
         self.optimizer.use(table)
 
     # ------------------------------------------------------------------------------------------------ the attempt
@@ -120,12 +140,18 @@ class Stepper:
             StaleGradientError, NonFiniteError: nothing is changed.
         """
         now, found = self.fresh(ignore_stale_grad)
+        self._found = found if len(found) == len(self.arrays) else None
         refused = non_finite is not None and bool(found) and not all_finite(found)
         if refused and non_finite == "raise":
             self.raise_non_finite(now, found)
         if found and not refused:
             self._move(now, found, count)
         return not refused
+
+    def mark(self) -> None:
+        """From now on every gradient that is there is an old one."""
+        self.ledger.write(gradients_of(self.arrays) if self._found is None else self._found)
+        self._found = None
 
     def fresh(self, ignore_stale_grad: bool) -> tuple[Now, list[Tensor]]:
         """What moves now and its gradients, all of them new.
@@ -144,11 +170,17 @@ class Stepper:
         return now, cast("list[Tensor]", gradients)
 
     def _move(self, now: Now, found: list[Tensor], count: float) -> None:
-        looked, optimizer = self.looked_up(now.moving), self.optimizer
+        optimizer = self.optimizer
+        if isinstance(optimizer, OwnOptimizer) and not optimizer.follow(now):
+            # Somebody has given arrays other storage.
+            self._looked.clear()
+        looked = self.looked_up(now.moving)
         if looked.low and self._half != "plain":
             # Divided in half precision, small gradients would be lost after all.
             found = [g.float() if is_low(array) else g for array, g in zip(looked.arrays, found, strict=True)]
         gradients, divisor = Gradients(found), count
+        if not optimizer.takes_sparse and not optimizer.shapes:
+            gradients.dense()
         if self._before or not optimizer.shapes:
             divisor = 1.0
             if count != 1:
@@ -160,9 +192,13 @@ class Stepper:
         if "shrink" in self._extra:
             shrink(optimizer.targets(now.moving.indices), now)
         optimizer.move(now, gradients.values, divisor)
+        self.finish(now)
+
+    def finish(self, now: Now) -> None:
+        """After arrays have moved: their bounds, where they have some."""
         if "clip_weights" in self._extra:
-            clip_weights(optimizer.targets(now.moving.indices), now)
-            optimizer.settle(now.moving.indices)
+            clip_weights(self.optimizer.targets(now.moving.indices), now)
+            self.optimizer.settle(now.moving.indices)
 
     def prepare(self, gradients: Gradients, now: Now) -> None:
         """Noise, clipping and what else changes a gradient, where it is asked for."""
@@ -230,7 +266,8 @@ class Stepper:
         raise StaleGradientError(
             f"Step {int(self.progress.step) + 1}: new gradients were added onto old ones that a step has used, in "
             f"{listed(names)}. Nothing was changed. Call trainer.zero_grad() before backward, or call the net itself "
-            "(its own forward starts afresh; a call of one of its children does not).",
+            "(its own forward starts afresh; a call of a child or of torch.compile(net) does not, nor does "
+            "net.zero_grad(set_to_none=False)).",
             names,
         )
 

@@ -137,13 +137,10 @@ class Trainer:
         self._averages = Averages(averages, self.table.tree, clock.extent, uncounted)
         self._idle = self._find_idle()
         self._claim = Claim(share)
-        self._let_go: Callable[[], Any] = self._stepper.leave
-        if self.net is not None:
-            handle = self.net.register_forward_pre_hook(_Told(self._stepper))
-            # Called by the user, or when the trainer is gone: nothing stays behind on the net.
-            finalizer = weakref.finalize(self, _leave, handle, self._stepper)
-            finalizer.atexit = False
-            self._let_go = finalizer
+        handle = None if self.net is None else self.net.register_forward_pre_hook(_Told(self._stepper))
+        # Called by the user, or when the trainer is gone: nothing stays behind on the net.
+        self._let_go = weakref.finalize(self, _leave, handle, self._stepper)
+        self._let_go.atexit = False
 
     # ------------------------------------------------------------------------------------------------ the step
 
@@ -285,8 +282,18 @@ class Trainer:
             # Of an old step nothing may be left in the first gradients; later ones are meant to be added.
             stepper.drop_old()
             gradients = gradients_of(stepper.arrays)
-        if not self._window.add(samples, moving, gradients):
+        cleared = self._window.cleared(moving, gradients)
+        if cleared:
+            names = tuple(self.table.names[i] for i in cleared)
+            raise StaleGradientError(
+                f"Step {int(self.progress.step) + 1}: gradients that were being accumulated are gone, in "
+                f"{listed(names)}. Nothing was changed. Leave out net.zero_grad() between the micro-batches; "
+                "trainer.zero_grad() forgets all of them, with their samples.",
+                names,
+            )
+        if not ignore and self._window.brings_nothing(moving, gradients):
             stepper.raise_stale(moving)
+        self._window.add(samples, gradients)
         if self._window.count < size:
             return False
         try:
@@ -315,7 +322,7 @@ class Trainer:
     def _finish(self, samples: float, made: bool) -> None:
         """After a step: every gradient that is there is an old one, the clock ticks, averages take the arrays."""
         stepper, before = self._stepper, self.progress
-        stepper.ledger.write(gradients_of(stepper.arrays))
+        stepper.mark()
         self._window.clear()
         epoch = (before.step + 1) / self._steps_per_epoch if self._steps_per_epoch else None
         stepper.progress = before.tick(samples=round(samples), epoch=epoch)
@@ -455,7 +462,7 @@ class Trainer:
         tree = self.table.tree
         names = self._names(part, tree.in_order(tree.parameters))
         for name in names & tree.parameters:
-            tree.arrays[name].requires_grad_()
+            tree.arrays[name].requires_grad = True
         self._held, self._thawed = self._held - names, self._thawed | names
         self._resolve_again()
         for index, name in enumerate(self.table.names):
@@ -475,7 +482,9 @@ class Trainer:
         return names
 
     def _resolve_again(self) -> None:
+        before = self._stepper.arrays
         self._stepper.resolve_again(self._held, self._thawed)
+        self._window.follow(before, self._stepper.arrays)
         self._idle = self._find_idle()
         self._claim.changed(self._would_move())
 
@@ -531,7 +540,7 @@ class Trainer:
         differences = self._averages.differences(state["averages"])
         if differences:
             raise StateError(f"The state does not fit: {' '.join(differences)} Nothing was loaded.")
-        base, rules = dict(recipe.base), dict(recipe.rules)
+        base, rules, memory = dict(recipe.base), dict(recipe.rules), stepper.memory
         try:
             if keep != "new":
                 self._take_settings(state, tell=keep is None)
@@ -540,6 +549,7 @@ class Trainer:
             recipe.base, recipe.rules = base, rules
             self._held, self._thawed = before
             self._resolve_again()
+            stepper.memory = memory
             raise StateError(f"The state does not fit the net: {error}.") from None
         self._averages.load(state["averages"])
         self._scale.load(state["scale"])
@@ -548,10 +558,10 @@ class Trainer:
         stepper.progress = Progress(clock["step"], epoch, clock["samples"], clock["tokens"], self.progress.extent)
         stepper.memory = states.memory_in(state, self.memory)
         self.zero_grad()
-        self._window.load(state["window"])
         for name, gradient in state["gradients"].items():
             array = self.table.tree.arrays[name]
             array.grad = torch.empty_like(array).copy_(gradient) if not gradient.is_sparse else gradient.clone()
+        self._window.load(state["window"], gradients_of(stepper.arrays))
 
     def _take_settings(self, state: Mapping[str, Any], tell: bool) -> None:
         """Settings, rules and freezes of a state in place of those there are, where they can be read."""
@@ -630,6 +640,7 @@ def _count(value: int | None, name: str) -> int | None:
     return value
 
 
-def _leave(handle: RemovableHandle, stepper: Stepper) -> None:
-    handle.remove()
+def _leave(handle: RemovableHandle | None, stepper: Stepper) -> None:
+    if handle is not None:
+        handle.remove()
     stepper.leave()

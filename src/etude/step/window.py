@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any
 
 from torch import Tensor
 
 from etude.errors import SettingError
 from etude.step.ledger import Ledger
+from etude.values.preview import moments
 from etude.values.progress import Extent, Progress
-from etude.values.schedule import Constant, schedule
+from etude.values.schedule import schedule
 
 
 class Window:
@@ -34,9 +36,9 @@ class Window:
                 f"accumulate={self._said!r}: it listens to metrics, and the number of micro-batches has to be known "
                 "beforehand. Write a number or a schedule of progress."
             )
-        if isinstance(self._said, Constant):
-            _check(self._said.value)
         self._said.check(extent, uncounted)
+        for progress in moments(extent, 33, unknown=0.0):
+            _check(self._said.at(progress.without(*uncounted)))
         self.count = 0
         self.samples = 0.0
         self._seen = Ledger()
@@ -50,19 +52,20 @@ class Window:
         """Micro-batches of the step made at `progress`."""
         return _check(self._said.at(progress))
 
-    def add(self, samples: float, indices: Sequence[int], gradients: Sequence[Tensor | None]) -> bool:
-        """Count one more micro-batch; False, and nothing counted, where no gradient is new since the last one.
-
-        Args:
-            samples: of the micro-batch. indices: of the arrays that move. gradients: of all arrays.
-        """
+    def brings_nothing(self, indices: Sequence[int], gradients: Sequence[Tensor | None]) -> bool:
+        """Whether no array that moves has a new gradient since the last micro-batch; `gradients` of all arrays."""
         moving = [gradients[i] for i in indices]
         same, _ = self._seen.old(indices, moving)
-        if len(same) == sum(gradient is not None for gradient in moving):
-            return False
+        return bool(moving) and len(same) == sum(gradient is not None for gradient in moving)
+
+    def add(self, samples: float, gradients: Sequence[Tensor | None]) -> None:
+        """Count one more micro-batch, with the gradients that all arrays have now."""
         self._seen.write(gradients)
         self.count, self.samples = self.count + 1, self.samples + samples
-        return True
+
+    def cleared(self, indices: Sequence[int], gradients: Sequence[Tensor | None]) -> list[int]:
+        """Of the arrays that move those whose accumulated gradient somebody has cleared; `gradients` of all arrays."""
+        return self._seen.gone(indices, [gradients[i] for i in indices])
 
     def take_back(self, samples: float) -> None:
         """The last micro-batch was refused."""
@@ -78,13 +81,19 @@ class Window:
         """What a later run needs to go on, besides the gradients."""
         return {"count": self.count, "samples": self.samples}
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state()` gave."""
+    def load(self, state: Mapping[str, Any], gradients: Sequence[Tensor | None]) -> None:
+        """Take over what `state()` gave, and the gradients that all arrays have now."""
         self.clear()
         self.count, self.samples = int(state["count"]), float(state["samples"])
+        if self.open:
+            self._seen.write(gradients)
+
+    def follow(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> None:
+        """The arrays have another order now, or others have come."""
+        self._seen.follow(before, after)
 
 
 def _check(size: Any) -> int:
-    if isinstance(size, bool) or not isinstance(size, int | float) or size != int(size) or size < 1:
+    if isinstance(size, bool) or not isinstance(size, int | float) or not 1 <= size < inf or size != int(size):
         raise SettingError(f"accumulate={size!r}: a whole number of at least 1 is needed, or a schedule of such.")
     return int(size)

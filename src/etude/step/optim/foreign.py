@@ -17,7 +17,7 @@ from torch import Tensor
 
 from etude.bind.table import RATE, Moving, Now, Table
 from etude.errors import SettingError, StateError
-from etude.step.optim.groups import KEPT, Group, cannot_climb
+from etude.step.optim.groups import KEPT, Group, refuse_to_climb
 from etude.step.optim.options import WAYS, check_options, options_of, settings_of
 from etude.step.optim.rule import is_dense
 from etude.values.progress import Progress
@@ -130,7 +130,7 @@ class ForeignOptimizer:
 
     def _need_maximize(self) -> None:
         if self.optimizer is not None and "maximize" not in self.optimizer.defaults:
-            raise cannot_climb(self._name)
+            refuse_to_climb(self._name)
 
     # ------------------------------------------------------------------------------------------------ the move
 
@@ -144,7 +144,8 @@ class ForeignOptimizer:
         if divisor != 1.0:
             gradients = torch._foreach_div(list(gradients), divisor)
         elif self._writes:
-            gradients = [gradient.clone() for gradient in gradients]
+            pairs = zip(place.arrays, gradients, strict=True)
+            gradients = [gradient.clone() if gradient is array.grad else gradient for array, gradient in pairs]
         if self._fused:
             gradients = [_laid_out_like(array, g) for array, g in zip(place.arrays, gradients, strict=True)]
         if self._modes is not None:

@@ -7,7 +7,7 @@ found before it could be lost.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -73,7 +73,7 @@ class Group:
     def _write_rate(self, rate: float, name: str) -> None:
         group = self.group
         if rate < 0 and "maximize" not in group:
-            raise cannot_climb(name)
+            refuse_to_climb(name)
         if "maximize" in group:
             group["maximize"] = self.climbs != (rate < 0)
         if isinstance(group["lr"], Tensor):
@@ -91,15 +91,15 @@ class Group:
         """Raise SettingError if somebody else has written into the group what the table would write over."""
         group, rate = self.group, self.group["lr"]
         if rate is not self._rate and not _same(rate, self._rate):
-            raise _written_over(name, "lr", self._rate, rate)
+            _refuse_to_write_over(name, "lr", self._rate, rate)
         if isinstance(rate, Tensor) and rate._version != self._version:
             # Somebody has written into the tensor, perhaps what was there: only now it is worth waiting for.
             if abs(float(rate) - self._number) > 1e-6 * abs(self._number):
-                raise _written_over(name, "lr", self._number, float(rate))
+                _refuse_to_write_over(name, "lr", self._number, float(rate))
             self._version = rate._version
         for key, value in self._written.items():
             if group[key] is not value and group[key] != value:
-                raise _written_over(name, key, value, group[key])
+                _refuse_to_write_over(name, key, value, group[key])
 
     def kept(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """What the optimizer keeps in this group, such as a count of steps: what no option says and it has changed."""
@@ -120,18 +120,18 @@ class Group:
             self.group[key.removeprefix(KEPT)] = value.clone() if isinstance(value, Tensor) else value
 
 
-def cannot_climb(name: str) -> SettingError:
-    """The error for a negative rate of an optimizer that only goes down."""
-    return SettingError(
+def refuse_to_climb(name: str) -> NoReturn:
+    """Raise SettingError for a negative rate of an optimizer that only goes down."""
+    raise SettingError(
         f"A negative learning rate climbs, and {name} has no option to climb (`maximize`). Use an optimizer that has "
         "it, or make the loss negative."
     )
 
 
-def _written_over(name: str, key: str, ours: object, theirs: object) -> SettingError:
+def _refuse_to_write_over(name: str, key: str, ours: object, theirs: object) -> NoReturn:
     said = "the learning rate" if key == "lr" else repr(key)
     setting = RATE if key == "lr" else key
-    return SettingError(
+    raise SettingError(
         f"Somebody else has set {said} in a parameter group of {name}: the trainer wrote {ours!r} there and finds "
         f"{theirs!r}, which it would write over. Let the trainer set it: {setting}=a schedule, such as "
         f"{'etude.optim.from_torch(...) of a torch scheduler' if key == 'lr' else 'linear(...)'}."

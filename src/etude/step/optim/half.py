@@ -51,7 +51,9 @@ def rounded(exact: Tensor, dtype: torch.dtype, chance: Tensor) -> Tensor:
     below = exact.to(dtype)
     wide = below.float()
     # torch rounds to the nearest; step down where that was up, so that `below` is the neighbour towards minus infinity.
-    low = torch.where(wide > exact, torch.nextafter(below, torch.full_like(below, -torch.inf)), below)
+    low = torch.where(
+        (wide > exact) & torch.isfinite(wide), torch.nextafter(below, torch.full_like(below, -torch.inf)), below
+    )
     high = torch.nextafter(low, torch.full_like(low, torch.inf))
     share = (exact - low.float()) / (high.float() - low.float())
     return torch.where((chance < share) & torch.isfinite(share), high, low)

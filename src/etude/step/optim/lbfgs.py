@@ -16,6 +16,7 @@ from torch import Tensor
 from etude.bind.table import RATE, Now, Table
 from etude.errors import SettingError, StateError
 from etude.step.optim.groups import Group
+from etude.values.progress import Progress
 
 Maker: TypeAlias = Callable[..., torch.optim.Optimizer]
 Compute: TypeAlias = Callable[[], tuple[Tensor, list[Tensor]]]
@@ -23,7 +24,7 @@ Compute: TypeAlias = Callable[[], tuple[Tensor, list[Tensor]]]
 _VECTORS = ("d", "prev_flat_grad")
 _HISTORIES = ("old_dirs", "old_stps")
 _NUMBERS = ("func_evals", "n_iter", "t", "H_diag", "prev_loss")
-_WHOLE = frozenset({"max_iter", "max_eval", "history_size"})
+_WHOLE = frozenset({"max_iter", "history_size"})
 _TOGETHER = "together"
 
 
@@ -44,6 +45,9 @@ class LBFGSOptimizer:
 
     def __init__(self, make: Maker | torch.optim.LBFGS, table: Table, options: Mapping[str, Any]) -> None:
         self._make, self._options = make, dict(options)
+        search = self._options.get("line_search_fn")
+        if search not in (None, "strong_wolfe"):
+            raise SettingError(f'line_search_fn={search!r}: "strong_wolfe" or None is needed.')
         self._at_work: dict[tuple[int, ...], tuple[torch.optim.LBFGS, Group]] = {}
         self.use(table)
 
@@ -59,6 +63,13 @@ class LBFGSOptimizer:
                 f"settings: {said}. Leave the rules out, or hold arrays with FROZEN or part=."
             )
         self._row = rows[0][0] if rows else 0
+        for row in (row for _, row in rows):
+            # What can be seen to be wrong is an error now, not at the first step.
+            for setting, choice in row.choices.items():
+                if choice.constant:
+                    _check(setting, choice.at(Progress()))
+            if table.update_schedule is None and not self._at_work:
+                self._made(row.indices)
 
     @property
     def optimizer(self) -> torch.optim.LBFGS | None:
@@ -127,10 +138,7 @@ class LBFGSOptimizer:
     def _made(self, indices: tuple[int, ...]) -> torch.optim.LBFGS:
         arrays = [self.arrays[i] for i in indices]
         if not isinstance(self._make, torch.optim.Optimizer):
-            try:
-                made = self._make([{"params": arrays}], **self._options)
-            except (TypeError, ValueError) as error:
-                raise SettingError(f"LBFGS cannot be made with the options {self._options}: {error}.") from error
+            made = self._make([{"params": arrays}], **self._options)
             assert isinstance(made, torch.optim.LBFGS)
             return made
         own = self._make.param_groups[0]["params"]
@@ -143,12 +151,8 @@ class LBFGSOptimizer:
         return self._make
 
     def _write(self, optimizer: torch.optim.LBFGS, group: Group, setting: str, value: Any) -> None:
-        if setting == RATE and value < 0:
-            raise SettingError("A negative learning rate climbs, and L-BFGS cannot. Make the loss negative.")
-        if setting in _WHOLE:
-            if value != int(value) or value < 1:
-                raise SettingError(f"{setting}={value!r}: a whole number of at least 1 is needed.")
-            value = int(value)
+        _check(setting, value)
+        value = int(value) if setting in _WHOLE else value
         if setting == "history_size" and value != group.group["history_size"]:
             memory = optimizer.state[optimizer.param_groups[0]["params"][0]]
             for key in (*_HISTORIES, "ro"):
@@ -266,6 +270,14 @@ class LBFGSOptimizer:
             rows = [torch.cat([own[key][k].reshape(-1) for own in pieces]) for k in range(len(known))]
             made[key] = rows
         return made
+
+
+def _check(setting: str, value: Any) -> None:
+    if setting == RATE and value < 0:
+        raise SettingError("A negative learning rate climbs, and L-BFGS cannot. Make the loss negative.")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if setting in _WHOLE and not (number and value == int(value) and value >= 1):
+        raise SettingError(f"{setting}={value!r}: a whole number of at least 1 is needed.")
 
 
 def _copied(kept: Any) -> Any:

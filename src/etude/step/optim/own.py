@@ -116,8 +116,8 @@ class OwnOptimizer:
     def move(self, now: Now, gradients: Sequence[Tensor], divisor: float = 1.0) -> None:
         """Move what `now.moving` names, by gradients in the order of `now.moving.indices`, divided by `divisor`."""
         plan = self._planned(now)
-        if plan.direct and (plan.entries is None or not plan.entries.in_place()):
-            plan = self._directed(now)
+        if plan.direct and plan.entries is None:
+            self._direct(plan, now)
         self.count(now, 1)
         rates = now.columns[RATE]
         if plan.entries is not None:
@@ -182,26 +182,28 @@ class OwnOptimizer:
             self._set(plan, now)
         return plan
 
-    def _directed(self, now: Now) -> _Plan:
-        """The plan with what native.c needs, made anew where an array has been given other storage."""
+    def follow(self, now: Now) -> bool:
+        """Look where the arrays that move lie; False if somebody has given them other storage, which is followed."""
         plan = self._planned(now)
-        if plan.entries is not None:
-            # Another type or another device may have come with the other storage.
-            self.forget_layout()
-            plan = self._planned(now)
-        if plan.direct and self._kernel is not None:
-            order = sorted((p, line, k) for line, b in enumerate(plan.direct) for k, p in enumerate(b.positions))
-            plan.places = None if len(order) == len(now.moving.indices) else tuple(p for p, _, _ in order)
-            plan.entries = native.Entries(
-                self._kernel,
-                self.rule.native[1:],
-                [plan.direct[line].arrays[k] for _, line, k in order],
-                [[plan.direct[line].memory[key][k] for key in self._kept(plan.direct[line])] for _, line, k in order],
-                [plan.direct[line].counts[k] for _, line, k in order],
-                [line for _, line, _ in order],
-            )
-            plan.entries.set([bundle.settings for bundle in plan.direct])
-        return plan
+        if plan.entries is None or plan.entries.in_place():
+            return True
+        self.forget_layout()
+        return False
+
+    def _direct(self, plan: _Plan, now: Now) -> None:
+        """Give a plan what native.c needs."""
+        assert self._kernel is not None
+        order = sorted((p, line, k) for line, b in enumerate(plan.direct) for k, p in enumerate(b.positions))
+        plan.places = None if len(order) == len(now.moving.indices) else tuple(p for p, _, _ in order)
+        plan.entries = native.Entries(
+            self._kernel,
+            self.rule.native[1:],
+            [plan.direct[line].arrays[k] for _, line, k in order],
+            [[plan.direct[line].memory[key][k] for key in self._kept(plan.direct[line])] for _, line, k in order],
+            [plan.direct[line].counts[k] for _, line, k in order],
+            [line for _, line, _ in order],
+        )
+        plan.entries.set([bundle.settings for bundle in plan.direct])
 
     def _kept(self, bundle: Bundle) -> tuple[str, ...]:
         return tuple(key for key in self.rule.memories if key in bundle.memory)
@@ -344,6 +346,7 @@ class OwnOptimizer:
         if self._versions.get(index) != low._version:
             # Somebody else has written the array since, or nobody knows.
             half.refresh(master, low.detach())
+            self._versions[index] = low._version
 
     def _round(self, index: int, master: Tensor) -> None:
         low = self.arrays[index]
@@ -422,6 +425,8 @@ class OwnOptimizer:
             return
         for key, kept in own.items():
             if key == "count":
+                if not _is_count(kept):
+                    yield f"the count of {name!r} is {kept!r}, not a whole number of at least 1"
                 continue
             said = f"memory {key!r} of {name!r}"
             if key not in (*self.rule.memories, half.MASTER):
@@ -442,6 +447,10 @@ class OwnOptimizer:
         lifts = half.is_low(array) and self._half != "plain"
         real = array.detach().float() if lifts or key == half.MASTER else _real(array)
         return real if key == half.MASTER else self.rule.begin(key, real)
+
+
+def _is_count(kept: Any) -> bool:
+    return isinstance(kept, int | float) and not isinstance(kept, bool) and kept >= 1 and kept == kept // 1
 
 
 def _stretches(sizes: Sequence[int]) -> list[tuple[int, int]]:

@@ -224,5 +224,8 @@ def _alike(one: Any, other: Any) -> bool:
 
 
 def _called(of: Any) -> str:
+    """A class or function in words, and the package that it is of."""
     kind = type(of) if isinstance(of, UpdateRule) else of
-    return f"{kind.__module__}.{kind.__qualname__}" if hasattr(kind, "__qualname__") else repr(of)
+    if not hasattr(kind, "__qualname__"):
+        return repr(of)
+    return f"{kind.__qualname__.rpartition('>.')[2]} of {kind.__module__.partition('.')[0]}"
