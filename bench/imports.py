@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 
 from measure import Contender, Timing, compare
 
@@ -18,10 +19,10 @@ def _seconds(code: str) -> Contender:
     return run
 
 
-def results(rounds: int) -> dict[str, list[Timing]]:
+def results(rounds: int) -> Iterator[tuple[str, list[Timing]]]:
     """Seconds over `import torch`; asked for is less than 0.2 s."""
     contenders = {
         "import torch.utils.data": _seconds("import torch.utils.data"),
         "import etude": _seconds("import etude"),
     }
-    return {"import, after torch (µs)": compare(contenders, max(3, rounds // 3))}
+    yield "import, after torch", compare(contenders, max(3, rounds // 3))

@@ -7,7 +7,7 @@ of each epoch.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import etude
 from etude import events
-from measure import Contender, Timing, compare
+from measure import Contender, Target, Timing, compare
 
 RATE = 1e-3
 
@@ -210,17 +210,15 @@ def ours_compiled(make: Callable[[], nn.Module], data: tuple[Tensor, Tensor], si
     return run
 
 
-def results(rounds: int) -> dict[str, list[Timing]]:
-    """All comparisons of this file."""
+def results(rounds: int) -> Iterator[tuple[str, list[Timing]]]:
+    """All comparisons of this file, each with its title."""
     nets: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, Tensor], int, float | None]] = {
         "MLP 64-64-10, batch 32": (mlp, digits((64,)), 32, 0.5),
         "CNN on 8x8 images, batch 32": (cnn, digits((1, 8, 8)), 32, 0.82),
         "transformer, 4 layers, width 128, length 64, batch 8": (Transformer, text(), 8, None),
     }
-    found: dict[str, list[Timing]] = {}
     for title, (make, data, size, target) in nets.items():
-        targets = {} if target is None else {"etude.train": target}
-        found[title] = compare(contenders(make, data, size, False), rounds, targets)
+        targets = [] if target is None else [Target("etude.train", target)]
+        yield title, compare(contenders(make, data, size, False), rounds, targets)
         compiled = contenders(make, data, size, True)
-        found[f"compiled: {title}"] = compare(compiled, max(3, rounds // 3), {"etude.train(compile=True)": 1.15})
-    return found
+        yield f"compiled: {title}", compare(compiled, max(3, rounds // 3), [Target("etude.train(compile=True)", 1.15)])

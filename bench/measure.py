@@ -4,17 +4,47 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import platform
 import statistics
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
 Contender = Callable[[], float]
-"""Does its work once and returns the seconds that one step took."""
+"""Does its work once, or several times, and returns the seconds that one step took."""
+
+_PATIENCE = 0.03
+_MOST = 50
+"""Seconds that a contender made by `repeated` may take in a round, and how many steps at most it makes in it."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is asked of a contender: at most this share of the time of another (None: of what it is beside)."""
+
+    name: str
+    at_most: float
+    of: str | None = None
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A target and what was measured: the ratio of the times, median over the rounds."""
+
+    of: str
+    at_most: float
+    ratio: float
+
+    @property
+    def reached(self) -> bool:
+        return self.ratio <= self.at_most
 
 
 @dataclass(frozen=True)
@@ -22,60 +52,132 @@ class Timing:
     """One contender over all rounds.
 
     Attributes:
-        name: who. median: microseconds a step. low, high: quartiles.
-        ratio: median over the rounds of its time over the first contender's in the same round.
-        target: what the ratio should be at most, None where nothing is asked.
+        name: who. median: microseconds a step. low, high: quartiles. least: the quickest round.
+        of: the contender beside which it stands.
+        ratio: median over the rounds of its time over that one's in the same round.
+        bounds: what is asked of it.
     """
 
     name: str
     median: float
     low: float
     high: float
+    least: float
+    of: str
     ratio: float
-    target: float | None = None
+    bounds: tuple[Bound, ...] = ()
 
 
 def compare(
-    contenders: Mapping[str, Contender], rounds: int = 9, targets: Mapping[str, float] | None = None
+    contenders: Mapping[str, Contender],
+    rounds: int = 9,
+    targets: Sequence[Target] = (),
+    beside: Mapping[str, str] | None = None,
 ) -> list[Timing]:
-    """Time the contenders in turn, round after round; the first is what the others are compared with."""
+    """Time the contenders in turn, round after round.
+
+    Args:
+        contenders: by name. rounds: how often each runs, at least 2. targets: what is asked of some of them.
+        beside: for some of them the contender with which they are compared; for all others it is the first.
+    """
+    times: dict[str, list[float]] = {name: [] for name in contenders}
     for run in contenders.values():
         run()
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, run in contenders.items():
-            gc.collect()
-            times[name].append(run() * 1e6)
-    first = next(iter(times.values()))
-    return [_timing(name, own, first, (targets or {}).get(name)) for name, own in times.items()]
+    with _few_to_collect():
+        for _ in range(rounds):
+            for name, run in contenders.items():
+                gc.collect()
+                times[name].append(run() * 1e6)
+    first = next(iter(times))
+    made = []
+    for name in times:
+        of = (beside or {}).get(name, first)
+        asked = [(target.of or of, target.at_most) for target in targets if target.name == name]
+        bounds = tuple(Bound(other, most, _ratio(times[name], times[other])) for other, most in asked)
+        made.append(_timing(name, times[name], of, _ratio(times[name], times[of]), bounds))
+    return made
 
 
-def _timing(name: str, own: list[float], first: list[float], target: float | None) -> Timing:
-    low, median, high = statistics.quantiles(own, n=4)
-    ratio = statistics.median(mine / base for mine, base in zip(own, first, strict=True))
-    return Timing(name, median, low, high, ratio, target)
+@contextmanager
+def _few_to_collect() -> Iterator[None]:
+    """Within it a collection of garbage looks only at what is made from now on."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
-def table(title: str, timings: list[Timing]) -> str:
+def _timing(name: str, times: Sequence[float], of: str, ratio: float, bounds: tuple[Bound, ...]) -> Timing:
+    low, median, high = statistics.quantiles(times, n=4)
+    return Timing(name, median, low, high, min(times), of, ratio, bounds)
+
+
+def _ratio(times: Sequence[float], others: Sequence[float]) -> float:
+    return statistics.median(own / other for own, other in zip(times, others, strict=True))
+
+
+def repeated(step: Callable[[], object], prepare: Callable[[], object] = lambda: None) -> Contender:
+    """The median of several steps, each after a preparation that is not timed; the first step of all is not counted."""
+    count = 0
+
+    def timed() -> float:
+        prepare()
+        began = time.perf_counter()
+        step()
+        return time.perf_counter() - began
+
+    def run() -> float:
+        nonlocal count
+        if not count:
+            timed()
+            count = min(_MOST, max(1, int(_PATIENCE / timed())))
+        return statistics.median(timed() for _ in range(count))
+
+    return run
+
+
+def table(title: str, timings: Sequence[Timing]) -> str:
     """The timings as aligned text."""
     width = max(len(timing.name) for timing in timings)
-    lines = [title, f"  {'':{width}}  {'median µs':>10}  {'quartiles':>17}  {'ratio':>6}  target"]
-    for t in timings:
-        wanted = "" if t.target is None else f"<= {t.target:g} {'' if t.ratio <= t.target else '(missed)'}"
-        lines.append(
-            f"  {t.name:{width}}  {t.median:10.1f}  {t.low:8.1f}-{t.high:<8.1f}  {t.ratio:6.3f}  {wanted}".rstrip()
-        )
-    return "\n".join(lines)
+    head = f"  {'':{width}}  {'median µs':>10}  {'least':>9}  {'quartiles':>19}  {'ratio':>6}  asked"
+    return "\n".join([title, head, *(_line(timing, width) for timing in timings)])
 
 
-def write(path: Path, results: Mapping[str, list[Timing]]) -> None:
-    """All results as JSON, with what they were measured on."""
+def _line(t: Timing, width: int) -> str:
+    asked = "; ".join(
+        f"<= {b.at_most:g} of {b.of}: {b.ratio:.3f}{'' if b.reached else ' (missed)'}" for b in t.bounds
+    )
+    times = f"{t.median:10.1f}  {t.least:9.1f}  {t.low:9.1f}-{t.high:<9.1f}  {t.ratio:6.3f}"
+    return f"  {t.name:{width}}  {times}  {asked}".rstrip()
+
+
+def written(path: Path, results: Mapping[str, Sequence[Timing]], command: str, rounds: int) -> dict[str, Any]:
+    """Write all results as JSON, with what they were measured on, and return the record."""
     record: dict[str, Any] = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "command": command,
+        "rounds": rounds,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
-        "results": {title: [vars(timing) for timing in timings] for title, timings in results.items()},
+        "results": {title: [asdict(timing) for timing in timings] for title, timings in results.items()},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1))
+    path.write_text(json.dumps(record, indent=1, ensure_ascii=False))
+    return record
+
+
+def _processor() -> str:
+    """Its name and its widest vector instructions, where the system tells."""
+    said = Path("/proc/cpuinfo")
+    lines = said.read_text(errors="replace").splitlines() if said.exists() else []
+    found = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
+    known = {key.strip(): value.strip() for key, value in found.items()}
+    widest = next((name for name in ("avx512f", "avx2", "asimd") if name in known.get("flags", "").split()), "")
+    return ", ".join(part for part in (known.get("model name", platform.processor()), widest) if part)

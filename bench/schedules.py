@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
 import etude
 from loops import Attention
-from measure import Contender, Timing, compare
+from measure import Contender, Target, Timing, compare
 
 
 def blocks() -> nn.Module:
@@ -34,13 +36,12 @@ def contender(make: type | object, data: tuple[Tensor, Tensor], schedule: list[o
     return run
 
 
-def results(rounds: int) -> dict[str, list[Timing]]:
-    """All comparisons of this file."""
+def results(rounds: int) -> Iterator[tuple[str, list[Timing]]]:
+    """All comparisons of this file, each with its title."""
     cases = {
         "12 blocks of an MLP": (blocks, (torch.randn(960, 256), torch.randn(960, 256)), 0.5),
         "12 blocks of a transformer": (transformer, (torch.randn(320, 32, 64), torch.randn(320, 32, 64)), 0.5),
     }
-    found = {}
     for title, (make, data, target) in cases.items():
         contenders = {
             "everything moves": contender(make, data, None),
@@ -48,5 +49,4 @@ def results(rounds: int) -> dict[str, list[Timing]]:
             "only the first moves": contender(make, data, ["0"]),
             "every other, in turn": contender(make, data, [etude.everything[::2], etude.everything[1::2]]),
         }
-        found[f"schedule: {title}"] = compare(contenders, rounds, {"only the last moves": target})
-    return found
+        yield f"schedule: {title}", compare(contenders, rounds, [Target("only the last moves", target)])

@@ -47,10 +47,8 @@ def same(one: nn.Module, other: nn.Module) -> bool:
         {"clip_value": 0.01},
         {"clip_array_norm": 0.01},
         {"clip_norm": 0.01},
-        {"noise": 0.01},
         {"centralise": True},
         {"l2": 0.5},
-        {"shrink": 0.5},
         {"clip_weights": 0.1},
     ],
     ids=str,
@@ -65,12 +63,21 @@ def test_weights_are_clipped_after_the_step() -> None:
     assert all(float(array.detach().abs().max()) <= 0.1 for array in found.parameters())
 
 
-def test_arrays_shrink_beside_the_step() -> None:
-    """A loss without a slope leaves the shrinking alone."""
-    net = chain()
-    before = arrays(net)
-    Trainer(net, "lbfgs", learning_rate=0.5, max_iter=2, shrink=0.5).step(16, closure=summed(net, 0.0))
-    assert all(torch.allclose(array, before[name] * 0.75) for name, array in net.named_parameters())
+@pytest.mark.parametrize("settings", [{"shrink": 0.5}, {"noise": 0.1}, {"rules": {"shrink": {0: 0.5}}}], ids=str)
+def test_what_has_no_place_between_several_losses_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(SettingError, match=r"(shrink|noise)= is not for LBFGS, which computes the loss several times"):
+        Trainer(chain(), "lbfgs", **settings)
+
+
+@pytest.mark.parametrize("setting", ["shrink", "noise"])
+def test_it_is_refused_in_mid_run_too_and_may_be_written_as_off(setting: str) -> None:
+    net, twin = chain(), chain()
+    trainer = Trainer(net, "lbfgs", learning_rate=0.5, max_iter=2, **{setting: 0.0})
+    with pytest.raises(SettingError, match=f"{setting}= is not for LBFGS"):
+        trainer.change(setting, {0: 0.5})
+    trainer.step(16, closure=summed(net))
+    Trainer(twin, "lbfgs", learning_rate=0.5, max_iter=2).step(16, closure=summed(twin))
+    assert same(net, twin)
 
 
 def test_l2_is_of_the_loss() -> None:
@@ -171,7 +178,7 @@ def test_a_closure_gives_its_loss(given: Any) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt, SettingError])
-@pytest.mark.parametrize("settings", [{}, {"shrink": 0.5, "clip_weights": 0.1}], ids=["plain", "shrunk"])
+@pytest.mark.parametrize("settings", [{}, {"l2": 0.5, "clip_weights": 0.1}], ids=["plain", "clipped"])
 def test_an_error_within_puts_everything_back(error: type[BaseException], settings: dict[str, Any]) -> None:
     net = chain()
     trainer = Trainer(net, "lbfgs", max_iter=4, tolerance_change=0.0, **settings)
@@ -261,7 +268,7 @@ def test_a_run_with_it_can_be_repeated() -> None:
     nets = []
     for _ in range(2):
         net = chain()
-        options: dict[str, Any] = {"optimizer": "lbfgs", "max_iter": 3, "learning_rate": 0.3, "noise": 0.01}
+        options: dict[str, Any] = {"optimizer": "lbfgs", "max_iter": 3, "learning_rate": 0.3}
         etude.train(net, (X, Y), loss="mse", steps=4, batch_size=8, progress=False, **options)
         nets.append(copy.deepcopy(net))
     assert same(*nets)

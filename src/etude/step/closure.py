@@ -41,7 +41,7 @@ def attempt(
     Raises:
         NonFiniteError, StaleGradientError, and what the closure raises: the arrays are as they were.
     """
-    now = stepper.table.at(stepper.progress, stepper.memory)
+    now = _moving(stepper)
     optimizer = stepper.optimizer
     assert isinstance(optimizer, LBFGSOptimizer)
     try:
@@ -52,6 +52,13 @@ def attempt(
         raise
     stepper.finish(now)
     return True
+
+
+def _moving(stepper: Stepper) -> Now:
+    """What moves: who sets requires_grad = False holds an array."""
+    now = stepper.table.at(stepper.progress, stepper.memory)
+    held = frozenset(i for i in now.moving.indices if not stepper.arrays[i].requires_grad)
+    return Now(now.columns, stepper.table.less(now.moving, held)) if held else now
 
 
 def _compute(
@@ -77,7 +84,7 @@ def _compute(
 
 def _found(stepper: Stepper, ignore: bool) -> tuple[Now, list[Tensor]]:
     """What moves and its gradients; zero where there is none, if that may be."""
-    now = stepper.table.at(stepper.progress, stepper.memory)
+    now = _moving(stepper)
     arrays = stepper.looked_up(now.moving).arrays
     if not ignore:
         stepper.fresh(False)

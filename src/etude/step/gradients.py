@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from etude.bind.table import RATE, Now, Table
-from etude.step.optim.noise import mixed
+from etude.step.optim.noise import generator_of, mixed
 from etude.step.optim.rule import Setting
 
 GRADIENT_SETTINGS: Mapping[str, Setting] = {
@@ -43,7 +43,7 @@ rule. shrink: the array is multiplied by 1 - rate·shrink before the update rule
 the step (Arjovsky et al., "Wasserstein GAN", 2017).
 """
 
-_DENSE = frozenset({"noise", "centralise", "l2"})
+DENSE = frozenset({"noise", "centralise", "l2"})
 """Settings that fill a sparse gradient."""
 
 
@@ -133,10 +133,11 @@ def prepare(
     draw: tuple[int, int],
 ) -> None:
     """Noise, clipping, centralising and l2, for those of the gradient settings that are in use."""
-    if settings & _DENSE:
+    if settings & DENSE:
         gradients.dense()
     if "noise" in settings:
-        _add_noise(gradients, _each(now, "noise"), seed, draw)
+        names = [table.names[i] for i in now.moving.indices]
+        _add_noise(gradients.writable(), names, _each(now, "noise"), seed, draw)
     if "clip_value" in settings:
         _clip_values(gradients.writable(), _each(now, "clip_value"))
     if "clip_array_norm" in settings:
@@ -192,13 +193,16 @@ def _each(now: Now, setting: str) -> list[Any]:
     return [of[index] for index in now.moving.indices]
 
 
-def _add_noise(gradients: Gradients, deviations: Sequence[float], seed: int, draw: tuple[int, int]) -> None:
-    # Counted, not carried: the noise depends on the seed, the step and how many draws the step has had.
-    generator = torch.Generator().manual_seed(mixed(mixed(seed, draw[0]), draw[1]))
-    for gradient, deviation in zip(gradients.writable(), deviations, strict=True):
+def _add_noise(
+    tensors: Sequence[Tensor], names: Sequence[str], deviations: Sequence[float], seed: int, draw: tuple[int, int]
+) -> None:
+    # Counted, not carried: the noise of an array depends on the seed, the step, how many draws the step has had, and
+    # its name, and not on what else moves.
+    for tensor, name, deviation in zip(tensors, names, deviations, strict=True):
         if deviation:
-            drawn = torch.randn(gradient.shape, generator=generator, dtype=torch.float32)
-            gradient.add_(drawn.to(gradient.device, gradient.dtype), alpha=deviation)
+            generator = generator_of(mixed(seed, draw[0]), f"noise:{name}", draw[1])
+            drawn = torch.randn(tensor.shape, generator=generator, dtype=torch.float32)
+            tensor.add_(drawn.to(tensor.device, tensor.dtype), alpha=deviation)
 
 
 def _clip_values(tensors: Sequence[Tensor], bounds: Sequence[float]) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from etude.bind.table import Moving, Now, Table
 from etude.errors import NonFiniteError, SettingError, StaleGradientError
 from etude.step.gradients import (
+    DENSE,
     GRADIENT_SETTINGS,
     Gradients,
     all_finite,
@@ -80,22 +81,35 @@ class Stepper:
         self._found: list[Tensor] | None = None
         self.use(self._resolve())
         self.optimizer: Optimizer = recipe.optimizer_for(self.table, seed, half)
-        self._check_together()
+        self._check_together(self.table)
         self.memory: Mapping[Schedule, Any] = self.table.start()
 
-    def _check_together(self) -> None:
-        """Raise SettingError for settings that would have no effect together."""
-        low = any(is_low(array) for array in self.arrays if has_shape(array))
-        if low and self._half == "stochastic" and "shrink" in self._extra:
+    def _check_together(self, table: Table) -> None:
+        """Raise SettingError for settings that have no effect together, or cannot work."""
+        said = {setting for setting in GRADIENT_SETTINGS if setting in table.settings and _is_on(table, setting)}
+        low = any(is_low(array) for array in self.arrays if has_shape(array)) and self._half != "plain"
+        by_closure, made = self.optimizer.needs_closure, getattr(self.optimizer, "optimizer", None)
+        if low and self._half == "stochastic" and "shrink" in said:
             raise SettingError(
                 'shrink= and half="stochastic": so small a change of an array in half precision is rounded away. Write '
                 'l2=, the weight_decay of the update rule, or half="master".'
             )
-        lost = sorted(self._extra & {"shrink", "noise"}) if self.optimizer.needs_closure else ()
+        if low and by_closure:
+            raise SettingError(
+                f'{self.name} moves arrays in half precision in their own numbers. Write half="plain" if that will do, '
+                "or net.float()."
+            )
+        lost = sorted(said & {"shrink", "noise"}) if by_closure else ()
         if lost:
             raise SettingError(
                 f"{lost[0]}= is not for {self.name}, which computes the loss several times a step. Leave it out; decay "
                 "can be a term of the loss, or l2=."
+            )
+        filling = sorted(said & DENSE) if isinstance(made, torch.optim.SparseAdam) else ()
+        if filling:
+            raise SettingError(
+                f"{filling[0]}= makes gradients dense, and SparseAdam takes sparse ones only. Leave it out, or write "
+                'optimizer="lazy_adam".'
             )
 
     def _resolve(self, held: Collection[str] = (), thawed: Collection[str] = ()) -> Table:
@@ -121,6 +135,7 @@ class Stepper:
             # A change by hand is meant to cover the rules that were there.
             warnings.simplefilter("ignore")
             table = self._resolve(held, thawed)
+        self._check_together(table)
         before = self.arrays
         self.use(table)
         self.memory = {of: self.memory.get(of, kept) for of, kept in table.start().items()}
@@ -382,6 +397,12 @@ class Stepper:
     def see(self, metrics: Mapping[str, float]) -> None:
         """Tell the schedules that listen to metrics what was measured."""
         self.memory = self.table.see(self.memory, metrics)
+
+
+def _is_on(table: Table, setting: str) -> bool:
+    """Whether a setting is anything but 0 for some array at some time."""
+    choices = [row.choices[setting] for row in table.rows]
+    return any(not choice.constant or choice.at(Progress()) not in (0, None) for choice in choices)
 
 
 def _still_modules(table: Table) -> tuple[nn.Module, ...]:

@@ -24,7 +24,7 @@ _SMALL = 1 << 16
 _WIDTH = 8
 """Numbers of an entry in native.c: array, gradient, three memories, count, length, line."""
 
-_ADDRESS, _LENGTH, _CONTIGUOUS = Tensor.data_ptr, Tensor.numel, Tensor.is_contiguous
+_ADDRESS = Tensor.data_ptr
 
 Kernel: TypeAlias = Callable[[int, int, int, float], None]
 
@@ -69,28 +69,18 @@ class Entries:
         lines: Sequence[int],
     ) -> None:
         self._kernel, self._columns = kernel, tuple(columns)
-        self._arrays, self._kept = tuple(arrays), (tuple(memory), tuple(counts))
-        self._addresses = [array.data_ptr() for array in arrays]
-        self._lengths = [array.numel() for array in arrays]
-        self._contiguous = [array.is_contiguous() for array in arrays]
+        # The tensors live as long as their addresses are used.
+        self._kept = (tuple(arrays), tuple(memory), tuple(counts))
         self._settings = np.zeros((max(lines) + 1, len(columns)), dtype=np.float64)
         self._table = np.zeros((len(arrays), _WIDTH), dtype=np.int64)
-        self._table[:, 0] = self._addresses
+        self._table[:, 0] = [array.data_ptr() for array in arrays]
         for k, own in enumerate(memory):
             self._table[k, 2 : 2 + len(own)] = [tensor.data_ptr() for tensor in own]
         self._table[:, 5] = [count.data_ptr() for count in counts]
-        self._table[:, 6] = self._lengths
+        self._table[:, 6] = [array.numel() for array in arrays]
         self._table[:, 7] = lines
         self._gradients = self._table[:, 1]
         self._where = (self._table.ctypes.data, self._settings.ctypes.data)
-
-    def in_place(self) -> bool:
-        """Whether the arrays lie where they lay when this was made; they may have been given other storage since."""
-        return (
-            list(map(_ADDRESS, self._arrays)) == self._addresses
-            and list(map(_LENGTH, self._arrays)) == self._lengths
-            and list(map(_CONTIGUOUS, self._arrays)) == self._contiguous
-        )
 
     def set(self, settings: Sequence[Mapping[str, Any]]) -> None:
         """Write every setting but the learning rate: one mapping for each line."""
@@ -104,4 +94,4 @@ class Entries:
         self._settings[:, 0] = rates
         self._settings[:, 1] = self._settings[:, 0] < 0
         np.abs(self._settings[:, 0], out=self._settings[:, 0])
-        self._kernel(len(self._arrays), *self._where, divisor)
+        self._kernel(len(self._table), *self._where, divisor)

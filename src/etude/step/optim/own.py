@@ -57,6 +57,8 @@ class _Plan:
     called: list[Bundle]
     direct: list[Bundle]
     columns: Mapping[str, Sequence[Any]]
+    arrays: list[Tensor]
+    where: tuple[list[int], list[int], list[bool]]
     entries: native.Entries | None = None
     places: tuple[int, ...] | None = None
 
@@ -185,7 +187,7 @@ class OwnOptimizer:
     def follow(self, now: Now) -> bool:
         """Look where the arrays that move lie; False if somebody has given them other storage, which is followed."""
         plan = self._planned(now)
-        if plan.entries is None or plan.entries.in_place():
+        if _whereabouts(plan.arrays) == plan.where:
             return True
         self.forget_layout()
         return False
@@ -240,7 +242,9 @@ class OwnOptimizer:
                 alike.setdefault(self._kind(index), []).append(index)
             made += [self._bundle(group.row, tuple(members), positions) for members in alike.values()]
         self._marks[moving] = self._mark(moving)
-        return _Plan(made, [b for b in made if not b.native], [b for b in made if b.native], {})
+        arrays = [self.arrays[i] for i in moving.indices]
+        called, direct = [b for b in made if not b.native], [b for b in made if b.native]
+        return _Plan(made, called, direct, {}, arrays, _whereabouts(arrays))
 
     def _kind(self, index: int) -> tuple[Any, ...]:
         """Arrays of one bundle are alike in this."""
@@ -372,6 +376,8 @@ class OwnOptimizer:
         """After the table was made anew, or the arrays changed device or type: look at them afresh, memory kept."""
         counts = torch.tensor(self.counts())
         for index, own in enumerate(self.memory):
+            if half.MASTER in own and not half.is_low(self.arrays[index]):
+                del own[half.MASTER]
             for key, kept in own.items():
                 own[key] = kept.to(self._like(self.arrays[index], key))
         self._lay_out(counts)
@@ -451,6 +457,11 @@ class OwnOptimizer:
 
 def _is_count(kept: Any) -> bool:
     return isinstance(kept, int | float) and not isinstance(kept, bool) and kept >= 1 and kept == kept // 1
+
+
+def _whereabouts(arrays: Sequence[Tensor]) -> tuple[list[int], list[int], list[bool]]:
+    """Where arrays lie in memory, how long they are, and whether they are contiguous."""
+    return list(map(Tensor.data_ptr, arrays)), list(map(Tensor.numel, arrays)), list(map(Tensor.is_contiguous, arrays))
 
 
 def _stretches(sizes: Sequence[int]) -> list[tuple[int, int]]:

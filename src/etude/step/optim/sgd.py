@@ -50,8 +50,9 @@ class SGD(UpdateRule):
         settings: Mapping[str, Any],
         climb: bool,
     ) -> None:
-        # The kernel's notion of a first step holds for a whole list; dampening is where it matters.
-        if settings["dampening"]:
+        # The kernel's notion of a first step holds for a whole list; dampening is where it matters. And of arrays in
+        # half precision on the CPU it moves the last few elements only (pytorch issue 191763).
+        if settings["dampening"] or arrays[0].dtype in (torch.float16, torch.bfloat16):
             self.formulas(arrays, gradients, memory, counts, settings, climb)
             return
         # The kernel turns the gradient before it adds the decay, so decay shrinks whichever way the array moves.
