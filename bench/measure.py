@@ -146,9 +146,7 @@ def table(title: str, timings: Sequence[Timing]) -> str:
 
 
 def _line(t: Timing, width: int) -> str:
-    asked = "; ".join(
-        f"<= {b.at_most:g} of {b.of}: {b.ratio:.3f}{'' if b.reached else ' (missed)'}" for b in t.bounds
-    )
+    asked = "; ".join(f"<= {b.at_most:g} of {b.of}: {b.ratio:.3f}{'' if b.reached else ' (missed)'}" for b in t.bounds)
     times = f"{t.median:10.1f}  {t.least:9.1f}  {t.low:9.1f}-{t.high:<9.1f}  {t.ratio:6.3f}"
     return f"  {t.name:{width}}  {times}  {asked}".rstrip()
 

@@ -1,5 +1,280 @@
 """The results as a page of Markdown."""
+
 from __future__ import annotations
-from typing import Any
-def page(record: dict[str, Any]) -> str:
-    return ""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from optimizers import CLASSES, OURS, POINTS, QUICK, RULES, SPARSE, through, title
+
+Record: TypeAlias = Mapping[str, Any]
+Timings: TypeAlias = Mapping[str, Mapping[str, Any]]
+"""The contenders of one comparison, by name."""
+
+_HOW = """\
+Written by `python bench --page`; `make bench` runs a shorter selection. The contenders of a comparison run in turn in
+one process, on one thread, round after round; in each round every one makes several steps, of which the median counts.
+Times are medians over the rounds, in microseconds a step; a ratio is the median of the ratios within the rounds, which
+holds where the speed of a machine drifts. Ratios carry over to other machines better than times do. Gradients are there
+before the clock starts; a step of étude includes looking whether they are new. **Bold**: what is asked is not reached.
+"""
+
+_OWN = """\
+torch has a parameter group for each rate, étude a multiplier for each array. Asked of SGD, Adam and AdamW: with one
+rate at most 0.35 of torch's fused form at 148 arrays; with 148 rates and more at most 0.2 of it, and at most 3 times
+our own step with one rate. "No kernel" is what a machine without a C compiler gets.
+"""
+
+_CLASSES = """\
+Each class of torch in its default form (and three in their fused form) through `etude.Trainer`: microseconds, and the
+ratio to the same class driven by hand with the same groups. Asked: at most 1.1.
+"""
+
+_OTHERS = """\
+Rules that torch does not have, all in plain torch operations, with AdamW as a yardstick; microseconds.
+"""
+
+_SPARSE = """\
+Four rows of 64 have a gradient, in torch's sparse layout; microseconds, and for SparseAdam through `etude.Trainer` the
+ratio to torch's by hand.
+"""
+
+_CUDA = """\
+Microseconds, waiting for the GPU included. Asked: at most 0.9 of torch's fused form with as many groups.
+"""
+
+_WHOLE = """\
+Forward, backward and step of a transformer of 148 arrays (12 blocks of width 64, four windows of 16 tokens). "No
+update" is forward and backward alone; "148 rates" gives every array its own.
+"""
+
+_REST = """\
+Times of a step (of the import: of the whole) in microseconds; the ratio is to the contender named in the last column.
+"""
+
+
+def page(record: Record) -> str:
+    """The whole page.
+
+    Args:
+        record: what `measure.written` wrote.
+    """
+    found = {name: {timing["name"]: timing for timing in timings} for name, timings in record["results"].items()}
+    parts = ["# Benchmarks", _machine(record), _HOW.strip(), "## What the numbers say", *_said(found)]
+    sections = (
+        ("## Rules that are our own and torch's", _OWN, _own_rules(found)),
+        ("## Classes of torch", _CLASSES, _through_etude(found)),
+        ("## Other rules", _OTHERS, _other_rules(found)),
+        ("## Sparse gradients", _SPARSE, _sparse_rules(found)),
+        ("## AdamW on a GPU", _CUDA, _cuda(found)),
+        ("## In a whole step", _WHOLE, _whole_steps(found)),
+        ("## The loop, schedules, import", _REST, _rest(found)),
+    )
+    for head, text, tables in sections:
+        made = list(tables)
+        parts += [head, text.strip(), *made] if made else []
+    return "\n\n".join(parts) + "\n"
+
+
+def _machine(record: Record) -> str:
+    on = f"{record['processor']} ({record['machine']}, {record['cores']} cores)"
+    gpu = f", {record['gpu']}" if record["gpu"] else ""
+    versions = f"torch {record['torch']}, Python {record['python']}"
+    return f"{record['date']}, {on}{gpu}, {record['threads']} thread; {versions}; `{record['command']}`."
+
+
+# ------------------------------------------------------------------------------------------------ what they say
+
+
+def _said(found: Mapping[str, Timings]) -> Iterator[str]:
+    """What the numbers say: a list of what was asked and what was found."""
+    lines = [*_said_of_own(found), *_said_of_classes(found), *_said_of_others(found), *_said_of_whole(found)]
+    yield "\n".join(f"- {line}" for line in lines)
+
+
+def _said_of_own(found: Mapping[str, Timings]) -> Iterator[str]:
+    bounds = list(_bounds(found, [title(rule, *point) for rule in OURS for point in POINTS]))
+    for text, most, of in (
+        ("One rate, 148 arrays, beside torch's fused form", 0.35, "torch, fused"),
+        ("148 rates and more, beside torch's fused form with as many groups", 0.2, "torch, fused"),
+        ("The same beside our own step with one rate", 3.0, "étude, one rate"),
+    ):
+        ratios = [bound["ratio"] for _, bound in bounds if (bound["at_most"], bound["of"]) == (most, of)]
+        if ratios:
+            yield f"{text}: {_range(ratios)}; asked is at most {most:g}: {_verdict(ratios, most)}."
+
+
+def _said_of_classes(found: Mapping[str, Timings]) -> Iterator[str]:
+    for text, names in (
+        ("Classes of torch, beside the same class by hand", [title("Classes of torch", *point) for point in POINTS]),
+        ("The same in a whole step", ["Whole step: classes of torch"]),
+    ):
+        bounds = list(_bounds(found, names))
+        if bounds:
+            ratios = [bound["ratio"] for _, bound in bounds]
+            over = sorted({name.removeprefix("étude: ") for name, bound in bounds if bound["ratio"] > bound["at_most"]})
+            named = f" ({', '.join(over)})" if over else ""
+            yield f"{text}: {_range(ratios)}; asked is at most 1.1: {_verdict(ratios, 1.1)}{named}."
+
+
+def _said_of_others(found: Mapping[str, Timings]) -> Iterator[str]:
+    for rates in (1, 148):
+        timings = found.get(title("Other rules", 148, rates))
+        if timings:
+            yardstick = timings["AdamW, torch, for-loop"]["median"]
+            rules = {name: timings[through(name)]["median"] / yardstick for name in RULES}
+            slowest = max(rules, key=lambda name: rules[name])
+            rate = "rate" if rates == 1 else "rates"
+            yield (
+                f"Rules that torch does not have, 148 arrays, {rates} {rate}: {_range(rules.values())} times torch's "
+                f"AdamW as a loop over the arrays; the slowest is {slowest}."
+            )
+
+
+def _said_of_whole(found: Mapping[str, Timings]) -> Iterator[str]:
+    timings = found.get("Whole step: AdamW")
+    if timings:
+        bare = timings["no update"]["median"]
+        shares = {
+            text: timings[name]["median"] / bare - 1
+            for text, name in (
+                ("as torch has it by default", "torch, for-loop"),
+                ("fused", "torch, fused"),
+                ("fused with 148 groups", "torch, fused, 148 rates"),
+                ("étude", "étude"),
+                ("étude with 148 rates", "étude, 148 rates"),
+            )
+        }
+        listed = ", ".join(f"{text} {share:.0%}" for text, share in shares.items())
+        yield f"In a whole step of a small transformer AdamW adds to forward and backward: {listed}."
+
+
+def _bounds(found: Mapping[str, Timings], names: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for name in names:
+        for timing in found.get(name, {}).values():
+            yield from ((timing["name"], bound) for bound in timing["bounds"])
+
+
+def _range(ratios: Any) -> str:
+    low, high = min(ratios), max(ratios)
+    return f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
+
+
+def _verdict(ratios: Sequence[float], most: float) -> str:
+    reached = sum(ratio <= most for ratio in ratios)
+    if reached == len(ratios):
+        return "reached" if reached == 1 else f"reached in all {reached} cases"
+    return f"reached in {reached} of {len(ratios)} cases" if reached else "not reached"
+
+
+# ---------------------------------------------------------------------------------------------------- the tables
+
+
+def _own_rules(found: Mapping[str, Timings]) -> Iterator[str]:
+    head = ("arrays", "rates", "for-loop", "foreach", "fused", "étude", "no kernel", "étude/fused", "étude/one rate")
+    for rule in OURS:
+        rows = [_own_row(point, found[title(rule, *point)], head) for point in POINTS if title(rule, *point) in found]
+        if rows:
+            yield f"### {rule}"
+            yield _table(head, rows)
+
+
+def _own_row(point: tuple[int, int], timings: Timings, head: Sequence[str]) -> list[str]:
+    forms = ("torch, for-loop", "torch, foreach", "torch, fused", "étude", "étude, no kernel")
+    ours, one = timings["étude"], timings.get("étude, one rate")
+    most = {bound["of"]: bound for bound in ours["bounds"]}
+    beside = _marked(ours["ratio"], most.get("torch, fused"))
+    if "étude, one rate" in most:
+        last = _marked(most["étude, one rate"]["ratio"], most["étude, one rate"])
+    else:
+        last = f"{ours['median'] / one['median']:.2f}" if one else ""
+    return [*map(_many, point), *(_many(timings[form]["median"]) for form in forms), beside, last]
+
+
+def _through_etude(found: Mapping[str, Timings]) -> Iterator[str]:
+    yield from _grid(found, "Classes of torch", (*CLASSES, *QUICK), through)
+
+
+def _other_rules(found: Mapping[str, Timings]) -> Iterator[str]:
+    rows = ["AdamW, torch, fused", "AdamW, torch, foreach", "AdamW, torch, for-loop", "étude: adamw"]
+    yield from _grid(found, "Other rules", (*rows, *map(through, RULES)), str)
+
+
+def _sparse_rules(found: Mapping[str, Timings]) -> Iterator[str]:
+    yield from _grid(found, "Sparse gradients", ("SparseAdam", *map(through, ("SparseAdam", *SPARSE))), str)
+
+
+def _cuda(found: Mapping[str, Timings]) -> Iterator[str]:
+    yield from _grid(found, "AdamW on CUDA", ("torch, fused", "torch, foreach", "étude"), str)
+
+
+def _grid(found: Mapping[str, Timings], what: str, rows: Sequence[str], name_of: Any) -> Iterator[str]:
+    """A row for each contender, a column for each number of arrays and rates."""
+    points = [point for point in POINTS if title(what, *point) in found]
+    if not points:
+        return
+    cells = []
+    for row in rows:
+        timings = [found[title(what, *point)].get(name_of(row)) for point in points]
+        if any(timings):
+            cells.append([row.removeprefix("étude: "), *(_cell(timing) if timing else "" for timing in timings)])
+    yield _table(("arrays, rates", *(f"{_many(count)}, {_many(rates)}" for count, rates in points)), cells)
+
+
+def _cell(timing: Mapping[str, Any]) -> str:
+    bounds = timing["bounds"]
+    return _many(timing["median"]) + (f" · {_marked(timing['ratio'], bounds[0])}" if bounds else "")
+
+
+def _whole_steps(found: Mapping[str, Timings]) -> Iterator[str]:
+    whole = [f"Whole step: {rule}" for rule in OURS if f"Whole step: {rule}" in found]
+    if whole:
+        names = list(dict.fromkeys(name for title in whole for name in found[title]))
+        rows = [[name, *(_many(found[title][name]["median"]) for title in whole)] for name in names]
+        yield _table(("µs a step", *(title.removeprefix("Whole step: ") for title in whole)), rows)
+    if "Whole step: other rules" in found:
+        timings = found["Whole step: other rules"]
+        rows = [["no update", _many(timings["no update"]["median"]), ""]]
+        for name in RULES:
+            both = (timings[through(name)], timings[f"{through(name)}, 148 rates"])
+            rows.append([name, *(_many(timing["median"]) for timing in both)])
+        yield _table(("µs a step", "1 rate", "148 rates"), rows)
+    if "Whole step: classes of torch" in found:
+        timings = found["Whole step: classes of torch"]
+        names = [name for name in timings if through(name) in timings]
+        rows = [[name, _many(timings[name]["median"]), _cell(timings[through(name)])] for name in names]
+        yield _table(("µs a step", "by hand", "étude · ratio"), rows)
+
+
+def _rest(found: Mapping[str, Timings]) -> Iterator[str]:
+    for name, timings in found.items():
+        if not any(name.startswith(known) for known in _KNOWN):
+            yield f"### {name[0].upper()}{name[1:]}"
+            rows = [
+                [who, _many(t["median"]), _many(t["least"]), _marked(t["ratio"], *t["bounds"]), _asked(t)]
+                for who, t in timings.items()
+            ]
+            yield _table(("", "median", "least", "ratio", "beside"), rows)
+
+
+_KNOWN = ("Whole step: ", "Classes of torch: ", "Other rules: ", "Sparse gradients: ", "AdamW on CUDA: ")
+_KNOWN += tuple(f"{rule}: " for rule in OURS)
+
+
+def _asked(timing: Mapping[str, Any]) -> str:
+    asked = "; ".join(f"asked: at most {bound['at_most']:g}" for bound in timing["bounds"])
+    return f"{timing['of']} ({asked})" if asked else str(timing["of"])
+
+
+def _marked(ratio: float, bound: Mapping[str, Any] | None = None) -> str:
+    """A ratio, bold where more was asked."""
+    return f"**{ratio:.2f}**" if bound is not None and ratio > bound["at_most"] else f"{ratio:.2f}"
+
+
+def _many(number: float) -> str:
+    return f"{number:,.0f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -117,7 +117,11 @@ class Case:
         for name in made:
             made[name] = made[name] * 0 if zero else made[name]
             made[name] = torch.full_like(made[name], torch.nan) if name in set(spoiled) else made[name]
-        return {name: some_rows(own, number) for name, own in made.items()} if self.sparse else made
+        return {name: self.laid_out(own, number) for name, own in made.items()}
+
+    def laid_out(self, gradient: Tensor, number: int) -> Tensor:
+        """A gradient in the layout that the rule is given: sparse ones lack some rows."""
+        return some_rows(gradient, number) if self.sparse else gradient
 
     def walk(self, trainer: Trainer, net: nn.Module, numbers: Iterable[int], count: float = 1.0) -> None:
         """A step for each of these numbers."""
@@ -166,7 +170,7 @@ def same_arrays(one: nn.Module, other: nn.Module, names: Iterable[str] | None = 
 def distance(one: nn.Module, other: nn.Module) -> float:
     """The largest difference of any element."""
     ones, others = Tree(one).arrays, Tree(other).arrays
-    return max(float((ones[name].double() - others[name].double()).abs().max()) for name in others)
+    return max(float((ones[name].detach().double() - others[name].double()).abs().max().detach()) for name in others)
 
 
 MATRICES = "*.weight"

@@ -52,7 +52,6 @@ CASES: list[tuple[UpdateRule, dict[str, Any]]] = [
     (LazySGD(), {"momentum": 0.9, "nesterov": True}),
     (LazyAdam(), {}),
 ]
-ALONE = [case for case in CASES if case[0].elementwise]
 SILENT = [case for case in CASES if not case[0].draws]
 STILL = [case for case in CASES if case[0].name != "ftrl"]
 
@@ -157,23 +156,6 @@ def test_types_are_kept(rule: UpdateRule, settings: dict[str, Any], dtype: torch
         wide = 1e-5 if dtype is torch.float64 else 0.1
         if rule.name not in ("signum", "signsgd", "lion", "ftrl") or dtype is torch.float64:
             assert torch.allclose(running.array.float(), exact, atol=wide, rtol=wide)
-
-
-@each_of(ALONE)
-def test_arrays_laid_end_to_end_move_as_they_do_alone(rule: UpdateRule, settings: dict[str, Any]) -> None:
-    runs = [alone(rule, drawn((n,), seed=n)[0], weight_decay=0.1, **settings) for n in (3, 4)]
-    runs[0].walk(drawn((3,), count=2))
-    gradients = [drawn((run.array.numel(),), seed=5)[0] for run in runs]
-    noise = {key: drawn((7,), seed=6)[0] for key in rule.draws}
-    array, gradient = torch.cat([run.array for run in runs]), torch.cat(gradients)
-    long = {key: torch.cat([run.memory[key] for run in runs]) for key in runs[0].memory}
-    counts = torch.tensor([3.0] * 3 + [1.0] * 4)
-    rule.formula(array, gradient, {**long, **noise}, counts, runs[0].settings, False)
-    for run, one, count, where in zip(runs, gradients, (3.0, 1.0), (slice(0, 3), slice(3, 7)), strict=True):
-        own = {**run.memory, **{key: value[where] for key, value in noise.items()}}
-        rule.formula(run.array, one, own, torch.tensor(count), run.settings, False)
-        assert torch.allclose(run.array, array[where], rtol=1e-6, atol=1e-7)
-        assert all(torch.allclose(run.memory[key], long[key][where], rtol=1e-6) for key in long)
 
 
 @every

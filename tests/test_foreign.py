@@ -666,6 +666,29 @@ def test_what_an_optimizer_keeps_in_its_groups_is_kept_with_its_arrays() -> None
     assert [group["k"] for group in optimizer_of(again).param_groups] == [0, 0]
 
 
+def test_an_optimizer_that_counts_and_remembers_nothing_goes_on_counting() -> None:
+    class Counting(Plain):
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> None:
+            for group in self.param_groups:
+                group["k"] = group.get("k", 0) + 1
+                for p in group["params"]:
+                    p.sub_(p.grad, alpha=group["lr"] / group["k"])
+
+    net, late = chain(), chain()
+    trainer, again = (Trainer(own, Counting, learning_rate=0.1) for own in (net, late))
+    give_gradients(net, 0)
+    trainer.step()
+    trainer.zero_grad()
+    late.load_state_dict(net.state_dict())
+    again.load_state_dict(trainer.state_dict())
+    for own, made in ((net, trainer), (late, again)):
+        give_gradients(own, 1)
+        made.step()
+    assert optimizer_of(again).param_groups[0]["k"] == 2
+    assert all(alike(one, other) for one, other in zip(net.parameters(), late.parameters(), strict=True))
+
+
 def test_arrays_to_evaluate_and_the_same_bits_afterwards() -> None:
     net = chain()
     trainer = Trainer(net, Greedy, learning_rate_multipliers={2: 0})
@@ -780,3 +803,67 @@ def test_a_rate_that_is_a_tensor_is_one_for_each_row() -> None:
         array = dict(net.named_parameters())[name]
         assert array.grad is not None
         assert torch.allclose(array, before[name] - factor * array.grad)
+
+
+# arrays in half precision
+
+
+@pytest.mark.parametrize("instance", [True, False])
+def test_arrays_in_half_precision_are_copies_in_float32_rounded(instance: bool) -> None:
+    low, exact = graph().bfloat16(), graph()
+    with torch.no_grad():
+        for one, other in zip(exact.parameters(), low.parameters(), strict=True):
+            one.copy_(other)
+    made = torch.optim.RMSprop(low.parameters(), lr=1e-4) if instance else "rmsprop"
+    trainer = Trainer(low, made, learning_rate=1e-4, update_schedule=[everything, part("a")])
+    alone = torch.optim.RMSprop(exact.parameters(), lr=1e-4)
+    for step in range(6):
+        give_gradients(low, step)
+        for name, one in exact.named_parameters():
+            own = dict(low.named_parameters())[name].grad
+            one.grad = None if own is None or (step % 2 and not name.startswith("a.")) else own.float()
+        trainer.step()
+        trainer.zero_grad()
+        alone.step()
+    for one, other in zip(exact.parameters(), low.parameters(), strict=True):
+        assert other.dtype is torch.bfloat16
+        assert alike(one.detach().bfloat16(), other.detach())
+    kept = memory_of(trainer)["a.weight"]
+    assert alike(kept["master"], exact.a.weight.detach())
+    again = Trainer(graph().bfloat16(), "rmsprop", learning_rate=1e-4, update_schedule=[everything, part("a")])
+    again.load_state_dict(trainer.state_dict())
+    assert all(same_memory(own, memory_of(again)[name]) for name, own in memory_of(trainer).items())
+
+
+def test_what_somebody_writes_into_an_array_in_half_precision_counts() -> None:
+    net = nn.Linear(3, 2, bias=False).bfloat16()
+    trainer = Trainer(net, "torch.sgd", learning_rate=2.0**-10)
+    give_gradients(net, 0)
+    trainer.step()
+    trainer.zero_grad()
+    with torch.no_grad():
+        net.weight.fill_(4.0)
+    net.weight.grad = torch.ones_like(net.weight)
+    trainer.step()
+    exact = torch.full((2, 3), 4.0 - 2.0**-10)
+    assert torch.equal(memory_of(trainer)["weight"]["master"], exact)
+    assert torch.equal(net.weight, exact.bfloat16())
+
+
+def test_arrays_may_get_other_numbers_on_the_way() -> None:
+    net, twin = chain(), chain().double()
+    trainer, alone = Trainer(net, "rmsprop", momentum=0.9), Trainer(twin, "rmsprop", momentum=0.9)
+    for step in range(4):
+        if step == 2:
+            net.double()
+        for own, made in ((net, trainer), (twin, alone)):
+            give_gradients(own, step)
+            made.step()
+            made.zero_grad()
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(net.parameters(), twin.parameters(), strict=True))
+    assert memory_of(trainer)["0.weight"]["square_avg"].dtype is torch.float64
+
+
+def test_rounding_by_chance_is_for_rules_of_this_library() -> None:
+    with pytest.raises(SettingError, match=r'half="stochastic": .* Write half="master"'):
+        Trainer(chain().bfloat16(), "rmsprop", half="stochastic")

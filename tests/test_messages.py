@@ -55,6 +55,7 @@ from etude.values.schedule import cycle, schedule
 from etude.values.spans import steps
 from etude.values.tree import Tree
 from nets import chain, data, give_gradients, graph, tied
+from told_averages import AVERAGES
 
 SRC = Path(__file__).parents[1] / "src" / "etude"
 LOOKED_AT = [
@@ -114,6 +115,35 @@ def mixed() -> None:
     for _ in range(2):
         (made[2](made[1](made[0](X))) - Y).square().sum().backward()
         own.step(8)
+
+
+def in_turn() -> None:
+    made = chain()
+    first, second = Trainer(made), Trainer(made)
+    give_gradients(made, 0)
+    first.step()
+    second.step()
+
+
+def cleared() -> None:
+    made = chain()
+    own = Trainer(made, accumulate=2)
+    give_gradients(made, 0)
+    own.step()
+    give_gradients(made, 1)
+    own.step()
+
+
+def several_processes() -> None:
+    """As torch says it where processes are joined."""
+    import torch.distributed as joined
+
+    said = joined.is_initialized, joined.get_world_size
+    try:
+        joined.is_initialized, joined.get_world_size = lambda: True, lambda group=None: 2
+        trainer().allreduce_grads()
+    finally:
+        joined.is_initialized, joined.get_world_size = said
 
 
 def loaded(change: Callable[[dict[str, Any]], Any]) -> None:
@@ -492,6 +522,11 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
         SettingError,
         ["The defaults of tiger have 'momentun'", 'Nearest: "momentum"'],
     ),
+    "chance of torch": (
+        lambda: trainer("rmsprop", chain().bfloat16(), half="stochastic"),
+        SettingError,
+        ['half="stochastic"', "rounded by chance under the update rules of this library", 'Write half="master"'],
+    ),
     # L-BFGS
     "rows of one vector": (
         lambda: trainer("lbfgs", learning_rate_multipliers={0: 0.5}),
@@ -632,16 +667,6 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
         SettingError,
         ["both given, and both decide the rate", "as times(r) in the rules"],
     ),
-    "rules of clip_norm": (
-        lambda: trainer(rules={"clip_norm": {0: 1}}),
-        SettingError,
-        ["clip_norm is one bound", "no rules"],
-    ),
-    "clip_norm left": (
-        lambda: trainer(of_net=set_rules(chain(), clip_norm=1)),
-        SettingError,
-        ["left on a module", "to the call"],
-    ),
     "nothing to train": (
         lambda: trainer(of_net=nn.Tanh()),
         SettingError,
@@ -691,6 +716,97 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
         SettingError,
         ["'weight', 'bias' have no shape yet", "Call the net once"],
     ),
+    "another trainer": (
+        in_turn,
+        SettingError,
+        [
+            "Another trainer moves '0.weight', '0.bias', '2.weight', '2.bias' in turn",
+            "Nothing was changed",
+            "part=...",
+            "other.detach()",
+            "share=True",
+        ],
+    ),
+    "accumulate": (
+        lambda: trainer(accumulate=1.5),
+        SettingError,
+        ["accumulate=1.5", "a whole number of at least 1 is needed, or a schedule of such"],
+    ),
+    "accumulate by a score": (
+        lambda: trainer(accumulate=plateau("val.loss")),
+        SettingError,
+        ["accumulate=plateau('val.loss'", "listens to metrics", "Write a number or a schedule of progress"],
+    ),
+    "window cleared": (
+        cleared,
+        StaleGradientError,
+        ["Step 1", "being accumulated are gone, in '0.weight'", "Nothing was changed", "trainer.zero_grad()"],
+    ),
+    "loss scale": (
+        lambda: trainer(loss_scale="static"),
+        SettingError,
+        ["loss_scale='static'", '"dynamic", a positive number or None'],
+    ),
+    "half": (
+        lambda: trainer(half="masters"),
+        SettingError,
+        ["half='masters'", "known are master, stochastic, plain", '"master"'],
+    ),
+    "shrinking by chance": (
+        lambda: trainer(of_net=net().to(torch.bfloat16), half="stochastic", shrink=0.1),
+        SettingError,
+        ['shrink= and half="stochastic"', "rounded away", 'half="master"'],
+    ),
+    "half of L-BFGS": (
+        lambda: trainer("lbfgs", net().to(torch.bfloat16)),
+        SettingError,
+        ["LBFGS moves arrays in half precision in their own numbers", 'half="plain"', "net.float()"],
+    ),
+    "shrinking under L-BFGS": (
+        lambda: trainer("lbfgs", shrink=0.1),
+        SettingError,
+        ["shrink= is not for LBFGS", "several times a step", "Leave it out", "l2="],
+    ),
+    "sparse gradients filled": (
+        lambda: trainer("sparseadam", l2=0.1),
+        SettingError,
+        ["l2= makes gradients dense", "SparseAdam takes sparse ones only", 'optimizer="lazy_adam"'],
+    ),
+    "largest norm": (
+        lambda: trainer().clip_grads("x"),  # type: ignore[arg-type]
+        SettingError,
+        ["clip_grads('x')", "the largest norm is a positive number"],
+    ),
+    "several processes": (
+        several_processes,
+        SettingError,
+        ["allreduce_grads(): there are 2 processes", "DistributedDataParallel", "call step()"],
+    ),
+    "no closure": (
+        lambda: trainer("lbfgs").step(8),
+        SettingError,
+        ["LBFGS computes the loss itself", "Write trainer.step(8, closure=f)", "returns the summed loss"],
+    ),
+    "closure of others": (
+        lambda: trainer().step(8, closure=lambda: X.sum()),
+        SettingError,
+        ["closure= is for optimizers that compute the loss several times", "adamw takes one gradient", "Leave it out"],
+    ),
+    "closure without a loss": (
+        lambda: trainer("lbfgs").step(8, closure=lambda: None),  # type: ignore[arg-type, return-value]
+        SettingError,
+        ["closure() returned NoneType", "the summed loss is needed, a tensor of one number"],
+    ),
+    "accumulating with a closure": (
+        lambda: trainer("lbfgs", accumulate=2),
+        SettingError,
+        ["LBFGS computes the loss of the whole step itself", "Leave out accumulate= and loss_scale="],
+    ),
+    "freeze of nothing": (
+        lambda: trainer().freeze(part(1)),
+        PartError,
+        ["part(1) has no array that this trainer moves", "It moves '0.weight', '0.bias', '2.weight', '2.bias'"],
+    ),
     "policy": (lambda: trainer(non_finite="stop"), SettingError, ["non_finite='stop'", '"raise", "skip" or None']),
     "steps per epoch": (lambda: trainer(steps_per_epoch=0), SettingError, ["steps_per_epoch=0", "at least 1"]),
     "total": (lambda: trainer(total=10), ScheduleError, ["total=10", "Write total=steps(1000)"]),
@@ -725,6 +841,26 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
         StateError,
         ["no clock: 3", "Nothing was loaded"],
     ),
+    "state without arrays": (
+        lambda: loaded(lambda state: {**state, "arrays": 3}),
+        StateError,
+        ["no memory of arrays by name", "Give what state_dict() returned"],
+    ),
+    "state of a gradient": (
+        lambda: loaded(lambda state: {**state, "gradients": {"0.weight": torch.zeros(9)}}),
+        StateError,
+        ["The accumulated gradient of '0.weight' does not fit", "Nothing was loaded"],
+    ),
+    "state of other averages": (
+        lambda: loaded(lambda state: {**state, "averages": {"each": {"x": {}}}}),
+        StateError,
+        ["The state does not fit", "'x'", "Nothing was loaded"],
+    ),
+    "whose settings": (
+        lambda: trainer().load_state_dict(trainer().state_dict(), keep="old"),
+        SettingError,
+        ["keep='old'", '"saved"', '"new"'],
+    ),
     "state of others": (
         lambda: loaded(lambda state: {**state, "arrays": {"x": {}}}),
         StateError,
@@ -733,14 +869,14 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
     "memory of a shape": (
         lambda: loaded(memory(mean=torch.zeros(9))),
         StateError,
-        ["'mean' has shape (9,), the array (2,)"],
+        ["memory 'mean' of '2.bias' has shape (9,), the array (2,)"],
     ),
     "memory of a name": (
         lambda: loaded(memory(speed=torch.zeros(2))),
         StateError,
-        ["'speed' is none of adamw: mean, square"],
+        ["memory 'speed' of '2.bias' is none of adamw: mean, square"],
     ),
-    "memory of a type": (lambda: loaded(memory(mean=1.0)), StateError, ["'mean' is a float, not a tensor"]),
+    "memory of a type": (lambda: loaded(memory(mean=1.0)), StateError, ["memory 'mean' of '2.bias' is a float, not a tensor"]),
     "memory of torch": (
         lambda: foreign("exp_avg", torch.zeros(7, 3)),
         StateError,
@@ -918,6 +1054,21 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
         PlanError,
         ["compile=True", "'AdamW'", "leave compile out"],
     ),
+    "compiled draws": (
+        lambda: run(compile=True, optimizer="sgld"),
+        PlanError,
+        ["compile=True: 'sgld' draws numbers", "Leave compile out"],
+    ),
+    "scaled closure": (
+        lambda: run(optimizer="lbfgs", precision="fp16"),
+        PlanError,
+        ["precision='fp16' scales the loss", "LBFGS computes it itself", "Write precision='bf16'"],
+    ),
+    "out of reach of a closure": (
+        lambda: run(net=Beside(), optimizer="lbfgs"),
+        StaleGradientError,
+        ["Step 1", "'loss' does not depend on 'other.weight', 'other.bias'", "ignore_stale_grad=True"],
+    ),
     "compiled scale": (
         lambda: run(compile=True, precision="fp16"),
         PlanError,
@@ -931,6 +1082,7 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
     "compiled by an old torch": (old_torch, PlanError, ["needs torch 2.11", torch.__version__, "Leave compile out"]),
     "not one program": (not_one_program, PlanError, ["one program: generator in forward.", "Leave compile out"]),
 }
+CASES.update(AVERAGES)
 
 
 def _gone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -249,6 +250,36 @@ def test_a_micro_batch_with_a_wrong_count_changes_nothing(size: Any) -> None:
         trainer.step(size)
     trainer.step(8)
     assert feed(net, trainer, BATCHES[1:2]) == [True]
+    feed(twin, other, [joined(BATCHES[:2])])
+    assert close(net, twin)
+
+
+@pytest.mark.parametrize("how", ["zero", "replaced"])
+def test_gradients_that_go_in_mid_window_are_missed(how: str) -> None:
+    """Their samples are counted already."""
+    net = chain()
+    trainer = Trainer(net, "sgd", learning_rate=0.1, accumulate=2)
+    feed(net, trainer, BATCHES[:1])
+    net.zero_grad(set_to_none=True)
+    if how == "replaced":
+        backward(net, *BATCHES[1])
+    before = arrays(net)
+    with pytest.raises(StaleGradientError, match=r"being accumulated are gone, in '0.weight'.*trainer.zero_grad\(\)"):
+        trainer.step(8)
+    assert changed(before, net) == set()
+    trainer.zero_grad()
+    assert feed(net, trainer, BATCHES[2:4]) == [False, True]
+
+
+def test_gradients_with_a_graph_add_up_too() -> None:
+    """backward(create_graph=True) makes a new tensor of the sum."""
+    net, twin = chain(), chain()
+    trainer, other = Trainer(net, "sgd", learning_rate=0.1, accumulate=2), Trainer(twin, "sgd", learning_rate=0.1)
+    for x, y in BATCHES[:2]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            (net(x) - y).square().mean(1).sum().backward(create_graph=True)
+        trainer.step(8)
     feed(twin, other, [joined(BATCHES[:2])])
     assert close(net, twin)
 

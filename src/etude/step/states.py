@@ -42,6 +42,12 @@ def rules_in(state: Mapping[str, Any]) -> dict[str, Rules]:
     return {setting: rules(value, setting=setting) for setting, value in made.items() if isinstance(value, Rules)}
 
 
+def thawed_in(state: Any) -> tuple[str, ...]:
+    """Names of the arrays that were thawed by hand; none where this is no state."""
+    found = state.get("thawed") if isinstance(state, Mapping) else None
+    return tuple(found) if found is not None and _is_names(found) else ()
+
+
 def memory_of(memory: Mapping[Schedule, Any]) -> dict[str, Any]:
     """What schedules that listen remember, by their text; one without a text by its place among them."""
     return {_key(of, place): kept for place, (of, kept) in enumerate(memory.items())}
@@ -121,6 +127,11 @@ def _is_numbers(*names: str) -> Callable[[Any], bool]:
     return fits
 
 
+def _is_window(value: Any) -> bool:
+    fits = _is_numbers("count", "samples")(value)
+    return fits and isinstance(value["count"], int) and (value["count"] > 0) == (value["samples"] > 0)
+
+
 _FORMS: Mapping[str, Callable[[Any], bool]] = {
     "progress": _is_clock,
     "settings": _is_text,
@@ -129,7 +140,7 @@ _FORMS: Mapping[str, Callable[[Any], bool]] = {
     "thawed": _is_names,
     "memory": lambda value: isinstance(value, Mapping),
     "scale": _is_numbers("value", "good", "dynamic"),
-    "window": _is_numbers("count", "samples"),
+    "window": _is_window,
     "gradients": lambda value: isinstance(value, Mapping),
 }
 _WORDS = {"progress": "clock", "scale": "loss scale", "window": "window of accumulation"}

@@ -187,13 +187,14 @@ class Stepper:
     def _move(self, now: Now, found: list[Tensor], count: float) -> None:
         optimizer = self.optimizer
         if isinstance(optimizer, OwnOptimizer) and not optimizer.follow(now):
-            # Somebody has given arrays other storage.
+            # Somebody may have given arrays other storage.
             self._looked.clear()
         looked = self.looked_up(now.moving)
         if looked.low and self._half != "plain":
             # Divided in half precision, small gradients would be lost after all.
             found = [g.float() if is_low(array) else g for array, g in zip(looked.arrays, found, strict=True)]
-        gradients, divisor = Gradients(found), count
+        # A list of its own: what was found is written down as used.
+        gradients, divisor = Gradients(list(found)), count
         if not optimizer.takes_sparse and not optimizer.shapes:
             gradients.dense()
         if self._before or not optimizer.shapes:

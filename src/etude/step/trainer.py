@@ -462,7 +462,8 @@ class Trainer:
         tree = self.table.tree
         names = self._names(part, tree.in_order(tree.parameters))
         for name in names & tree.parameters:
-            tree.arrays[name].requires_grad = True
+            array = tree.arrays[name]
+            array.requires_grad = array.is_floating_point() or array.is_complex()
         self._held, self._thawed = self._held - names, self._thawed | names
         self._resolve_again()
         for index, name in enumerate(self.table.names):
@@ -536,6 +537,8 @@ class Trainer:
         states.check_keep(keep)
         stepper = self._stepper
         recipe, before = stepper.recipe, (self._held, self._thawed)
+        if keep != "new":
+            self._thaw_as(state)
         states.check(state, recipe.name, self.table.tree.arrays, self.table.names)
         differences = self._averages.differences(state["averages"])
         if differences:
@@ -562,6 +565,15 @@ class Trainer:
             array = self.table.tree.arrays[name]
             array.grad = torch.empty_like(array).copy_(gradient) if not gradient.is_sparse else gradient.clone()
         self._window.load(state["window"], gradients_of(stepper.arrays))
+
+    def _thaw_as(self, state: Mapping[str, Any]) -> None:
+        """Arrays that were thawed when the state was made, and require no gradient here, join in."""
+        tree = self.table.tree
+        thawed = set(states.thawed_in(state)) & tree.parameters - set(self.table.names)
+        for name in thawed:
+            tree.arrays[name].requires_grad = True
+        if thawed:
+            self._resolve_again()
 
     def _take_settings(self, state: Mapping[str, Any], tell: bool) -> None:
         """Settings, rules and freezes of a state in place of those there are, where they can be read."""

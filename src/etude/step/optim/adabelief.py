@@ -34,7 +34,6 @@ class AdaBelief(UpdateRule):
     }
     memories: ClassVar[tuple[str, ...]] = ("mean", "square")
     rate: ClassVar[float] = 1e-3
-    elementwise: ClassVar[bool] = True
 
     def formula(
         self,

@@ -34,7 +34,6 @@ class Adam(UpdateRule):
         "amsgrad": Setting(False),
     }
     memories: ClassVar[tuple[str, ...]] = ("mean", "square", "largest")
-    elementwise: ClassVar[bool] = True
     native: ClassVar[tuple[str, ...]] = ("etude_adam", *_COLUMNS)
     decoupled: ClassVar[bool] = False
 

@@ -29,13 +29,19 @@ def library() -> ctypes.CDLL | None:
     compiler = _compiler()
     if os.environ.get("ETUDE_NATIVE") == "0" or compiler is None:
         return None
-    for folder in _folders():
-        try:
-            return ctypes.CDLL(str(_built(compiler, folder)))
-        except (OSError, subprocess.SubprocessError):
-            # Nothing depends on it: torch's kernels do the same.
-            continue
-    return None
+    try:
+        return next((made for folder in _folders() if (made := _loaded(compiler, folder)) is not None), None)
+    except OSError:
+        # There may be no folder for temporary files at all.
+        return None
+
+
+def _loaded(compiler: str, folder: Path) -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL(str(_built(compiler, folder)))
+    except (OSError, subprocess.SubprocessError):
+        # Nothing depends on it: torch's kernels do the same.
+        return None
 
 
 def _compiler() -> str | None:
@@ -60,15 +66,37 @@ def _folders() -> Iterator[Path]:
 
 def _built(compiler: str, folder: Path) -> Path:
     made = folder / f"native-{_key(compiler)}.so"
-    if not made.exists():
+    if not _is_whole(made):
         handle, name = tempfile.mkstemp(suffix=".so", dir=folder)
         os.close(handle)
         try:
             _compile(compiler, name)
+            # What cannot be loaded is not kept.
+            ctypes.CDLL(name)
+            sealed = Path(f"{name}.sum")
+            sealed.write_text(_digest(Path(name)))
             os.replace(name, made)
+            os.replace(sealed, _seal(made))
         finally:
             Path(name).unlink(missing_ok=True)
+            Path(f"{name}.sum").unlink(missing_ok=True)
     return made
+
+
+def _is_whole(made: Path) -> bool:
+    """Whether a kept library is what was built: loading one that was cut off would kill the process."""
+    try:
+        return _seal(made).read_text() == _digest(made)
+    except OSError:
+        return False
+
+
+def _seal(made: Path) -> Path:
+    return made.with_suffix(".so.sum")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _compile(compiler: str, target: str) -> None:

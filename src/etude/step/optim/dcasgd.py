@@ -28,7 +28,6 @@ class DcAsgd(UpdateRule):
     }
     memories: ClassVar[tuple[str, ...]] = ("previous", "momentum")
     rate: ClassVar[float] = 0.1
-    elementwise: ClassVar[bool] = True
 
     def remembers(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
         return self.memories if settings["momentum"] else self.memories[:1]

@@ -7,9 +7,10 @@ memory changes.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -18,6 +19,8 @@ from torch import Tensor
 from etude.bind.table import RATE, Moving, Now, Table
 from etude.errors import SettingError, StateError
 from etude.step.optim.groups import KEPT, Group, refuse_to_climb
+from etude.step.optim.half import MASTER, is_low
+from etude.step.optim.masters import Masters
 from etude.step.optim.options import WAYS, check_options, options_of, settings_of
 from etude.step.optim.rule import is_dense
 from etude.values.progress import Progress
@@ -27,17 +30,30 @@ __all__ = ["Factory", "ForeignOptimizer", "check_options", "options_of", "settin
 
 Factory: TypeAlias = Callable[..., torch.optim.Optimizer]
 
+ALL = "all."
+"""Begins the name of what an optimizer keeps for all its arrays together."""
+
+_DTYPE = attrgetter("dtype")
+
+HALF = (torch.float16, torch.bfloat16)
+
 _SETS = 512
 """How many sets of moving arrays are remembered; more come up only where gradients are missing at random."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """One set of arrays that move: the arrays, those beside them that are held, and the groups of both."""
+    """One set of arrays that move: what moves, what is held beside it, and the groups of both.
+
+    `low` are the places of arrays in half precision, whose float32 copies move; `own` are the arrays themselves.
+    """
 
     arrays: tuple[Tensor, ...]
     held: tuple[Tensor, ...]
     groups: tuple[dict[str, Any], ...]
+    own: tuple[Tensor, ...]
+    kinds: list[torch.dtype]
+    low: tuple[int, ...]
 
 
 class ForeignOptimizer:
@@ -46,6 +62,8 @@ class ForeignOptimizer:
     Args:
         make: the class, an instance, or a function from parameter groups to an instance.
         table: the table. options: what the class is made with. indices: the arrays it moves; None: all.
+        half: how float16 and bfloat16 arrays are moved, see `etude.step.optim.half`: with "master" the optimizer has
+            float32 copies of them in its groups.
 
     Attributes:
         optimizer: the optimizer itself; None where every array is frozen, so that there is nothing to make one of.
@@ -66,8 +84,11 @@ class ForeignOptimizer:
         table: Table,
         options: Mapping[str, Any],
         indices: Collection[int] | None = None,
+        half: str = "plain",
     ) -> None:
         self._make, self._options = make, options
+        self._half = half
+        self._masters = Masters()
         self.optimizer: torch.optim.Optimizer | None = None
         self._groups: list[Group] = []
         self._said: dict[int, dict[str, Any]] = {}
@@ -80,9 +101,12 @@ class ForeignOptimizer:
         """Take the rows of a table as groups: at first, and when rules have changed; memory is kept."""
         self.arrays = tuple(table.tree.arrays[name] for name in table.names)
         inside = frozenset(range(len(self.arrays)) if indices is None else indices)
+        self._table, self._inside = table, inside
+        self._moved = self._find_moved(inside)
+        self._kinds = [array.dtype for array in self.arrays]
         rows = [(n, [i for i in row.indices if i in inside]) for n, row in enumerate(table.rows) if not row.frozen]
         rows = [(number, own) for number, own in rows if own]
-        groups = [{"params": [self.arrays[i] for i in own]} for _, own in rows]
+        groups = [{"params": [self._moved[i] for i in own]} for _, own in rows]
         kept = self._kept()
         self.optimizer = self._made(table, inside, groups)
         self._adopt(rows)
@@ -95,6 +119,33 @@ class ForeignOptimizer:
         # Classes of torch leave the gradients as they are; others may write into them to save memory.
         self._writes = not (self.optimizer is None or type(self.optimizer).__module__.startswith("torch.optim."))
         self._modes = _modes(self.optimizer)
+
+    def _find_moved(self, inside: Collection[int]) -> tuple[Tensor, ...]:
+        """What the optimizer moves for each array: itself, or a float32 copy of one in half precision."""
+        low = [i for i in inside if self._half != "plain" and is_low(self.arrays[i]) and has_shape(self.arrays[i])]
+        if low and self._half == "stochastic":
+            raise SettingError(
+                'half="stochastic": arrays in half precision are rounded by chance under the update rules of this '
+                'library, and this is an optimizer of torch\'s shape. Write half="master".'
+            )
+        found = list(self.arrays)
+        for i in low:
+            found[i] = self._masters.of(self.arrays[i])
+        return tuple(found)
+
+    def _follow(self) -> None:
+        """Go on after somebody has given the arrays other numbers or another device, as `net.double()` does."""
+        low = self._half != "plain"
+        before = [torch.float32 if low and kind in HALF else kind for kind in self._kinds]
+        kept = self.state()
+        self._masters.forget(self.arrays)
+        self.use(self._table, self._inside)
+        for own, array, dtype in zip(kept, self._moved, before, strict=True):
+            own.pop(MASTER, None)
+            for key, value in own.items():
+                if isinstance(value, Tensor) and value.dim() and value.dtype == dtype:
+                    own[key] = value.to(array.device, array.dtype)
+        self.load(kept)
 
     def _adopt(self, rows: Sequence[tuple[int, Sequence[int]]], climbs: Sequence[bool | None] = ()) -> None:
         """Look at the optimizer's groups, which are these rows of the table."""
@@ -113,7 +164,10 @@ class ForeignOptimizer:
                 group.release()
             self._said.update(_options_by_array(before))
             if before is self._make:
-                _check_arrays(before, self._said, table, inside)
+                copies = {id(moved) for moved, own in zip(self._moved, self.arrays, strict=True) if moved is not own}
+                said = {key: options for key, options in self._said.items() if key not in copies}
+                _check_arrays(before, said, table, inside)
+                self._give_copies(before)
             if all(id(array) in self._said for group in groups for array in group["params"]):
                 return _checked(_regroup(before, self._said, groups))
         if not groups:
@@ -123,6 +177,16 @@ class ForeignOptimizer:
         made = _checked(_call(self._make, groups, self._options))  # type: ignore[arg-type]
         made.state.update(before.state if before is not None else {})
         return made
+
+    def _give_copies(self, optimizer: torch.optim.Optimizer) -> None:
+        """Give an instance the float32 copies in place of arrays in half precision, with the memory that it has."""
+        for copy, array in zip(self._moved, self.arrays, strict=True):
+            if copy is array or id(array) not in self._said:
+                continue
+            self._said.setdefault(id(copy), self._said[id(array)])
+            if array in optimizer.state:
+                kept = optimizer.state.pop(array)
+                optimizer.state[copy] = {key: _wide(value) for key, value in kept.items()}
 
     @property
     def _name(self) -> str:
@@ -141,16 +205,27 @@ class ForeignOptimizer:
             return
         self._write(now, optimizer)
         place = self._places.get(now.moving) or self._place(now.moving)
+        if list(map(_DTYPE, place.own)) != place.kinds:
+            self._follow()
+            self.move(now, gradients, divisor)
+            return
         if divisor != 1.0:
             gradients = torch._foreach_div(list(gradients), divisor)
         elif self._writes:
             pairs = zip(place.arrays, gradients, strict=True)
             gradients = [gradient.clone() if gradient is array.grad else gradient for array, gradient in pairs]
+        if place.low:
+            for k in place.low:
+                self._masters.refresh(place.own[k])
+            pairs = zip(place.arrays, gradients, strict=True)
+            gradients = [g if g.dtype == array.dtype else g.to(array.dtype) for array, g in pairs]
         if self._fused:
             gradients = [_laid_out_like(array, g) for array, g in zip(place.arrays, gradients, strict=True)]
         if self._modes is not None:
             self._modes[0]()
         self._step(optimizer, place, gradients)
+        for k in place.low:
+            self._masters.settle(place.own[k])
 
     def _step(self, optimizer: torch.optim.Optimizer, place: _Place, gradients: Sequence[Tensor]) -> None:
         """Step with these gradients in place of those that the user sees, and on the groups that move."""
@@ -160,17 +235,20 @@ class ForeignOptimizer:
                 before.append((array, array.grad))
                 array.grad = None
         all_groups = optimizer.param_groups
+        some = len(place.groups) != len(all_groups)
+        every = list(all_groups) if some else []
         try:
             for array, gradient in zip(place.arrays, gradients, strict=True):
                 seen = array.grad
                 if seen is not gradient:
                     before.append((array, seen))
                     array.grad = gradient
-            if len(place.groups) != len(all_groups):
-                optimizer.param_groups = list(place.groups)
+            if some:
+                all_groups[:] = place.groups
             optimizer.step()
         finally:
-            optimizer.param_groups = all_groups
+            if some:
+                all_groups[:] = every
             for array, seen in before:
                 array.grad = seen
         if self._writes:
@@ -183,9 +261,11 @@ class ForeignOptimizer:
             self._places.clear()
         moved = frozenset(moving.indices)
         here = [group for group in self._groups if not moved.isdisjoint(group.indices)]
-        held = tuple(self.arrays[i] for group in here for i in group.indices if i not in moved)
-        arrays = tuple(self.arrays[i] for i in moving.indices)
-        made = self._places[moving] = _Place(arrays, held, tuple(group.group for group in here))
+        held = tuple(self._moved[i] for group in here for i in group.indices if i not in moved)
+        arrays, own = ([of[i] for i in moving.indices] for of in (self._moved, self.arrays))
+        low = tuple(k for k, (array, mine) in enumerate(zip(arrays, own, strict=True)) if array is not mine)
+        groups, kinds = tuple(group.group for group in here), [self._kinds[i] for i in moving.indices]
+        made = self._places[moving] = _Place(tuple(arrays), held, groups, tuple(own), kinds, low)
         return made
 
     def _write(self, now: Now, optimizer: torch.optim.Optimizer) -> None:
@@ -217,10 +297,15 @@ class ForeignOptimizer:
             return
         train, evaluate = self._modes
         train()
-        moved = [array for array in self.arrays if self.optimizer.state.get(array)]
+        pairs = zip(self._moved, self.arrays, strict=True)
+        both = [(array, own) for array, own in pairs if self.optimizer.state.get(array)]
+        moved = [array for array, _ in both] + [own for array, own in both if own is not array]
         before = [array.detach().clone() for array in moved]
         self._evaluates = True
         evaluate()
+        for array, own in both:
+            if own is not array:
+                self._masters.settle(own)
         try:
             yield
         finally:
@@ -229,47 +314,77 @@ class ForeignOptimizer:
             with torch.no_grad():
                 for array, kept in zip(moved, before, strict=True):
                     array.copy_(kept)
+            for array, own in both:
+                if own is not array:
+                    self._masters.settle(own)
 
     def targets(self, indices: Sequence[int]) -> list[Tensor]:
-        """What is moved for some arrays: themselves."""
-        return [self.arrays[index] for index in indices]
+        """What is moved for some arrays: themselves, or the float32 numbers behind those in half precision."""
+        for index in indices:
+            if self._moved[index] is not self.arrays[index]:
+                self._masters.refresh(self.arrays[index])
+        return [self._moved[index] for index in indices]
 
     def settle(self, indices: Sequence[int]) -> None:
-        """Nothing stands behind an array that would have to be rounded into it."""
+        """Round what `targets` gave into the arrays, after it was changed."""
+        for index in indices:
+            if self._moved[index] is not self.arrays[index]:
+                self._masters.settle(self.arrays[index])
 
     def forget_layout(self) -> None:
-        """Nothing is cached here; the optimizer looks at its arrays at every step."""
+        """After the arrays changed device or type: look at them afresh, memory kept."""
+        if [array.dtype for array in self.arrays] != self._kinds:
+            self._follow()
 
     def forget(self, index: int) -> None:
         """Forget what is remembered of an array."""
         if self.optimizer is not None:
-            self.optimizer.state.pop(self.arrays[index], None)
+            self.optimizer.state.pop(self._moved[index], None)
 
     # ----------------------------------------------------------------------------------------------- the state
 
     def state(self) -> list[dict[str, Any]]:
         """For each array what the optimizer keeps for it and for its group; empty for what has never moved."""
-        own = self.optimizer.state if self.optimizer is not None else {}
-        kept = self._kept()
-        return [{**own[array], **kept.get(id(array), {})} if own.get(array) else {} for array in self.arrays]
+        if self.optimizer is None:
+            return [{} for _ in self.arrays]
+        of, kept = self.optimizer.state, self._kept()
+        # An optimizer that remembers nothing of its arrays may still count in its groups.
+        bare = [group for group in self._groups if not any(of.get(self._moved[i]) for i in group.indices)]
+        counted = {id(self._moved[i]) for group in bare for i in group.indices}
+        made: list[dict[str, Any]] = []
+        for array, own in zip(self._moved, self.arrays, strict=True):
+            found = dict(of.get(array) or {})
+            whole = kept.get(id(array), {}) if found or id(array) in counted else {}
+            master = {}
+            if array is not own and (found or not torch.equal(array, own.float())):
+                master = {MASTER: array.detach()}
+            made.append({**found, **master, **whole})
+        return made
 
     def _kept(self) -> dict[int, dict[str, Any]]:
-        """What the optimizer keeps in its groups, by array."""
+        """What the optimizer keeps in its groups, and for all arrays together, by array."""
         made: dict[int, dict[str, Any]] = {}
         if self.optimizer is None:
             return made
+        state: Mapping[Any, Any] = self.optimizer.state
+        whole = {ALL + key: kept for key, kept in state.items() if isinstance(key, str)}
         for group in self._groups:
-            kept = group.kept(self.optimizer)
-            made.update({id(self.arrays[i]): kept for i in group.indices})
+            kept = {**group.kept(self.optimizer), **whole}
+            made.update({id(self._moved[i]): kept for i in group.indices})
         return made
 
     def _keep(self, kept: Mapping[int, Mapping[str, Any]]) -> None:
         """Put back into each group what was kept for the first of its arrays that has something."""
         if self.optimizer is None:
             return
+        state: MutableMapping[Any, Any] = self.optimizer.state
         for group in self._groups:
-            found = (kept.get(id(self.arrays[i])) for i in group.indices)
-            group.keep(next((own for own in found if own), {}), self.optimizer)
+            found = (kept.get(id(self._moved[i])) for i in group.indices)
+            first = next((own for own in found if own), {})
+            group.keep({key: value for key, value in first.items() if key.startswith(KEPT)}, self.optimizer)
+            for key, value in first.items():
+                if key.startswith(ALL):
+                    state[key.removeprefix(ALL)] = _placed("step", value, value)
 
     def load(self, state: Sequence[Mapping[str, Any]]) -> None:
         """Take over what `state()` gave.
@@ -280,18 +395,24 @@ class ForeignOptimizer:
         if self.optimizer is None:
             return
         apart = [_apart(own) for own in state]
-        self._check_state([own for own, _ in apart])
+        self._check_state([{key: kept for key, kept in own.items() if key != MASTER} for own, _ in apart])
         held = self.optimizer.state
-        for array, (own, _) in zip(self.arrays, apart, strict=True):
+        for array, mine, (own, _) in zip(self._moved, self.arrays, apart, strict=True):
             held.pop(array, None)
+            master = own.pop(MASTER, None)
+            if array is not mine:
+                self._masters.take(mine, master)
             if own:
                 held[array] = {key: _placed(key, kept, array) for key, kept in own.items()}
-        self._keep({id(array): kept for array, (_, kept) in zip(self.arrays, apart, strict=True)})
+        self._keep({id(array): kept for array, (_, kept) in zip(self._moved, apart, strict=True)})
 
     def _check_state(self, state: Sequence[Mapping[str, Any]]) -> None:
         assert self.optimizer is not None
+        if self._writes:
+            # Others keep what they like, of any shape.
+            return
         known = {key for own in self.optimizer.state.values() for key in own}
-        for array, own in zip(self.arrays, state, strict=True):
+        for array, own in zip(self._moved, state, strict=True):
             for key, kept in own.items():
                 if isinstance(kept, Tensor) and not _fits(kept, array):
                     raise StateError(f"memory {key!r} has shape {tuple(kept.shape)}, the array {tuple(array.shape)}")
@@ -307,8 +428,12 @@ def _modes(optimizer: torch.optim.Optimizer | None) -> tuple[Callable[[], Any], 
 
 def _apart(own: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is kept for an array, and what is kept for its group."""
-    for_group = {key: kept for key, kept in own.items() if key.startswith(KEPT)}
+    for_group = {key: kept for key, kept in own.items() if key.startswith((KEPT, ALL))}
     return {key: kept for key, kept in own.items() if key not in for_group}, for_group
+
+
+def _wide(kept: Any) -> Any:
+    return kept.float() if isinstance(kept, Tensor) and is_low(kept) else kept
 
 
 def _fits(kept: Tensor, array: Tensor) -> bool:
@@ -371,9 +496,10 @@ def _call(make: Factory, groups: list[dict[str, Any]], options: Mapping[str, Any
     options = {"lr": 1e-3, **options} if isinstance(make, type) and "lr" in options_of(make) else options
     try:
         return make(groups, **options)
-    except (TypeError, ValueError) as error:
+    except Exception as error:
+        said = str(error).rstrip(".")
         raise SettingError(
-            f"{name} cannot be made with the options {', '.join(options) or 'none'}: {error}. "
+            f"{name} cannot be made with the options {', '.join(options) or 'none'}: {said}. "
             "Change them, or give an instance of your own."
         ) from error
 

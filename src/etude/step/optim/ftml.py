@@ -29,7 +29,6 @@ class Ftml(UpdateRule):
     }
     memories: ClassVar[tuple[str, ...]] = ("square", "curvature", "linear")
     rate: ClassVar[float] = 0.0025
-    elementwise: ClassVar[bool] = True
 
     def formula(
         self,

@@ -28,7 +28,6 @@ class Ftrl(UpdateRule):
     }
     memories: ClassVar[tuple[str, ...]] = ("linear", "square")
     rate: ClassVar[float] = 0.1
-    elementwise: ClassVar[bool] = True
 
     def formula(
         self,

@@ -103,6 +103,7 @@ class LBFGSOptimizer:
         """
         indices = now.moving.indices
         optimizer, group = self._set(indices)
+        _follow(optimizer)
         group.check("LBFGS")
         for setting, column in now.columns.items():
             self._write(optimizer, group, setting, column[self._row])
@@ -270,6 +271,21 @@ class LBFGSOptimizer:
             rows = [torch.cat([own[key][k].reshape(-1) for own in pieces]) for k in range(len(known))]
             made[key] = rows
         return made
+
+
+def _follow(optimizer: torch.optim.LBFGS) -> None:
+    """Give the memory the numbers and the device that the arrays have now."""
+    first = optimizer.param_groups[0]["params"][0]
+    memory = optimizer.state.get(first, {})
+    known = memory.get("d")
+    like = torch.view_as_real(first.detach()) if first.is_complex() else first
+    if known is not None and (known.dtype, known.device) != (like.dtype, like.device):
+        for key, kept in memory.items():
+            memory[key] = [_moved(each, like) for each in kept] if isinstance(kept, list) else _moved(kept, like)
+
+
+def _moved(kept: Any, like: Tensor) -> Any:
+    return kept.to(like.device, like.dtype) if isinstance(kept, Tensor) else kept
 
 
 def _check(setting: str, value: Any) -> None:

@@ -27,7 +27,6 @@ class Lion(UpdateRule):
     }
     memories: ClassVar[tuple[str, ...]] = ("momentum",)
     rate: ClassVar[float] = 1e-4
-    elementwise: ClassVar[bool] = True
 
     def formula(
         self,

@@ -117,7 +117,7 @@ class Maker:
                 f"{self.name} computes the loss itself, several times a step, so it cannot be one of several "
                 "optimizers. Give it to a Trainer of its own, with part=."
             )
-        return ForeignOptimizer(self.of, table, self.chosen(given), indices)
+        return ForeignOptimizer(self.of, table, self.chosen(given), indices, half)
 
 
 def _name(of: Any) -> str:

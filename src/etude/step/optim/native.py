@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -34,10 +34,12 @@ def kernel_of(rule: UpdateRule) -> Kernel | None:
     made = library() if rule.native else None
     if made is None:
         return None
-    kernel = made[rule.native[0]]
+    kernel: Any = getattr(made, rule.native[0], None)
+    if kernel is None:
+        return None
     kernel.argtypes = [ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_double]
     kernel.restype = None
-    return kernel
+    return cast("Kernel", kernel)
 
 
 def takes(array: Tensor) -> bool:

@@ -18,15 +18,11 @@ from etude.bind.table import RATE, Moving, Now, Table
 from etude.errors import StateError
 from etude.step.optim import half, native
 from etude.step.optim.noise import generator_of, noise_like
-from etude.step.optim.rule import UpdateRule, has_kernel, is_dense
+from etude.step.optim.rule import UpdateRule, has_kernel
 from etude.values.tree import has_shape
 
 _KEPT = 512
 """How many sets of moving arrays are remembered; more come up only where gradients are missing at random."""
-
-_SMALL = 1 << 16
-_TOGETHER = 1 << 20
-"""Elements of an array, and of all arrays of one call, that are laid end to end for a rule that is elementwise."""
 
 
 @dataclass(slots=True)
@@ -101,14 +97,14 @@ class OwnOptimizer:
         self._marks: dict[Moving, list[tuple[Tensor, Tensor | None]]] = {}
         self._vectors: dict[torch.device, Tensor] = {}
         self._counts: list[Tensor] = []
-        self._versions: dict[int, int] = {}
+        self._refreshed: set[int] = set()
         self._lay_out(torch.zeros(len(arrays)))
 
     def _lay_out(self, counts: Tensor) -> None:
         """Keep the counts on the devices where the arrays are now."""
         self._plans.clear()
         self._marks.clear()
-        self._versions.clear()
+        self._refreshed.clear()
         devices = {array.device for array in self.arrays}
         self._vectors = {device: counts.to(device, torch.float32, copy=True) for device in devices}
         self._counts = [self._vectors[array.device][i] for i, array in enumerate(self.arrays)]
@@ -185,12 +181,14 @@ class OwnOptimizer:
         return plan
 
     def follow(self, now: Now) -> bool:
-        """Look where the arrays that move lie; False if somebody has given them other storage, which is followed."""
-        plan = self._planned(now)
-        if _whereabouts(plan.arrays) == plan.where:
-            return True
-        self.forget_layout()
-        return False
+        """Look where the arrays that move lie; False if they may lie elsewhere than before, which is followed."""
+        plan = self._plans.get(now.moving)
+        if plan is None:
+            return False
+        still = _whereabouts(plan.arrays) == plan.where
+        if not still:
+            self.forget_layout()
+        return still
 
     def _direct(self, plan: _Plan, now: Now) -> None:
         """Give a plan what native.c needs."""
@@ -250,7 +248,7 @@ class OwnOptimizer:
         """Arrays of one bundle are alike in this."""
         array = self.arrays[index]
         real = _real(array)
-        return array.device, array.dtype, has_kernel(real), self._is_direct(array), real.numel() <= _SMALL
+        return array.device, array.dtype, has_kernel(real), self._is_direct(array)
 
     def _is_direct(self, array: Tensor) -> bool:
         return self._kernel is not None and native.takes(array)
@@ -275,32 +273,7 @@ class OwnOptimizer:
 
     def _way(self, arrays: Sequence[Tensor]) -> Callable[..., None]:
         """How the rule is called for these arrays, which are alike."""
-        rule = self.rule
-        if type(rule).update is not UpdateRule.update:
-            return rule.update if has_kernel(arrays[0]) or rule.takes_sparse else rule.formulas
-        small = arrays[0].numel() <= _SMALL and all(is_dense(array) for array in arrays)
-        return self._end_to_end if rule.elementwise and small and len(arrays) > 1 else rule.formulas
-
-    def _end_to_end(
-        self,
-        arrays: Sequence[Tensor],
-        gradients: Sequence[Tensor],
-        memory: Mapping[str, Sequence[Tensor]],
-        counts: Sequence[Tensor],
-        settings: Mapping[str, Any],
-        climb: bool,
-    ) -> None:
-        """The formula on many small arrays as if they were one: a few operations instead of a few for each."""
-        for start, end in _stretches([array.numel() for array in arrays]):
-            here = slice(start, end)
-            sizes = [array.numel() for array in arrays[here]]
-            long = {key: _joined(tensors[here]) for key, tensors in memory.items()}
-            array, each = _joined(arrays[here]), torch.tensor(sizes, device=arrays[0].device)
-            count = torch.repeat_interleave(torch.stack(list(counts[here])), each, output_size=len(array))
-            self.rule.formula(array, _joined(gradients[here]), long, count, settings, climb)
-            _give_back(array, arrays[here], sizes)
-            for key in self.rule.remembers(settings):
-                _give_back(long[key], memory[key][here], sizes)
+        return self.rule.update if has_kernel(arrays[0]) or self.rule.takes_sparse else self.rule.formulas
 
     def _mark(self, moving: Moving) -> list[tuple[Tensor, Tensor | None]]:
         """For each device the vector of counts and what a step adds to it (None: 1 everywhere)."""
@@ -346,16 +319,14 @@ class OwnOptimizer:
             self._round(index, master)
 
     def _refresh(self, index: int, master: Tensor) -> None:
-        low = self.arrays[index]
-        if self._versions.get(index) != low._version:
-            # Somebody else has written the array since, or nobody knows.
-            half.refresh(master, low.detach())
-            self._versions[index] = low._version
+        """Bring float32 numbers up to date with their array, once before it moves."""
+        if index not in self._refreshed:
+            half.refresh(master, self.arrays[index].detach())
+            self._refreshed.add(index)
 
     def _round(self, index: int, master: Tensor) -> None:
-        low = self.arrays[index]
-        low.detach().copy_(master)
-        self._versions[index] = low._version
+        self.arrays[index].detach().copy_(master)
+        self._refreshed.discard(index)
 
     def _move_by_chance(self, bundle: Bundle, k: int, gradient: Tensor, climb: bool) -> None:
         """Move one array and round it up or down by chance; only one at a time is there in float32."""
@@ -462,26 +433,6 @@ def _is_count(kept: Any) -> bool:
 def _whereabouts(arrays: Sequence[Tensor]) -> tuple[list[int], list[int], list[bool]]:
     """Where arrays lie in memory, how long they are, and whether they are contiguous."""
     return list(map(Tensor.data_ptr, arrays)), list(map(Tensor.numel, arrays)), list(map(Tensor.is_contiguous, arrays))
-
-
-def _stretches(sizes: Sequence[int]) -> list[tuple[int, int]]:
-    """Neighbours that together have at most a certain number of elements."""
-    made, start, total = [], 0, 0
-    for i, size in enumerate(sizes):
-        if total + size > _TOGETHER and i > start:
-            made.append((start, i))
-            start, total = i, 0
-        total += size
-    return [*made, (start, len(sizes))]
-
-
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([tensor.reshape(-1) for tensor in tensors])
-
-
-def _give_back(long: Tensor, tensors: Sequence[Tensor], sizes: Sequence[int]) -> None:
-    pieces = [piece.view(own.shape) for piece, own in zip(torch.split(long, list(sizes)), tensors, strict=True)]
-    torch._foreach_copy_(list(tensors), pieces)
 
 
 def _real(array: Tensor) -> Tensor:

@@ -64,7 +64,6 @@ class UpdateRule(ABC):
         rate: the learning rate where nothing is said.
         draws: names of tensors of the array's shape with standard normal noise, new at each step, that `formula` finds
             beside the memory. They depend on the seed, the array's name and its count, so a resumed run draws them too.
-        elementwise: whether `formula` treats every element alone, so that many small arrays may be given to it as one.
         takes_sparse: whether `update` takes gradients in torch's sparse layout; otherwise they are made dense.
         native: a function of native.c that does the same as `formula`, and the settings that it takes in its order,
             the learning rate and "climb" first; its memories are the first of `memories`.
@@ -75,7 +74,6 @@ class UpdateRule(ABC):
     memories: ClassVar[tuple[str, ...]]
     rate: ClassVar[float] = 1e-3
     draws: ClassVar[tuple[str, ...]] = ()
-    elementwise: ClassVar[bool] = False
     takes_sparse: ClassVar[bool] = False
     native: ClassVar[tuple[str, ...]] = ()
 
@@ -106,8 +104,7 @@ class UpdateRule(ABC):
         Args:
             array, gradient: of equal shape; the gradient may not be changed.
             memory: the array's memory and draws, by name.
-            count: how often the array has moved, this time included; a float32 scalar. For a rule that is `elementwise`
-                it may be a tensor of the array's shape.
+            count: how often the array has moved, this time included; a float32 scalar.
             settings: the values; `learning_rate` is positive, and may be a scalar tensor, so that a new rate needs no
                 new program.
             climb: move up the gradient; decay shrinks all the same.

@@ -27,7 +27,6 @@ class SGD(UpdateRule):
         "weight_decay": Setting(0.0),
     }
     memories: ClassVar[tuple[str, ...]] = ("momentum",)
-    elementwise: ClassVar[bool] = True
     native: ClassVar[tuple[str, ...]] = (
         "etude_sgd",
         "learning_rate",

@@ -39,7 +39,6 @@ class Sgld(UpdateRule):
     memories: ClassVar[tuple[str, ...]] = ("square",)
     rate: ClassVar[float] = 0.1
     draws: ClassVar[tuple[str, ...]] = ("noise",)
-    elementwise: ClassVar[bool] = True
 
     def remembers(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
         return self.memories if settings["precondition"] else ()

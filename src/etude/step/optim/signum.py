@@ -24,7 +24,6 @@ class Signum(UpdateRule):
     settings: ClassVar[Mapping[str, Setting]] = {"momentum": Setting(0.9, 0.0, 1.0), "weight_decay": Setting(0.0)}
     memories: ClassVar[tuple[str, ...]] = ("momentum",)
     rate: ClassVar[float] = 0.01
-    elementwise: ClassVar[bool] = True
 
     def remembers(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
         return self.memories if settings["momentum"] else ()
@@ -51,7 +50,6 @@ class SignSGD(UpdateRule):
     settings: ClassVar[Mapping[str, Setting]] = {"weight_decay": Setting(0.0)}
     memories: ClassVar[tuple[str, ...]] = ()
     rate: ClassVar[float] = 0.01
-    elementwise: ClassVar[bool] = True
 
     def formula(
         self,
