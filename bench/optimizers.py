@@ -148,7 +148,7 @@ def theirs(
 ) -> Contender:
     """A class of torch driven by hand, with a parameter group for each rate."""
     arrays = Arrays(count, gradient, device)
-    optimizer = kind(groups(arrays.all, rates), **options)  # type: ignore[call-arg]
+    optimizer = kind(groups(arrays.all, rates), **options)
     return repeated(waiting(optimizer.step, device), partial(arrays.fill, optimizer.zero_grad))
 
 

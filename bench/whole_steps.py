@@ -54,7 +54,7 @@ def no_update() -> Contender:
 def theirs(kind: type[torch.optim.Optimizer], options: Mapping[str, Any], rates: int) -> Contender:
     """A class of torch by hand."""
     made = net()
-    optimizer = kind(groups(list(made.parameters()), rates, RATE), **options)  # type: ignore[call-arg]
+    optimizer = kind(groups(list(made.parameters()), rates, RATE), **options)
     return whole(made, optimizer.step, optimizer.zero_grad)
 
 
@@ -84,18 +84,21 @@ def muon_by_hand() -> Contender:
 def lbfgs(by_hand: bool) -> Contender:
     """L-BFGS with four iterations a step, each of which computes the loss."""
     made, (x, y) = net(), batch()
-    options = {"max_iter": 4, "history_size": 10}
-    trainer = None if by_hand else etude.Trainer(made, "lbfgs", learning_rate=RATE, **options)
-    optimizer = torch.optim.LBFGS(made.parameters(), lr=RATE, **options) if by_hand else None  # type: ignore[arg-type]
 
     def closure() -> Tensor:
-        if optimizer is not None:
-            optimizer.zero_grad()
         loss = F.cross_entropy(made(x), y)
         loss.backward()
         return loss
 
-    return repeated(partial(optimizer.step, closure) if optimizer else partial(trainer.step, 1, closure=closure))
+    def closure_by_hand() -> Tensor:
+        made.zero_grad()
+        return closure()
+
+    if by_hand:
+        optimizer = torch.optim.LBFGS(made.parameters(), lr=RATE, max_iter=4, history_size=10)
+        return repeated(partial(optimizer.step, closure_by_hand))
+    trainer = etude.Trainer(made, "lbfgs", learning_rate=RATE, max_iter=4, history_size=10)
+    return repeated(partial(trainer.step, 1, closure=closure))
 
 
 def own_rule(rule: str, rounds: int) -> list[Timing]:
@@ -126,7 +129,8 @@ def other_rules(rounds: int) -> list[Timing]:
 
 def classes_of_torch(rounds: int) -> list[Timing]:
     """torch's classes, by hand and through étude."""
-    contenders, beside, targets = {"no update": no_update()}, {}, []
+    contenders, targets = {"no update": no_update()}, []
+    beside: dict[str, str] = {}
     for name, hand, made in _pairs():
         contenders[name], contenders[through(name)] = hand(), made()
         beside |= {name: name, through(name): name}

@@ -60,10 +60,12 @@ def test_no_setting_is_taken_and_ignored(settings: dict[str, Any]) -> None:
 
 def test_weights_are_clipped_after_the_step() -> None:
     found = after(clip_weights=0.1)
-    assert all(float(array.detach().abs().max()) <= 0.1 for array in found.parameters())
+    assert all(float(array.detach().abs().max()) <= 0.1 + 1e-6 for array in found.parameters())
 
 
-@pytest.mark.parametrize("settings", [{"shrink": 0.5}, {"noise": 0.1}, {"rules": {"shrink": {0: 0.5}}}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"shrink": 0.5}, {"noise": 0.1}, {"rules": {"shrink": {etude.everything: 0.5}}}], ids=str
+)
 def test_what_has_no_place_between_several_losses_is_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(SettingError, match=r"(shrink|noise)= is not for LBFGS, which computes the loss several times"):
         Trainer(chain(), "lbfgs", **settings)
@@ -119,7 +121,9 @@ def test_what_does_not_depend_on_the_loss_is_stale_or_passed_over() -> None:
 
     trainer = Trainer(net, "lbfgs", max_iter=2, learning_rate=0.1)
     before = arrays(net)
-    with pytest.raises(StaleGradientError, match="no new gradient since the last step in 'b.weight', 'b.bias', 'out"):
+    with pytest.raises(
+        StaleGradientError, match=r"no new gradient since the last step in 'b\.weight', 'b\.bias', 'out"
+    ):
         trainer.step(16, closure=partly)
     assert changed(before, net) == set()
     assert trainer.progress.step == 0
@@ -210,14 +214,8 @@ def test_an_error_within_puts_everything_back(error: type[BaseException], settin
     ids=str,
 )
 def test_there_is_no_window_and_no_scale(options: dict[str, Any], message: str) -> None:
-    net = chain()
     with pytest.raises(SettingError, match=message):
-        trainer = Trainer(net, "lbfgs", max_iter=2, **options)
-        for _ in range(2):
-            before = arrays(net)
-            trainer.step(16, closure=summed(net))
-    if "trainer" in locals():
-        assert changed(before, net) == set()
+        Trainer(chain(), "lbfgs", max_iter=2, **options)
 
 
 @pytest.mark.parametrize("count", [0, -1, float("nan"), "x"])
@@ -255,7 +253,15 @@ def test_a_closure_may_compute_some_losses_without_gradients() -> None:
 def test_it_runs_within_train() -> None:
     net, twin = chain(), chain()
     etude.train(
-        net, (X, Y), loss="mse", optimizer="lbfgs", learning_rate=0.5, max_iter=2, steps=5, batch_size=16, progress=False
+        net,
+        (X, Y),
+        loss="mse",
+        optimizer="lbfgs",
+        learning_rate=0.5,
+        max_iter=2,
+        steps=5,
+        batch_size=16,
+        progress=False,
     )
     trainer = Trainer(twin, "lbfgs", learning_rate=0.5, max_iter=2)
     for _ in range(5):

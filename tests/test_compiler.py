@@ -57,7 +57,7 @@ def test_it_is_built_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (made,) = libraries(tmp_path)
     assert made.parent == tmp_path / "home" / "etude"
     assert made.parent.stat().st_mode & 0o777 == 0o700
-    assert os.listdir(made.parent) == [made.name]
+    assert all(name.startswith(made.name) for name in os.listdir(made.parent))
     compiled: list[str] = []
     monkeypatch.setattr(compiler, "_compile", lambda *given: compiled.append("again"))
     compiler.library.cache_clear()
@@ -113,14 +113,11 @@ def test_a_compiler_that_made_nothing_leaves_nothing(monkeypatch: pytest.MonkeyP
 
 
 @needs_compiler
-def test_a_compiler_that_does_not_know_the_processor(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_compiler_that_does_not_know_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is asked again without -march=native."""
     script = tmp_path / "cc"
     script.write_text(
-        f'#!/bin/sh\necho "$@" >> {tmp_path}/said\n'
-        f'case "$*" in *march=native*) exit 1;; *) exec {CC} "$@";; esac\n'
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/said\ncase "$*" in *march=native*) exit 1;; *) exec {CC} "$@";; esac\n'
     )
     script.chmod(0o700)
     monkeypatch.setenv("CC", str(script))
@@ -285,7 +282,7 @@ def test_several_build_at_once(tmp_path: Path) -> None:
     def build() -> None:
         try:
             found.append(compiler._built(CC, folder))
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             errors.append(error)
 
     threads = [threading.Thread(target=build) for _ in range(4)]
@@ -300,7 +297,9 @@ def test_several_build_at_once(tmp_path: Path) -> None:
 
 
 @needs_compiler
-def test_another_source_compiler_or_processor_has_another_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_another_source_compiler_or_processor_has_another_library(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     assert CC is not None
     keys = {compiler._key(CC)}
     monkeypatch.setattr(compiler, "_processor", lambda: "another")

@@ -352,7 +352,7 @@ def test_a_stand_in_has_no_memory_of_its_own() -> None:
 
 @pytest.mark.parametrize("way", ["masters", "", 1, None])
 def test_there_are_three_ways(way: Any) -> None:
-    with pytest.raises(SettingError, match="half=.*: known are master, stochastic, plain"):
+    with pytest.raises(SettingError, match=r"half=.*: known are master, stochastic, plain"):
         check_way(way)
-    with pytest.raises(SettingError, match="half=.*: known are"):
+    with pytest.raises(SettingError, match=r"half=.*: known are"):
         Trainer(nn.Linear(1, 1), half=way)

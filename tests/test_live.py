@@ -188,7 +188,7 @@ def test_a_part_without_arrays_is_named() -> None:
     for act in (trainer.freeze, trainer.thaw):
         with pytest.raises(PartError, match=r"1\)? has no array that this trainer moves. It moves '0.weight'"):
             act(1)
-    with pytest.raises(PartError, match="has no array that this trainer moves. It moves '2.weight', '2.bias'"):
+    with pytest.raises(PartError, match=r"has no array that this trainer moves. It moves '2.weight', '2.bias'"):
         Trainer(chain(), part=2).freeze(0)
 
 
@@ -207,7 +207,7 @@ STATISTICS = {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
 def test_freezing_a_layer_holds_its_statistics_and_thawing_lets_them_run(place: Any) -> None:
     net = normed().train()
     trainer = Trainer(net, "adamw")
-    assert STATISTICS <= next(walk(net, trainer, data(1)))
+    assert next(walk(net, trainer, data(1))) >= STATISTICS
     trainer.freeze(place)
     moved = set().union(*walk(net.train(), trainer, data(2)))
     assert not moved & {*STATISTICS, "1.weight", "1.bias"}
@@ -222,7 +222,7 @@ def test_thawed_statistics_run_though_nobody_calls_train_again() -> None:
     trainer.freeze(1)
     step(net, trainer)
     trainer.thaw(1)
-    assert STATISTICS <= step(net, trainer)
+    assert step(net, trainer) >= STATISTICS
 
 
 def test_a_layer_the_user_evaluates_is_not_put_into_training_by_a_thaw() -> None:
@@ -276,7 +276,8 @@ def test_every_kind_of_value() -> None:
     net = graph()
     trainer = Trainer(net, "sgd", learning_rate=0.1, learning_rate_multipliers={"b": 3})
     found = lambda: {  # noqa: E731
-        name: trainer.table.choices[name]["learning_rate"].at(trainer.progress) for name in ("a.bias", "b.bias", "out.bias")
+        name: trainer.table.choices[name]["learning_rate"].at(trainer.progress)
+        for name in ("a.bias", "b.bias", "out.bias")
     }
     assert found() == pytest.approx({"a.bias": 0.1, "b.bias": 0.3, "out.bias": 0.1})
     trainer.change("learning_rate", {"a": 0.7, "out": times(-2)})
@@ -442,7 +443,7 @@ def test_what_is_frozen_needs_no_gradient_and_what_is_thawed_does() -> None:
     trainer.thaw("a")
     trainer.zero_grad()
     net.b(X).sum().backward()
-    with pytest.raises(StaleGradientError, match="'a.weight', 'a.bias'"):
+    with pytest.raises(StaleGradientError, match=r"'a\.weight', 'a\.bias'"):
         trainer.step(8)
 
 

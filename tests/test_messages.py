@@ -785,7 +785,7 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
     "no closure": (
         lambda: trainer("lbfgs").step(8),
         SettingError,
-        ["LBFGS computes the loss itself", "Write trainer.step(8, closure=f)", "returns the summed loss"],
+        ["LBFGS computes the loss itself", "Write trainer.step(8.0, closure=f)", "returns the summed loss"],
     ),
     "closure of others": (
         lambda: trainer().step(8, closure=lambda: X.sum()),
@@ -851,10 +851,10 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
         StateError,
         ["The accumulated gradient of '0.weight' does not fit", "Nothing was loaded"],
     ),
-    "state of other averages": (
-        lambda: loaded(lambda state: {**state, "averages": {"each": {"x": {}}}}),
+    "trainer's state of other averages": (
+        lambda: trainer(averages=etude.ema()).load_state_dict(trainer(averages=etude.swa(every=steps(1))).state_dict()),
         StateError,
-        ["The state does not fit", "'x'", "Nothing was loaded"],
+        ["The state does not fit: there is no average 'ema' in it", "an average 'swa'", "Nothing was loaded"],
     ),
     "whose settings": (
         lambda: trainer().load_state_dict(trainer().state_dict(), keep="old"),
@@ -876,7 +876,11 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
         StateError,
         ["memory 'speed' of '2.bias' is none of adamw: mean, square"],
     ),
-    "memory of a type": (lambda: loaded(memory(mean=1.0)), StateError, ["memory 'mean' of '2.bias' is a float, not a tensor"]),
+    "memory of a type": (
+        lambda: loaded(memory(mean=1.0)),
+        StateError,
+        ["memory 'mean' of '2.bias' is a float, not a tensor"],
+    ),
     "memory of torch": (
         lambda: foreign("exp_avg", torch.zeros(7, 3)),
         StateError,

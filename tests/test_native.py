@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -170,11 +171,9 @@ def test_memory_that_does_not_fit_an_array_any_more_is_not_walked_beyond_its_end
     array.data = whole[:2]
     array.grad = torch.ones(2)
     rest = whole[2:].clone()
-    try:
+    # Whatever is said of it: better than other people's memory.
+    with suppress(Exception):
         trainer.step()
-    except Exception as error:  # noqa: BLE001
-        # Whatever is said of it: better than other people's memory.
-        assert str(error)
     assert torch.equal(whole[2:], rest)
     assert bool(torch.isfinite(whole).all())
 
@@ -247,7 +246,7 @@ def test_trainers_in_several_threads_at_once() -> None:
     def train(net: nn.Module) -> None:
         try:
             walk(net, Trainer(net, "adamw", learning_rate=0.01), 30)
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             errors.append(error)
 
     threads = [threading.Thread(target=train, args=(net,)) for net in nets]

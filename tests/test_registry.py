@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -312,3 +314,12 @@ def test_what_is_no_optimizer_is_told(given: Any, options: dict[str, Any], messa
 def test_a_setting_has_values_that_it_may_have(setting: Setting, value: object, message: str) -> None:
     with pytest.raises(SettingError, match=f"momentum=.*{message}|{message}"):
         setting.check("momentum", value)
+
+
+@pytest.mark.parametrize("kind", OURS)
+def test_the_page_of_update_rules_lists_what_every_rule_has(kind: type[UpdateRule]) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "update_rules.md").read_text()
+    row = next(line for line in page.splitlines() if line.startswith(f'| `"{kind.name}"` |'))
+    assert f"| {kind.rate:g} |" in row
+    listed = re.findall(r"`(\w+)=([^`]+)`", row)
+    assert listed == [(key, repr(setting.default)) for key, setting in kind.settings.items()]

@@ -303,7 +303,7 @@ def test_a_run_that_is_over_can_be_forgotten() -> None:
     net = mlp()
     made = run(net)
     made.result()
-    gone = weakref.ref(made.checked.works[0].trainer)
+    gone = weakref.ref(made.checked.works[0].stepper)
     del made
     gc.collect()
     assert gone() is None

@@ -63,7 +63,11 @@ def worked(rule: Any = "adamw", **options: Any) -> tuple[nn.Module, Trainer]:
 def frozen_copy(value: Any) -> Any:
     """Plain values that can be compared, whatever there was."""
     if isinstance(value, Tensor):
-        return (tuple(value.shape), str(value.dtype), bytes(value.detach().contiguous().view(-1).view(torch.uint8).numpy()))
+        return (
+            tuple(value.shape),
+            str(value.dtype),
+            bytes(value.detach().contiguous().view(-1).view(torch.uint8).numpy()),
+        )
     if isinstance(value, Mapping):
         return {str(key): frozen_copy(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -237,7 +241,10 @@ def test_memory_and_clock_are_the_states_whosever_settings_hold() -> None:
 
 
 def arrays_with(**changes: Any) -> Any:
-    return lambda state: {**state, "arrays": {**state["arrays"], **{k.replace("__", "."): v for k, v in changes.items()}}}
+    return lambda state: {
+        **state,
+        "arrays": {**state["arrays"], **{k.replace("__", "."): v for k, v in changes.items()}},
+    }
 
 
 def memory_with(key: str, value: Any) -> Any:
@@ -265,9 +272,16 @@ def average_with(**changes: Any) -> Any:
 
 JUNK: tuple[Any, ...] = (None, "x", 3, [1], {"x": object()})
 DAMAGED: dict[str, Any] = {
-    **{f"{key} is {value!r:.9}": with_(key, value) for key in (*sorted(states.KEYS), *sorted(states._FORMS)) for value in JUNK},
+    **{
+        f"{key} is {value!r:.9}": with_(key, value)
+        for key in (*sorted(states.KEYS), *sorted(states._FORMS))
+        for value in JUNK
+    },
     **{f"no {key}": lambda state, key=key: {k: v for k, v in state.items() if k != key} for key in states._FORMS},
-    **{f"clock of {value!r}": clock_with(step=value) for value in ("x", None, -1, float("nan"), float("inf"), True, 1.5)},
+    **{
+        f"clock of {value!r}": clock_with(step=value)
+        for value in ("x", None, -1, float("nan"), float("inf"), True, 1.5)
+    },
     **{f"samples of {value!r}": clock_with(samples=value) for value in ("x", None, -1)},
     "arrays lost": lambda state: {**state, "arrays": {}},
     "an array more": arrays_with(x={}),
@@ -277,7 +291,10 @@ DAMAGED: dict[str, Any] = {
     "memory of a type": memory_with("mean", 1.0),
     "memory of whole numbers": memory_with("mean", torch.zeros(2, dtype=torch.complex64)),
     "memory that is none": arrays_with(out__bias=None),
-    **{f"count of {value!r}": memory_with("count", value) for value in ("x", None, -1, float("nan"), torch.zeros(2), [])},
+    **{
+        f"count of {value!r}": memory_with("count", value)
+        for value in ("x", None, -1, float("nan"), torch.zeros(2), [])
+    },
     "settings of junk": with_("settings", {"learning_rate": 3}),
     "settings out of bounds": with_("settings", {"learning_rate": "constant(0.1)", "beta1": "constant(5.0)"}),
     "rules of nothing": with_("rules", {"speed": "rules({part('a'): 1})"}),
@@ -333,7 +350,11 @@ def test_every_wrong_shape_is_named() -> None:
     with pytest.raises(StateError) as raised:
         trainer.load_state_dict(other.state_dict())
     text = str(raised.value)
-    for name, theirs, ours in (("0.weight", "(6, 3)", "(5, 3)"), ("0.bias", "(6,)", "(5,)"), ("2.weight", "(2, 6)", "(2, 5)")):
+    for name, theirs, ours in (
+        ("0.weight", "(6, 3)", "(5, 3)"),
+        ("0.bias", "(6,)", "(5,)"),
+        ("2.weight", "(2, 6)", "(2, 5)"),
+    ):
         assert f"memory 'mean' of '{name}' has shape {theirs}, the array {ours}" in text
         assert f"memory 'square' of '{name}'" in text
     assert "2.bias" not in text

@@ -38,9 +38,9 @@ def show(checked: Checked) -> str:
             lines.append(f"Update {work.name!r}:")
         lines.append(_loss_text(work))
         lines.append(
-            f"{work.trainer.name}: {', '.join(f'{k} {v}' for k, v in work.trainer.settings().items() if k != 'name')}"
+            f"{work.stepper.name}: {', '.join(f'{k} {v}' for k, v in work.stepper.settings().items() if k != 'name')}"
         )
-        lines.append(work.trainer.table.show(extent))
+        lines.append(work.stepper.table.show(extent))
     for name, one in checked.averages.each.items():
         used = "; validation data are looked at with it" if name == checked.plan.evaluate_with else ""
         lines += ["", f"Average {name!r}: {one.average!r}, of {len(one.names)} arrays{used}"]
@@ -85,7 +85,7 @@ def score_of(checked: Checked, steps: int) -> dict[str, Any]:
     rates: list[list[float | None]] = []
     for work in checked.works:
         moments = [progress_at(checked.extent, step) for step in shown]
-        own, found = work.trainer.table.score(moments)
+        own, found = work.stepper.table.score(moments)
         # A turn that listens to losses is only known in the run: its update is shown as if it always acted.
         if not work.listens:
             found[:, [not work.turns(progress) for progress in moments]] = np.nan

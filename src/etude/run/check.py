@@ -59,7 +59,7 @@ class Checked:
     @property
     def table(self) -> Any:
         """The table of the first update: settings of every array."""
-        return self.works[0].trainer.table
+        return self.works[0].stepper.table
 
     @contextmanager
     def looked_at(self) -> Iterator[None]:
@@ -69,7 +69,7 @@ class Checked:
         """
         with ExitStack() as stack:
             for work in self.works:
-                stack.enter_context(work.trainer.optimizer.evaluating())
+                stack.enter_context(work.stepper.optimizer.evaluating())
             if self.plan.evaluate_with is not None:
                 stack.enter_context(self.averages.use(self.plan.evaluate_with))
             yield
@@ -108,7 +108,7 @@ def prove(plan: Plan, net: nn.Module, data: Any) -> Checked:
         batch = _first(flow)
         materialise(net, batch)
         works = _works(plan, net, device, extent)
-        averages = Averages(plan.averages, works[0].trainer.table.tree, extent)
+        averages = Averages(plan.averages, works[0].stepper.table.tree, extent)
         with same_buffers(net):
             dry_run(works, net, batch, training, extent)
             if flow.samples and flow.batch_size and 1 in (flow.batch_size, flow.samples % flow.batch_size):
@@ -267,7 +267,7 @@ def _evaluator(
         if plan.patience is not None and flow.batches_per_epoch is None and plan.epochs is None:
             raise PlanError("patience needs validation data, or epochs that end. Write validation=.")
         for work in works:
-            check_told(work.trainer.table.schedules(), ())
+            check_told(work.stepper.table.schedules(), ())
         return None
     size: int | None = evaluate.batch_size or flow.batch_size or 32
     if evaluate.batch_size is None and aside.batched:
@@ -285,6 +285,6 @@ def _evaluator(
 
 def _idle(net: nn.Module, works: tuple[Work, ...]) -> tuple[str, ...]:
     """Trainable arrays that no update ever moves."""
-    moved = {name for work in works for name in work.trainer.table.ever_moving()}
-    tree = works[0].trainer.table.tree
+    moved = {name for work in works for name in work.stepper.table.ever_moving()}
+    tree = works[0].stepper.table.tree
     return tuple(name for name in tree.trainable if name not in moved)

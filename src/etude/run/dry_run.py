@@ -37,7 +37,7 @@ def dry_run(works: tuple[Work, ...], net: nn.Module, batch: Any, training: Sourc
             raise PlanError(_explained(error, net, batch, work.name)) from error
         if loss.is_complex():
             raise PlanError(f"The loss {work.name!r} is complex: a real number is needed. Take abs() or .real of it.")
-        if not loss.requires_grad and work.trainer.table.ever_moving():
+        if not loss.requires_grad and work.stepper.table.ever_moving():
             raise PlanError(
                 f"The loss {work.name!r} does not depend on any trainable array: no gradient can reach one. The net or "
                 "the loss leaves the graph (detach(), no_grad(), argmax, numpy)."
@@ -55,7 +55,7 @@ def try_single(net: nn.Module, works: tuple[Work, ...], batch: Any, extent: Exte
             if not net.training:
                 net.train()
             with torch.no_grad():
-                work.trainer.begin_forward()
+                work.stepper.begin_forward()
                 work.measure(Progress(extent=extent), single)
         except ValueError as error:
             raise PlanError(

@@ -99,7 +99,7 @@ class Evaluator:
             ScheduleError: the cadence is a share of a run whose length is not known; a schedule listens to a score that
                 is not measured.
         """
-        progress = self._works[0].trainer.progress
+        progress = self._works[0].stepper.progress
         self.cadence.due(progress, progress)
         try:
             found = self._over([batch], progress)
@@ -111,7 +111,7 @@ class Evaluator:
         if self.best_by not in found:
             raise SettingError(f"best={self.best_by!r}: no such score. Scores: {', '.join(found)}.")
         for work in self._works:
-            check_told(work.trainer.table.schedules(), [f"val.{name}" for name in found])
+            check_told(work.stepper.table.schedules(), [f"val.{name}" for name in found])
 
     def scores(self, progress: Progress) -> dict[str, float]:
         """The mean of the loss and of each of its terms, and every metric, over all validation data."""

@@ -58,7 +58,7 @@ class Best:
                 self._keep()
         measured = {f"val.{name}": score for name, score in scores.items()}
         for work in self._checked.works:
-            work.trainer.see(measured)
+            work.stepper.see(measured)
         self._checked.averages.see(measured)
         self._judge(score)
         return Evaluated(progress, scores, better)

@@ -264,7 +264,7 @@ class Gatherer:
             best_step=None if best.progress is None else int(best.progress.step),
             learning_rates=_rates(checked, self._before),
             learning_rate_multipliers=_multipliers(checked),
-            update_schedule={w.name: _text(w.trainer.table.update_schedule) for w in checked.works},
+            update_schedule={w.name: _text(w.stepper.table.update_schedule) for w in checked.works},
             optimizer={"loss" if alone else w.name: _settings(w) for w in checked.works},
             steps=int(progress.step),
             epochs=progress.epoch,
@@ -309,8 +309,8 @@ def _rates(checked: Checked, before: Progress) -> dict[str, float]:
     """The effective rate of each array in the step made at `before`."""
     found: dict[str, float] = {}
     for work, keys in _keyed(checked):
-        table = work.trainer.table
-        column = table.at(before, work.trainer.memory).columns["learning_rate"]
+        table = work.stepper.table
+        column = table.at(before, work.stepper.memory).columns["learning_rate"]
         for number, row in enumerate(table.rows):
             found.update({keys[name]: float(column[number] or 0.0) for name in row.names})
     return found
@@ -319,21 +319,21 @@ def _rates(checked: Checked, before: Progress) -> dict[str, float]:
 def _multipliers(checked: Checked) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for work, keys in _keyed(checked):
-        for name, value in work.trainer.table.multipliers().items():
+        for name, value in work.stepper.table.multipliers().items():
             found[keys[name]] = value if isinstance(value, int | float) else repr(value)
     return found
 
 
 def _keyed(checked: Checked) -> Iterator[tuple[Work, dict[str, str]]]:
     """Each update with what it calls its arrays: the name, or "<update>: <name>" where several updates move one."""
-    counts = Counter(name for work in checked.works for name in work.trainer.table.names)
+    counts = Counter(name for work in checked.works for name in work.stepper.table.names)
     for work in checked.works:
-        yield work, {n: n if counts[n] == 1 else f"{work.name}: {n}" for n in work.trainer.table.names}
+        yield work, {n: n if counts[n] == 1 else f"{work.name}: {n}" for n in work.stepper.table.names}
 
 
 def _settings(work: Work) -> dict[str, Any]:
     """The optimizer with every setting, as plain values or text."""
-    return {name: value if _is_plain(value) else repr(value) for name, value in work.trainer.settings().items()}
+    return {name: value if _is_plain(value) else repr(value) for name, value in work.stepper.settings().items()}
 
 
 def _is_plain(value: Any) -> bool:

@@ -126,6 +126,8 @@ class Run:
             if best.never_looked and reason != "non-finite":
                 yield gatherer.see(best.look(self.progress))
             yield gatherer.see(Ended(self.progress, reason, message or best.message(reason)))
+        for work in works:
+            work.stepper.optimizer.finish()
         best.restore()
         self.net.eval()
         self._result = gatherer.result(best, clock.elapsed())
@@ -204,7 +206,7 @@ class Run:
         return EpochEnded(self.progress, self.cursor.epoch, found)
 
     def _nothing_to_do(self) -> tuple[str, str]:
-        if any(work.trainer.table.ever_moving() for work in self.checked.works):
+        if any(work.stepper.table.ever_moving() for work in self.checked.works):
             return "", ""
         warnings.warn("Every array is frozen: the net is returned unchanged, no step was made.", stacklevel=5)
         return "frozen", "every array is frozen; nothing was trained"
@@ -231,7 +233,7 @@ class _Stopwatch:
 
 def summary(checked: Checked) -> dict[str, Any]:
     """The facts of a run for its first event."""
-    tree = checked.works[0].trainer.table.tree
+    tree = checked.works[0].stepper.table.tree
     alone = len(checked.works) == 1
     return {
         "parameters": sum(p.numel() for p in checked.net.parameters()),
@@ -244,7 +246,7 @@ def summary(checked: Checked) -> dict[str, Any]:
         "device": str(checked.device),
         "precision": checked.plan.precision,
         "seed": checked.plan.seed,
-        "optimizer": ", ".join(dict.fromkeys(work.trainer.name for work in checked.works)),
+        "optimizer": ", ".join(dict.fromkeys(work.stepper.name for work in checked.works)),
         "updates": tuple(work.name for work in checked.works),
         "terms": tuple(term for work in checked.works for term in work.names(alone)[1]),
     }

@@ -57,14 +57,14 @@ class CompiledStep:
         net: nn.Module,
         losses: Losses,
         read: Reader,
-        trainer: Stepper,
+        stepper: Stepper,
         precision: Precision,
         looks: bool,
         ignore_stale_grad: bool,
     ) -> None:
-        self._optimizer = _compilable(trainer, precision)
+        self._optimizer = _compilable(stepper, precision)
         self._net, self._losses, self._read = net, losses, read
-        self._trainer, self._precision = trainer, precision
+        self._stepper, self._precision = stepper, precision
         self._looks, self._ignore_stale = looks, ignore_stale_grad
         self._buffers = tuple(net.buffers())
         self._programs: dict[tuple[Any, ...], Program] = {}
@@ -123,8 +123,8 @@ class CompiledStep:
         """The loss does not reach some arrays, so nothing has moved: an error, or the step without them."""
         order = [i for bundle in self._optimizer.prepared(now) for i in bundle.indices]
         if not self._ignore_stale:
-            self._trainer.raise_stale(order, missing)
-        self._less[now.moving] = self._trainer.table.less(now.moving, frozenset(order[place] for place in missing))
+            self._stepper.raise_stale(order, missing)
+        self._less[now.moving] = self._stepper.table.less(now.moving, frozenset(order[place] for place in missing))
         return self(now, values, weights)
 
     def _call(self, ready: _Ready, values: Any) -> Made:
@@ -199,21 +199,21 @@ class CompiledStep:
         return torch.compile(_its_own(program), fullgraph=True, dynamic=False, options=options)
 
 
-def _compilable(trainer: Stepper, precision: Precision) -> OwnOptimizer:
-    optimizer = trainer.optimizer
+def _compilable(stepper: Stepper, precision: Precision) -> OwnOptimizer:
+    optimizer = stepper.optimizer
     if not isinstance(optimizer, OwnOptimizer):
         raise PlanError(
-            f"compile=True compiles the update too, and {trainer.name!r} is not one of étude's own rules. "
+            f"compile=True compiles the update too, and {stepper.name!r} is not one of étude's own rules. "
             'Write optimizer="adamw", "adam" or "sgd", or leave compile out.'
         )
     if optimizer.rule.draws or optimizer.rule.takes_sparse:
         raise PlanError(
-            f"compile=True: {trainer.name!r} draws numbers or takes sparse gradients, which is not compiled. Leave "
+            f"compile=True: {stepper.name!r} draws numbers or takes sparse gradients, which is not compiled. Leave "
             "compile out."
         )
     if precision.name == "fp16":
         raise PlanError('compile=True: fp16 needs a loss scale, which is not compiled. Write precision="bf16".')
-    if trainer.shapes_gradients:
+    if stepper.shapes_gradients:
         raise PlanError("compile=True: clipping and noise are not compiled. Leave them out, or leave compile out.")
     return optimizer
 

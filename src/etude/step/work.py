@@ -68,7 +68,7 @@ class Work:
         self.net = net
         self.losses = Losses(terms(update.loss))
         self._checked = None if policy == "apply" else "skip" if policy == "skip" else "raise"
-        self.trainer = Stepper(net, update.recipe(strict), Progress(extent=extent), seed=seed)
+        self.stepper = Stepper(net, update.recipe(strict), Progress(extent=extent), seed=seed)
         self.read = Reader(net)
         self._precision = precision
         self._policy = policy
@@ -78,13 +78,13 @@ class Work:
         self._heard: Any = turn.start() if turn is not None and turn.reactive else None
         self._rate: float | None = None
         self._compiled = (
-            CompiledStep(net, self.losses, self.read, self.trainer, precision, policy != "apply", ignore_stale_grad)
+            CompiledStep(net, self.losses, self.read, self.stepper, precision, policy != "apply", ignore_stale_grad)
             if compile
             else None
         )
-        if self.trainer.optimizer.needs_closure and precision.scale.dynamic:
+        if self.stepper.optimizer.needs_closure and precision.scale.dynamic:
             raise PlanError(
-                f"precision='fp16' scales the loss, and {self.trainer.name} computes it itself. Write precision='bf16'."
+                f"precision='fp16' scales the loss, and {self.stepper.name} computes it itself. Write precision='bf16'."
             )
         self._statistics = _Unkept() if policy == "apply" else _Statistics(net)
 
@@ -95,17 +95,17 @@ class Work:
             NonFiniteError: the loss or a gradient is not finite, under "raise" or "stop"; nothing is changed.
             StaleGradientError: an array that moves gets no gradient from the loss.
         """
-        trainer = self.trainer
-        trainer.progress = progress
-        now = trainer.table.at(progress, trainer.memory)
+        stepper = self.stepper
+        stepper.progress = progress
+        now = stepper.table.at(progress, stepper.memory)
         if not now.moving.indices:
             return self.look(progress, values)
-        trainer.begin_forward()
+        stepper.begin_forward()
         if self._compiled is not None and self._compiled.takes(now.moving):
             return self._step_compiled(self._compiled, now, progress, values)
-        if trainer.optimizer.needs_closure:
+        if stepper.optimizer.needs_closure:
             return self._step_with_closure(progress, values)
-        trainer.zero_grad()
+        stepper.zero_grad()
         with self._only(now):
             self._statistics.keep()
             loss, measured, _, _ = self.measure(progress, values)
@@ -114,7 +114,7 @@ class Work:
                 return self._refused(progress, values, loss, measured)
             self._precision.backward(loss)
         try:
-            made = self._precision.step(trainer, self._ignore_stale, self._checked)
+            made = self._precision.step(stepper, self._ignore_stale, self._checked)
         except NonFiniteError:
             self._statistics.restore()
             raise
@@ -137,7 +137,7 @@ class Work:
 
         self._statistics.keep()
         try:
-            made = closure.attempt(self.trainer, compute, 1, self._ignore_stale, self._checked)
+            made = closure.attempt(self.stepper, compute, 1, self._ignore_stale, self._checked)
         except (NonFiniteError, StaleGradientError) as error:
             self._statistics.restore()
             raise self._out_of_reach(progress, error) if isinstance(error, StaleGradientError) else error from None
@@ -168,7 +168,7 @@ class Work:
 
     def _only(self, now: Now) -> AbstractContextManager[None]:
         """See `Trainer.only_moving`; nothing has to be done where everything moves."""
-        return self.trainer.only_moving() if self.trainer.outside(now.moving) else _EVERYTHING
+        return self.stepper.only_moving() if self.stepper.outside(now.moving) else _EVERYTHING
 
     def _refused(self, progress: Progress, values: Any, loss: Tensor, measured: tuple[Measured, ...]) -> Report:
         """Nothing has moved; under "raise" and "stop" an error says what is not finite."""
@@ -210,14 +210,14 @@ class Work:
 
     def rate(self, progress: Progress) -> float:
         """The learning rate of the step made at `progress`, before rules."""
-        base = self.trainer.table.base_rate
+        base = self.stepper.table.base_rate
         if self._rate is None or not base.constant:
-            self._rate = float(base.at(progress, self.trainer.memory.get(base)) or 0.0)
+            self._rate = float(base.at(progress, self.stepper.memory.get(base)) or 0.0)
         return self._rate
 
     def moves(self, progress: Progress) -> bool:
         """Whether anything moves in the step made at `progress`."""
-        return bool(self.trainer.table.at(progress, self.trainer.memory).moving.indices)
+        return bool(self.stepper.table.at(progress, self.stepper.memory).moving.indices)
 
     def names(self, alone: bool) -> tuple[str, tuple[str, ...]]:
         """What its loss and its terms are called in the history; `alone` if it is the only update of the run."""
@@ -230,7 +230,7 @@ class Work:
 
     def look(self, progress: Progress, values: Any) -> Report:
         """The loss of a step in which nothing moves."""
-        self.trainer.begin_forward()
+        self.stepper.begin_forward()
         with torch.no_grad():
             loss, measured, _, _ = self.measure(progress, values)
         return self._report(loss, measured, values, False)
@@ -239,7 +239,7 @@ class Work:
         number = int(progress.step) + 1
         named = [term.name for term, m in zip(self.losses.terms, measured, strict=True) if not _finite(m.mean)]
         inputs = [name for name, tensor in tensors_in(values) if not _finite(tensor)]
-        arrays = [name for name, array in self.trainer.table.tree.arrays.items() if not _finite(array)]
+        arrays = [name for name, array in self.stepper.table.tree.arrays.items() if not _finite(array)]
         if inputs:
             found = f"The batch has NaN or infinity in {', '.join(inputs)}."
         elif arrays:

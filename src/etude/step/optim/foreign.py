@@ -318,6 +318,11 @@ class ForeignOptimizer:
                 if own is not array:
                     self._masters.settle(own)
 
+    def finish(self) -> None:
+        """After the last step: let the arrays be those to evaluate and to keep, until it steps again."""
+        if self._modes is not None:
+            self._modes[1]()
+
     def targets(self, indices: Sequence[int]) -> list[Tensor]:
         """What is moved for some arrays: themselves, or the float32 numbers behind those in half precision."""
         for index in indices:

@@ -183,6 +183,9 @@ class LBFGSOptimizer:
         """The arrays are those to evaluate already."""
         yield
 
+    def finish(self) -> None:
+        """After the last step: the arrays are those to keep already."""
+
     def targets(self, indices: Sequence[int]) -> list[Tensor]:
         """What is moved for some arrays: themselves."""
         return [self.arrays[index] for index in indices]

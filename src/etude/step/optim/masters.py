@@ -18,37 +18,35 @@ class Masters:
 
     def __init__(self) -> None:
         self._of: dict[int, nn.Parameter] = {}
-        self._versions: dict[int, int] = {}
+        self._fresh: set[int] = set()
 
     def of(self, array: Tensor) -> nn.Parameter:
         """The copy of an array, made when it is first asked for."""
         if id(array) not in self._of:
             self._of[id(array)] = nn.Parameter(array.detach().float())
-            self._versions[id(array)] = array._version
         return self._of[id(array)]
 
     @torch.no_grad()
     def refresh(self, array: Tensor) -> None:
-        """Take over what somebody wrote into the array."""
-        if self._versions[id(array)] != array._version:
+        """Take over what somebody wrote into the array, once before it moves."""
+        if id(array) not in self._fresh:
             half.refresh(self._of[id(array)].detach(), array.detach())
-            self._versions[id(array)] = array._version
+            self._fresh.add(id(array))
 
     @torch.no_grad()
     def settle(self, array: Tensor) -> None:
         """Round the copy into the array."""
         array.copy_(self._of[id(array)])
-        self._versions[id(array)] = array._version
+        self._fresh.discard(id(array))
 
     @torch.no_grad()
     def take(self, array: Tensor, master: Tensor | None) -> None:
         """Take a copy out of a state; without one that of the array as it is."""
         self._of[id(array)].copy_(array if master is None else master)
-        # The array may not have come out of the same state.
-        self._versions[id(array)] = -1
+        self._fresh.discard(id(array))
 
     def forget(self, arrays: Iterable[Tensor]) -> None:
         """Forget the copies of some arrays."""
         for array in arrays:
             self._of.pop(id(array), None)
-            self._versions.pop(id(array), None)
+            self._fresh.discard(id(array))

@@ -165,6 +165,9 @@ class OwnOptimizer:
         """Within it the arrays are those to evaluate: what they are."""
         return nullcontext()
 
+    def finish(self) -> None:
+        """After the last step: the arrays are those to keep already."""
+
     def prepared(self, now: Now) -> list[Bundle]:
         """What moves, with its memory made and its settings (but the rates) up to date."""
         return self._planned(now).bundles

@@ -100,6 +100,11 @@ class SeveralOptimizer:
                     stack.enter_context(member.evaluating())
             yield
 
+    def finish(self) -> None:
+        """After the last step: let the arrays be those to evaluate and to keep."""
+        for member in self.members.values():
+            member.finish()
+
     def targets(self, indices: Sequence[int]) -> list[Tensor]:
         """What is moved for some arrays: themselves, or what stands behind those in half precision."""
         return [self._member(index).targets([index])[0] for index in indices]
