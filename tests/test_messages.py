@@ -772,6 +772,11 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
         SettingError,
         ["l2= makes gradients dense", "SparseAdam takes sparse ones only", 'optimizer="lazy_adam"'],
     ),
+    "sparse gradients that are dense": (
+        lambda: stepped(optimizer="sparseadam"),
+        SettingError,
+        ["SparseAdam takes sparse gradients only", "'0.weight'"],
+    ),
     "largest norm": (
         lambda: trainer().clip_grads("x"),  # type: ignore[arg-type]
         SettingError,

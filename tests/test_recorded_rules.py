@@ -177,7 +177,7 @@ def apart(case: Case, trainer: Trainer, arrays: Mapping[str, Tensor], count: Cal
     for number, size in enumerate(case["batch_sizes"]):
         for array, gradient in zip(arrays.values(), case["grads"][number], strict=True):
             new = torch.tensor(gradient).reshape(array.shape)
-            array.grad = new if array.grad is None else array.grad + new
+            array.grad = new if array.grad is None else array.grad.add_(new)
         if str(number + 1) in changes and not inside(case):
             trainer.set_learning_rate(changes[str(number + 1)])
         if trainer.step(count(int(trainer.progress.step) + 1, size)):

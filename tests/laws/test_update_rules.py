@@ -60,6 +60,12 @@ def names_of(trainer: Trainer, prefix: str = "") -> set[str]:
     return {name for name in trainer.table.names if name.startswith(prefix)}
 
 
+def types_of_memory(trainer: Trainer) -> set[torch.dtype]:
+    """The types of all tensors that are remembered, but for counts."""
+    kept = [own for of in memory_of(trainer).values() for own in of.values()]
+    return {own.dtype for own in kept if isinstance(own, Tensor) and own.dim()}
+
+
 def displaced(case: Case, net: nn.Module, number: int = 3, **more: Any) -> dict[str, Tensor]:
     """By how much the first step moves each array of a trainer; what is drawn is left out."""
     trainer, before = case.trainer(net, **{**more, **_still(case)}), arrays(net)
@@ -317,7 +323,7 @@ def thawing(way: str) -> Feature:
         case.walk(trainer, net, (4, 5))
         case.walk(plain, twin, (0, 1, 4, 5))
         names = names_of(trainer, "a.")
-        assert same_arrays(net, twin, names)
+        assert same_arrays(net, twin, names), "its own path"
         assert all(same_memory(memory_of(trainer)[name], memory_of(plain)[name]) for name in names)
 
     check.__name__ = f"goes_on_after_being_held_by_{way}"
@@ -521,7 +527,9 @@ def chancing(dtype: torch.dtype) -> Feature:
             full = torch.full((64, 32), 0.75, dtype=kind)
             net = nn.ParameterDict({name: nn.Parameter(full.clone()) for name in ("weight", "bias")})
             trainer = case.trainer(net, half=half, part=None, learning_rate=2e-3, seed=seed)
-            case.step(trainer, net, 0)
+            for array in net.parameters():
+                array.grad = case.laid_out(torch.full((64, 32), 0.75, dtype=kind), 0)
+            trainer.step()
             return net["weight"].detach(), trainer
 
         low, trainer = moved("stochastic", dtype)
@@ -570,8 +578,7 @@ def computes_in_float64(case: Case) -> None:
     trainer = case.trainer(double)
     case.walk(trainer, double, range(3))
     assert distance(single, double) < tolerance(case)
-    kept = [own for of in memory_of(trainer).values() for own in of.values() if isinstance(own, Tensor) and own.dim()]
-    assert {own.dtype for own in kept} <= {torch.float64}
+    assert types_of_memory(trainer) <= {torch.float64}
 
 
 class Shapes(nn.Module):
@@ -869,8 +876,7 @@ def follows_arrays_into_other_numbers(case: Case) -> None:
     net.double()
     case.walk(trainer, net, range(2, 5))
     assert distance(net, single) < tolerance(case)
-    kept = [own for of in memory_of(trainer).values() for own in of.values() if isinstance(own, Tensor) and own.dim()]
-    assert {own.dtype for own in kept} <= {torch.float64}
+    assert types_of_memory(trainer) <= {torch.float64}
 
 
 @feature
@@ -971,7 +977,7 @@ promise(
     "goes_on_after_being_held_by_update_schedule goes_on_after_being_held_by_freeze "
     "goes_on_after_being_held_by_change goes_on_after_being_held_by_requires_grad",
     AssertionError,
-    "",
+    "its own path",
     "The same: after the hold it begins anew.",
 )
 promise(
@@ -1084,6 +1090,31 @@ def test_every_rule_with_every_feature(case: Case, name: str) -> None:
         return
     with pytest.raises(promised.error, match=promised.said):
         FEATURES[name](case)
+
+
+DRAWS: dict[str, tuple[str, torch.dtype, dict[str, Any]]] = {
+    "noise of gradients": ("sgd", torch.float32, {"noise": 0.5}),
+    "noise of sgld": ("sgld", torch.float32, {"temperature": 0.1}),
+    "rounding": ("sgd", torch.bfloat16, {"half": "stochastic"}),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+def test_draws_are_new_for_every_array_and_every_step(draw: str) -> None:
+    name, dtype, options = DRAWS[draw]
+    start = torch.full((16, 8), 0.75, dtype=dtype)
+    net = nn.ParameterDict({key: nn.Parameter(start.clone()) for key in ("one", "other")})
+    trainer = Trainer(net, name, learning_rate=2e-3, **options)
+    seen: list[Tensor] = []
+    for _ in range(3):
+        for array in net.parameters():
+            array.grad = torch.full_like(array, 0.75)
+        trainer.step()
+        seen += [array.detach().clone() for array in net.parameters()]
+        with torch.no_grad():
+            for array in net.parameters():
+                array.copy_(start)
+    assert not any(alike(one, other) for k, one in enumerate(seen) for other in seen[:k])
 
 
 # ------------------------------------------------------------------------------------------------ an array's own path

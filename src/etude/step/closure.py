@@ -43,6 +43,8 @@ def attempt(
     """
     now = _moving(stepper)
     optimizer = stepper.optimizer
+    # Arrays may have been given other numbers since.
+    stepper.check_together(stepper.table)
     assert isinstance(optimizer, LBFGSOptimizer)
     try:
         optimizer.move_with_closure(now, lambda: _compute(stepper, closure, count, ignore_stale_grad, non_finite))

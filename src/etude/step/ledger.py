@@ -22,6 +22,11 @@ def has_none(gradients: Sequence[Tensor | None]) -> bool:
     return any(map(is_, gradients, repeat(None)))
 
 
+def versions_of(gradients: Iterable[Tensor]) -> list[int]:
+    """How often each gradient was written."""
+    return list(map(_VERSION, gradients))
+
+
 class Ledger:
     """What was there when gradients were last looked at: the tensors themselves, and how often each was written.
 
@@ -34,13 +39,13 @@ class Ledger:
         self._found: list[Tensor | None] = []
         self._versions: list[int | None] = []
 
-    def write(self, gradients: Sequence[Tensor | None]) -> None:
-        """Write down the gradients of all arrays, in their order."""
+    def write(self, gradients: Sequence[Tensor | None], versions: list[int] | None = None) -> None:
+        """Write down the gradients of all arrays, in their order, and how often each was written if that is known."""
         self._found = list(gradients)
-        if has_none(gradients):
-            self._versions = [None if gradient is None else gradient._version for gradient in gradients]
+        if versions is not None:
+            self._versions = [*versions]
         else:
-            self._versions = list(map(_VERSION, gradients))
+            self._versions = [None if gradient is None else gradient._version for gradient in gradients]
         self.empty = False
 
     def forget(self) -> None:

@@ -24,7 +24,7 @@ from etude.step.gradients import (
     prepare,
     shrink,
 )
-from etude.step.ledger import Ledger, gradients_of, has_none
+from etude.step.ledger import Ledger, gradients_of, has_none, versions_of
 from etude.step.optim.half import is_low
 from etude.step.optim.own import OwnOptimizer
 from etude.step.optim.rule import is_dense
@@ -78,13 +78,14 @@ class Stepper:
         self._module, self._uncounted = module, tuple(uncounted)
         self._seed, self._half = seed, half
         self._drawn = (-1, 0)
-        self._found: list[Tensor] | None = None
+        self._found: tuple[list[Tensor], list[int]] | None = None
+        self._stilled: set[nn.Module] = set()
         self.use(self._resolve())
         self.optimizer: Optimizer = recipe.optimizer_for(self.table, seed, half)
-        self._check_together(self.table)
+        self.check_together(self.table)
         self.memory: Mapping[Schedule, Any] = self.table.start()
 
-    def _check_together(self, table: Table) -> None:
+    def check_together(self, table: Table) -> None:
         """Raise SettingError for settings that have no effect together, or cannot work."""
         said = {setting for setting in GRADIENT_SETTINGS if setting in table.settings and _is_on(table, setting)}
         low = any(is_low(array) for array in self.arrays if has_shape(array)) and self._half != "plain"
@@ -123,7 +124,12 @@ class Stepper:
         self._before = self._extra - {"shrink", "clip_weights"}
         self._looked: dict[Moving, _Looked] = {}
         self._outside: dict[Moving, tuple[Tensor, ...]] = {}
-        self._still = _still_modules(table)
+        still = _still_modules(table)
+        for module in self._stilled - set(still):
+            # Thawed: what it does is for the net to say again.
+            module.training = self._module.training
+        self._stilled &= set(still)
+        self._still = still
 
     def resolve_again(self, held: Collection[str], thawed: Collection[str]) -> None:
         """Walk the net again and resolve the recipe as it is now; memory is kept by the names of the arrays.
@@ -135,7 +141,7 @@ class Stepper:
             # A change by hand is meant to cover the rules that were there.
             warnings.simplefilter("ignore")
             table = self._resolve(held, thawed)
-        self._check_together(table)
+        self.check_together(table)
         before = self.arrays
         self.use(table)
         self.memory = {of: self.memory.get(of, kept) for of, kept in table.start().items()}
@@ -155,7 +161,8 @@ class Stepper:
             StaleGradientError, NonFiniteError: nothing is changed.
         """
         now, found = self.fresh(ignore_stale_grad)
-        self._found = found if len(found) == len(self.arrays) else None
+        # Read here, where the tensors are at hand: after the step they are not in the processor's caches any more.
+        self._found = (found, versions_of(found)) if len(found) == len(self.arrays) else None
         refused = non_finite is not None and bool(found) and not all_finite(found)
         if refused and non_finite == "raise":
             self.raise_non_finite(now, found)
@@ -165,7 +172,7 @@ class Stepper:
 
     def mark(self) -> None:
         """From now on every gradient that is there is an old one."""
-        self.ledger.write(gradients_of(self.arrays) if self._found is None else self._found)
+        self.ledger.write(*(self._found or (gradients_of(self.arrays), None)))
         self._found = None
 
     def fresh(self, ignore_stale_grad: bool) -> tuple[Now, list[Tensor]]:
@@ -352,7 +359,9 @@ class Stepper:
         if not self.ledger.empty and torch.is_grad_enabled():
             self.zero_grad()
         for module in self._still:
-            module.training = False
+            if module.training:
+                module.training = False
+                self._stilled.add(module)
 
     @contextmanager
     def only_moving(self) -> Iterator[None]:

@@ -56,6 +56,10 @@ class _Place:
     low: tuple[int, ...]
 
 
+_SPARSE = (torch.optim.SparseAdam, torch.optim.SGD, torch.optim.Adagrad)
+"""Classes of torch that take sparse gradients."""
+
+
 class ForeignOptimizer:
     """A torch optimizer at work on the arrays of one table.
 
@@ -76,7 +80,6 @@ class ForeignOptimizer:
 
     needs_closure: ClassVar[bool] = False
     shapes: ClassVar[bool] = False
-    takes_sparse: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -117,8 +120,10 @@ class ForeignOptimizer:
         if any(rate < 0 for rate in _first_rates(table, [number for number, _ in rows])):
             self._need_maximize()
         # Classes of torch leave the gradients as they are; others may write into them to save memory.
-        self._writes = not (self.optimizer is None or type(self.optimizer).__module__.startswith("torch.optim."))
+        self._writes = not (self.optimizer is None or type(self.optimizer).__module__.startswith("torch.optim"))
         self._modes = _modes(self.optimizer)
+        # Others of torch's raise in the middle of a step; what a class of somebody else's takes is not known.
+        self.takes_sparse = self._writes or isinstance(self.optimizer, _SPARSE)
 
     def _find_moved(self, inside: Collection[int]) -> tuple[Tensor, ...]:
         """What the optimizer moves for each array: itself, or a float32 copy of one in half precision."""
@@ -209,6 +214,8 @@ class ForeignOptimizer:
             self._follow()
             self.move(now, gradients, divisor)
             return
+        if isinstance(optimizer, torch.optim.SparseAdam):
+            self._refuse_dense(now, gradients)
         if divisor != 1.0:
             gradients = torch._foreach_div(list(gradients), divisor)
         elif self._writes:
@@ -226,6 +233,16 @@ class ForeignOptimizer:
         self._step(optimizer, place, gradients)
         for k in place.low:
             self._masters.settle(place.own[k])
+
+    def _refuse_dense(self, now: Now, gradients: Sequence[Tensor]) -> None:
+        found = zip(now.moving.indices, gradients, strict=True)
+        dense = [self._table.names[i] for i, gradient in found if not gradient.is_sparse]
+        if dense:
+            raise SettingError(
+                f"SparseAdam takes sparse gradients only, and {', '.join(map(repr, dense[:5]))} has a dense one. Write "
+                'optimizer={"embed": "sparseadam", everything: "adamw"}, with the name of your embedding, which is '
+                "made with sparse=True."
+            )
 
     def _step(self, optimizer: torch.optim.Optimizer, place: _Place, gradients: Sequence[Tensor]) -> None:
         """Step with these gradients in place of those that the user sees, and on the groups that move."""
@@ -389,7 +406,7 @@ class ForeignOptimizer:
             group.keep({key: value for key, value in first.items() if key.startswith(KEPT)}, self.optimizer)
             for key, value in first.items():
                 if key.startswith(ALL):
-                    state[key.removeprefix(ALL)] = _placed("step", value, value)
+                    state[key.removeprefix(ALL)] = _placed("step", value, value, False)
 
     def load(self, state: Sequence[Mapping[str, Any]]) -> None:
         """Take over what `state()` gave.
@@ -408,7 +425,7 @@ class ForeignOptimizer:
             if array is not mine:
                 self._masters.take(mine, master)
             if own:
-                held[array] = {key: _placed(key, kept, array) for key, kept in own.items()}
+                held[array] = {key: _placed(key, kept, array, self._writes) for key, kept in own.items()}
         self._keep({id(array): kept for array, (_, kept) in zip(self._moved, apart, strict=True)})
 
     def _check_state(self, state: Sequence[Mapping[str, Any]]) -> None:
@@ -447,17 +464,20 @@ def _fits(kept: Tensor, array: Tensor) -> bool:
     return kept.dim() != array.dim() or all(own in (1, size) for own, size in pairs)
 
 
-def _placed(key: str, kept: Any, array: Tensor) -> Any:
+def _placed(key: str, kept: Any, array: Tensor, wider: bool) -> Any:
+    """A memory where its array is; `wider`: that of an array in half precision may be float32."""
     if isinstance(kept, list):
-        return [_placed(key, each, array) for each in kept]
+        return [_placed(key, each, array, wider) for each in kept]
     if not isinstance(kept, Tensor):
         return kept
     if key == "step":
         # Step counts stay where the optimizer keeps them; everything else lives beside its array.
         return kept.detach().clone()
+    follows = kept.is_floating_point() and array.is_floating_point() and not (wider and is_low(array))
+    dtype = array.dtype if follows else kept.dtype
     if kept.shape != array.shape:
-        return kept.detach().to(array.device, copy=True)
-    return torch.empty_like(array, dtype=kept.dtype, requires_grad=False).copy_(kept)
+        return kept.detach().to(array.device, dtype, copy=True)
+    return torch.empty_like(array, dtype=dtype, requires_grad=False).copy_(kept)
 
 
 def _laid_out_like(array: Tensor, gradient: Tensor) -> Tensor:

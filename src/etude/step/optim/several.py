@@ -40,6 +40,8 @@ class _Share:
 
     def move(self, now: Now, gradients: Sequence[Tensor], divisor: float) -> None:
         own = Gradients([gradients[position] for position in self._positions])
+        if not self._member.takes_sparse and not self._member.shapes:
+            own.dense()
         if isinstance(self._member, OwnOptimizer):
             # Somebody may have given arrays other storage.
             self._member.follow(Now(now.columns, self._moving))
