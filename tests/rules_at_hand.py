@@ -53,11 +53,11 @@ class Case:
     """An update rule with settings, and what has to be known to try it.
 
     Attributes:
-        name: in the names of tests. optimizer: what a trainer is given; with `of_net`, a function of the net.
+        name: in the names of tests. optimizer: what a trainer is given; the name if left out.
         settings: with momentum and the like on, decay and noise off.
         own: one of the library's rules, or written as one. decays: it has `weight_decay`.
         part: the arrays that it can move. sparse: it is given sparse gradients. closure: it computes the loss itself.
-        names: settings for the names of arrays.
+        of_net: `optimizer` is a function of the net.
     """
 
     name: str

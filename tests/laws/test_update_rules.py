@@ -1059,11 +1059,25 @@ promise(
     "The step of an array depends on the array as a whole: on its norms, or on its spectrum.",
 )
 promise(
-    "adafactor, sparseadam, muon, torch.optim.Muon",
+    "sparseadam, torch.optim.Muon",
     "moves_complex_arrays_as_pairs",
     SettingError,
     "complex|matri",
-    "These classes of torch take no complex numbers.",
+    "These classes of torch take no complex numbers, and no pairs as a third dimension.",
+)
+promise(
+    "adafactor, muon",
+    "moves_complex_arrays_as_pairs",
+    RuntimeError,
+    "does not support complex parameters",
+    "torch refuses them itself, in the first step.",
+)
+promise(
+    "adafactor",
+    "takes_arrays_without_elements",
+    ZeroDivisionError,
+    "",
+    "torch.optim.Adafactor divides by the number of elements. Leave such arrays out with part=.",
 )
 promise(
     "ftrl",

@@ -71,8 +71,7 @@ def _instead(table: Table, name: str) -> str:
 
 def show(table: Table, extent: Extent | None = None) -> str:
     """The table as text; see `Table.show`."""
-    extent = extent or Extent()
-    moments = _moments(extent)
+    moments = _moments(extent or table.extent)
     settings = [s for s in table.settings if s == RATE or _worth_showing(table, s)]
     head = ["array", "shape", *(f"{s} now/peak/end" for s in settings), "decided by", "moves"]
     _, moving = score(table, moments)

@@ -28,6 +28,7 @@ from etude.values.tree import Tree, has_shape
 RATE = "learning_rate"
 _KEPT = 512
 """How many sets of moving arrays are remembered; more come up only at random, or where parts are made at each step."""
+_UNKNOWN = Extent()
 Memory: TypeAlias = Mapping[Schedule, Any]
 
 
@@ -123,6 +124,7 @@ class Table:
         base_rate: the learning rate without rules.
         frozen_buffers: names of buffers that a rule freezes.
         covered: rules that can never decide because earlier ones cover them, in words.
+        extent: how long the run is that the table is for, as far as that is known.
     """
 
     def __init__(
@@ -133,6 +135,7 @@ class Table:
         base_rate: Schedule,
         frozen_buffers: tuple[str, ...] = (),
         covered: tuple[str, ...] = (),
+        extent: Extent = _UNKNOWN,
     ) -> None:
         self.tree = tree
         self.names = tuple(choices)
@@ -141,6 +144,7 @@ class Table:
         self.base_rate = base_rate
         self.frozen_buffers = frozen_buffers
         self.covered = covered
+        self.extent = extent
         self.rows = _rows(choices)
         self.choices = dict(choices)
         self.settings: tuple[str, ...] = tuple(next(iter(choices.values()))) if choices else ()
@@ -229,7 +233,10 @@ class Table:
         return show.why(self, name)
 
     def show(self, extent: Extent | None = None) -> str:
-        """The table as text: array, shape, each setting now/peak/end, the rule that decided, the steps of moving."""
+        """The table as text, over the run that it is for if no other is given.
+
+        For each array its shape, each setting now/peak/end, the rule that decided, the steps at which it moves.
+        """
         return show.show(self, extent)
 
     def score(self, moments: Sequence[Progress]) -> tuple[tuple[str, ...], NDArray[np.float64]]:
@@ -277,6 +284,7 @@ class Table:
             new if setting == RATE else self.base_rate,
             self.frozen_buffers,
             self.covered,
+            self.extent,
         )
 
     def multipliers(self) -> dict[str, Any]:

@@ -261,6 +261,7 @@ class Recipe:
             base = {RATE: base.pop(RATE), OPTIMIZER: schedule("none"), **base}
             given[OPTIMIZER] = self.places
         made = resolve(tree, base, given, self.update_schedule, self.limit, self.strict, own, held, thawed)
+        made.extent = extent
         if self._exempt:
             made = _told(made, self._exempt)
         if self.places:
@@ -300,7 +301,15 @@ class Recipe:
                 known = None if maker is None else maker.settings.get(setting)
                 if known is not None and choice.constant:
                     known.check(f"{setting} of {name!r}", choice.at(Progress()))
-        return Table(table.tree, choices, table.update_schedule, table.base_rate, table.frozen_buffers, table.covered)
+        return Table(
+            table.tree,
+            choices,
+            table.update_schedule,
+            table.base_rate,
+            table.frozen_buffers,
+            table.covered,
+            table.extent,
+        )
 
     def _prove(self, table: Table, asked: Sequence[Progress]) -> None:
         """Look at what schedules give over the run: a function shows its parts and numbers only when it is asked."""
@@ -347,7 +356,9 @@ def _told(table: Table, exempt: Mapping[tuple[str, str], str]) -> Table:
         choice = choices.get(name, {}).get(setting)
         if choice is not None and choice.rule == "no rule":
             choices[name][setting] = replace(choice, rule=f"default of {rule} for it")
-    return Table(table.tree, choices, table.update_schedule, table.base_rate, table.frozen_buffers, table.covered)
+    return Table(
+        table.tree, choices, table.update_schedule, table.base_rate, table.frozen_buffers, table.covered, table.extent
+    )
 
 
 def _has(maker: Maker, setting: str) -> bool:

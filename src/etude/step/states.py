@@ -54,8 +54,30 @@ def memory_of(memory: Mapping[Schedule, Any]) -> dict[str, Any]:
 
 
 def memory_in(state: Mapping[str, Any], memory: Mapping[Schedule, Any]) -> dict[Schedule, Any]:
-    """The same out of a state, for the schedules that listen here; one that is new begins anew."""
-    return {of: state["memory"].get(_key(of, place), kept) for place, (of, kept) in enumerate(memory.items())}
+    """The same out of a state, for the schedules that listen here; one that is new begins anew.
+
+    Raises:
+        StateError: what was kept is no memory of the schedule.
+    """
+    made = {}
+    for place, (of, kept) in enumerate(memory.items()):
+        found = state["memory"].get(_key(of, place), kept)
+        if not _is_like(found, of.start()):
+            raise StateError(f"The state remembers {found!r} for the schedule {of!r}, which is no memory of it.")
+        made[of] = _as_tuples(found)
+    return made
+
+
+def _is_like(found: Any, start: Any) -> bool:
+    """Whether a memory has the form of one: tuples as long, numbers or nothing in them."""
+    if isinstance(start, tuple):
+        same = isinstance(found, tuple | list) and len(found) == len(start)
+        return same and all(_is_like(own, first) for own, first in zip(found, start, strict=True))
+    return found is None or isinstance(found, int | float | tuple | list)
+
+
+def _as_tuples(found: Any) -> Any:
+    return tuple(_as_tuples(own) for own in found) if isinstance(found, tuple | list) else found
 
 
 def _key(of: Schedule, place: int) -> str:

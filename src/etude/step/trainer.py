@@ -479,7 +479,9 @@ class Trainer:
         """Names of the arrays of a part, buffers too, if any is among those that can be meant."""
         names = frozenset(part_of(place).names(self.table.tree))
         if not names.intersection(able):
-            raise PartError(f"{place!r} has no array that this trainer moves. It moves {listed(self.table.names)}.")
+            raise PartError(
+                f"{part_of(place)!r} has no array that this trainer moves. It moves {listed(self.table.names)}."
+            )
         return names
 
     def _resolve_again(self) -> None:
@@ -542,11 +544,12 @@ class Trainer:
         states.check(state, recipe.name, self.table.tree.arrays, self.table.names)
         differences = self._averages.differences(state["averages"])
         if differences:
-            raise StateError(f"The state does not fit: {' '.join(differences)} Nothing was loaded.")
+            raise StateError(f"The averages of the state do not fit: {'; '.join(differences)}. Nothing was loaded.")
         base, rules, memory = dict(recipe.base), dict(recipe.rules), stepper.memory
         try:
             if keep != "new":
                 self._take_settings(state, tell=keep is None)
+            remembered = states.memory_in(state, self.memory)
             stepper.optimizer.load([state["arrays"][name] for name in self.table.names])
         except EtudeError as error:
             recipe.base, recipe.rules = base, rules
@@ -559,11 +562,13 @@ class Trainer:
         clock = state["progress"]
         epoch = clock["step"] / self._steps_per_epoch if self._steps_per_epoch else clock["epoch"]
         stepper.progress = Progress(clock["step"], epoch, clock["samples"], clock["tokens"], self.progress.extent)
-        stepper.memory = states.memory_in(state, self.memory)
+        stepper.memory = remembered
         self.zero_grad()
         for name, gradient in state["gradients"].items():
             array = self.table.tree.arrays[name]
             array.grad = torch.empty_like(array).copy_(gradient) if not gradient.is_sparse else gradient.clone()
+            # They were computed under the scale of that time.
+            array.grad *= self._scale.value / state["scale"]["value"]
         self._window.load(state["window"], gradients_of(stepper.arrays))
 
     def _thaw_as(self, state: Mapping[str, Any]) -> None:

@@ -107,7 +107,9 @@ class ForeignOptimizer:
         self._table, self._inside = table, inside
         self._moved = self._find_moved(inside)
         self._kinds = [array.dtype for array in self.arrays]
-        rows = [(n, [i for i in row.indices if i in inside]) for n, row in enumerate(table.rows) if not row.frozen]
+        # Arrays without elements trouble some classes of torch.
+        some = frozenset(i for i in inside if not has_shape(self.arrays[i]) or self.arrays[i].numel())
+        rows = [(n, [i for i in row.indices if i in some]) for n, row in enumerate(table.rows) if not row.frozen]
         rows = [(number, own) for number, own in rows if own]
         groups = [{"params": [self._moved[i] for i in own]} for _, own in rows]
         kept = self._kept()
@@ -473,7 +475,8 @@ def _placed(key: str, kept: Any, array: Tensor, wider: bool) -> Any:
     if key == "step":
         # Step counts stay where the optimizer keeps them; everything else lives beside its array.
         return kept.detach().clone()
-    follows = kept.is_floating_point() and array.is_floating_point() and not (wider and is_low(array))
+    follows = kept.dim() > 0 and kept.is_floating_point() and array.is_floating_point()
+    follows = follows and not (wider and is_low(array))
     dtype = array.dtype if follows else kept.dtype
     if kept.shape != array.shape:
         return kept.detach().to(array.device, dtype, copy=True)

@@ -166,7 +166,9 @@ class LBFGSOptimizer:
     def _nothing_changed_on_error(self, optimizer: torch.optim.LBFGS, arrays: Sequence[Tensor]) -> Iterator[None]:
         first = optimizer.param_groups[0]["params"][0]
         before = [array.detach().clone() for array in arrays]
-        memory = {key: _copied(kept) for key, kept in optimizer.state.get(first, {}).items()}
+        # What is in the lists is never written into; the lists themselves grow and shrink.
+        found = optimizer.state.get(first, {})
+        memory = {key: list(kept) if isinstance(kept, list) else _copied(kept) for key, kept in found.items()}
         try:
             yield
         except BaseException:
