@@ -146,6 +146,12 @@ def several_processes() -> None:
         joined.is_initialized, joined.get_world_size = said
 
 
+def remembered(kept: Any) -> None:
+    own = trainer(learning_rate=plateau("val.loss"))
+    state = own.state_dict()
+    own.load_state_dict({**state, "memory": dict.fromkeys(state["memory"], kept)})
+
+
 def loaded(change: Callable[[dict[str, Any]], Any]) -> None:
     own = trainer()
     own.load_state_dict(change(copy.deepcopy(own.state_dict())))
@@ -851,6 +857,11 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
         StateError,
         ["no memory of arrays by name", "Give what state_dict() returned"],
     ),
+    "state of a memory": (
+        lambda: remembered("junk"),
+        StateError,
+        ["The state remembers 'junk' for the schedule plateau('val.loss'"],
+    ),
     "state of a gradient": (
         lambda: loaded(lambda state: {**state, "gradients": {"0.weight": torch.zeros(9)}}),
         StateError,
@@ -859,7 +870,7 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
     "trainer's state of other averages": (
         lambda: trainer(averages=etude.ema()).load_state_dict(trainer(averages=etude.swa(every=steps(1))).state_dict()),
         StateError,
-        ["The state does not fit: there is no average 'ema' in it", "an average 'swa'", "Nothing was loaded"],
+        ["there is no average 'ema' in it", "an average 'swa'", "Nothing was loaded"],
     ),
     "whose settings": (
         lambda: trainer().load_state_dict(trainer().state_dict(), keep="old"),

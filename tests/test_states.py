@@ -295,6 +295,13 @@ DAMAGED: dict[str, Any] = {
         f"count of {value!r}": memory_with("count", value)
         for value in ("x", None, -1, float("nan"), torch.zeros(2), [])
     },
+    **{
+        f"memory of schedules is {value!r}": lambda state, value=value: {
+            **state,
+            "memory": dict.fromkeys(state["memory"], value),
+        }
+        for value in ("junk", None, 3, (), (1, 2, 3))
+    },
     "settings of junk": with_("settings", {"learning_rate": 3}),
     "settings out of bounds": with_("settings", {"learning_rate": "constant(0.1)", "beta1": "constant(5.0)"}),
     "rules of nothing": with_("rules", {"speed": "rules({part('a'): 1})"}),
@@ -417,10 +424,13 @@ def test_values_as_text() -> None:
 
 def test_memory_by_text_and_by_place() -> None:
     plain, nameless = when("val.loss", below=1), plateau("val.loss") * schedule(lambda progress: 1.0)
-    saved = states.memory_of({plain: "one", nameless: "two"})
-    assert sorted(saved.values()) == ["one", "two"]
-    assert states.memory_in({"memory": saved}, {plain: None, nameless: None}) == {plain: "one", nameless: "two"}
-    assert states.memory_in({"memory": {}}, {plain: "new"}) == {plain: "new"}
+    before = {of: of.start() for of in (plain, nameless)}
+    memory = {of: of.see(kept, {"val.loss": 0.5}) for of, kept in before.items()}
+    assert all(memory[of] != before[of] for of in before)
+    saved = states.memory_of(memory)
+    assert list(saved) == [repr(plain), "schedule 1"]
+    assert states.memory_in({"memory": saved}, before) == memory
+    assert states.memory_in({"memory": {}}, before) == before
 
 
 def test_names_are_listed() -> None:

@@ -1073,13 +1073,6 @@ promise(
     "torch refuses them itself, in the first step.",
 )
 promise(
-    "adafactor",
-    "takes_arrays_without_elements",
-    ZeroDivisionError,
-    "",
-    "torch.optim.Adafactor divides by the number of elements. Leave such arrays out with part=.",
-)
-promise(
     "ftrl",
     "climbs scales_its_first_step_up scales_its_first_step_down",
     AssertionError,

@@ -63,7 +63,7 @@ def memory_in(state: Mapping[str, Any], memory: Mapping[Schedule, Any]) -> dict[
     for place, (of, kept) in enumerate(memory.items()):
         found = state["memory"].get(_key(of, place), kept)
         if not _is_like(found, of.start()):
-            raise StateError(f"The state remembers {found!r} for the schedule {of!r}, which is no memory of it.")
+            raise StateError(f"The state remembers {found!r} for the schedule {of!r}, which is no memory of it")
         made[of] = _as_tuples(found)
     return made
 
