@@ -151,8 +151,12 @@ class Stepper:
     # ------------------------------------------------------------------------------------------------ the attempt
 
     @torch.no_grad()
-    def attempt(self, count: float, ignore_stale_grad: bool, non_finite: str | None) -> bool:
-        """Move what moves now by the gradients that are there, divided by `count`; nothing ticks, nothing is marked.
+    def attempt(self, count: float, ignore_stale_grad: bool, non_finite: str | None, marks: bool = False) -> bool:
+        """Move what moves now by the gradients that are there, divided by `count`; nothing ticks.
+
+        Args:
+            count: what gradients are divided by. ignore_stale_grad, non_finite: as for `Trainer`.
+            marks: `mark` will be called afterwards.
 
         Returns:
             Whether the step was made; False if non_finite="skip" refused it.
@@ -161,8 +165,9 @@ class Stepper:
             StaleGradientError, NonFiniteError: nothing is changed.
         """
         now, found = self.fresh(ignore_stale_grad)
-        # Read here, where the tensors are at hand: after the step they are not in the processor's caches any more.
-        self._found = (found, versions_of(found)) if len(found) == len(self.arrays) else None
+        if marks and len(found) == len(self.arrays):
+            # Here the tensors are at hand: after the step they are not in the processor's caches any more.
+            self._found = found, versions_of(found)
         refused = non_finite is not None and bool(found) and not all_finite(found)
         if refused and non_finite == "raise":
             self.raise_non_finite(now, found)

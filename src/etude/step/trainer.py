@@ -307,7 +307,7 @@ class Trainer:
         policy = self._policy
         if self._scale.dynamic:
             policy = "skip" if self._scale.value > 1 else policy or "raise"
-        made = self._stepper.attempt(samples * self._scale.value, ignore, policy)
+        made = self._stepper.attempt(samples * self._scale.value, ignore, policy, marks=True)
         self._scale.follow(made)
         self._finish(samples, made)
         return made

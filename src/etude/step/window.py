@@ -12,7 +12,7 @@ from etude.errors import SettingError
 from etude.step.ledger import Ledger
 from etude.values.preview import moments
 from etude.values.progress import Extent, Progress
-from etude.values.schedule import schedule
+from etude.values.schedule import Constant, schedule
 
 
 class Window:
@@ -31,6 +31,7 @@ class Window:
 
     def __init__(self, accumulate: Any, extent: Extent, uncounted: Sequence[str]) -> None:
         self._said = schedule(accumulate)
+        self._fixed = self._said.at(Progress()) if isinstance(self._said, Constant) else None
         if self._said.reactive:
             raise SettingError(
                 f"accumulate={self._said!r}: it listens to metrics, and the number of micro-batches has to be known "
@@ -50,7 +51,7 @@ class Window:
 
     def size(self, progress: Progress) -> int:
         """Micro-batches of the step made at `progress`."""
-        return _check(self._said.at(progress))
+        return self._fixed or _check(self._said.at(progress))
 
     def brings_nothing(self, indices: Sequence[int], gradients: Sequence[Tensor | None]) -> bool:
         """Whether no array that moves has a new gradient since the last micro-batch; `gradients` of all arrays."""

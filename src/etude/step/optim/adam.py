@@ -18,7 +18,7 @@ from torch import Tensor
 
 from etude.step.optim.rule import Memory, Setting, UpdateRule
 
-_COLUMNS = ("learning_rate", "climb", "weight_decay", "beta1", "beta2", "eps", "amsgrad")
+_COLUMNS = ("learning_rate", "weight_decay", "beta1", "beta2", "eps", "amsgrad")
 """The settings that the kernels of native.c take, in their order."""
 
 

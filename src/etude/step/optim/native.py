@@ -7,6 +7,7 @@ call for each row of settings.
 from __future__ import annotations
 
 import ctypes
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
@@ -21,12 +22,12 @@ from etude.step.optim.rule import UpdateRule, has_kernel
 _SMALL = 1 << 16
 """Elements up to which one thread is as quick with an array as several are."""
 
-_WIDTH = 8
-"""Numbers of an entry in native.c: array, gradient, three memories, count, length, line."""
+_WIDTH = 7
+"""Numbers of an entry in native.c: array, three memories, count, length, line."""
 
 _ADDRESS = Tensor.data_ptr
 
-Kernel: TypeAlias = Callable[[int, int, int, float], None]
+Kernel: TypeAlias = Callable[[int, int, int, int, float, bool], None]
 
 
 def kernel_of(rule: UpdateRule) -> Kernel | None:
@@ -37,7 +38,8 @@ def kernel_of(rule: UpdateRule) -> Kernel | None:
     kernel: Any = getattr(made, rule.native[0], None)
     if kernel is None:
         return None
-    kernel.argtypes = [ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_double]
+    addresses = [ctypes.c_void_p] * 3
+    kernel.argtypes = [ctypes.c_int64, *addresses, ctypes.c_double, ctypes.c_int]
     kernel.restype = None
     return cast("Kernel", kernel)
 
@@ -56,9 +58,9 @@ class Entries:
     """Arrays that move together, as a kernel sees them: addresses, lengths, lines of settings.
 
     Args:
-        kernel: of native.c. columns: the settings it takes, in its order; "climb" is the sign of the learning rate.
+        kernel: of native.c. columns: the settings it takes, in its order, the learning rate first.
         arrays, memory, counts: the tensors, and for each array its memories in the rule's order.
-        lines: for each array its line in `settings`.
+        lines: for each array its line in the settings.
     """
 
     def __init__(
@@ -73,27 +75,31 @@ class Entries:
         self._kernel, self._columns = kernel, tuple(columns)
         # The tensors live as long as their addresses are used.
         self._kept = (tuple(arrays), tuple(memory), tuple(counts))
+        self._rates: list[float] = []
         self._settings = np.zeros((max(lines) + 1, len(columns)), dtype=np.float64)
         self._table = np.zeros((len(arrays), _WIDTH), dtype=np.int64)
-        self._table[:, 0] = [array.data_ptr() for array in arrays]
+        self._table[:, 0] = [own.data_ptr() for own in arrays]
         for k, own in enumerate(memory):
-            self._table[k, 2 : 2 + len(own)] = [tensor.data_ptr() for tensor in own]
-        self._table[:, 5] = [count.data_ptr() for count in counts]
-        self._table[:, 6] = [array.numel() for array in arrays]
-        self._table[:, 7] = lines
-        self._gradients = self._table[:, 1]
-        self._where = (self._table.ctypes.data, self._settings.ctypes.data)
+            self._table[k, 1 : 1 + len(own)] = [tensor.data_ptr() for tensor in own]
+        self._table[:, 4] = [count.data_ptr() for count in counts]
+        self._table[:, 5] = [own.numel() for own in arrays]
+        self._table[:, 6] = lines
+        self._where = (len(arrays), self._table.ctypes.data, self._settings.ctypes.data)
 
     def set(self, settings: Sequence[Mapping[str, Any]]) -> None:
         """Write every setting but the learning rate: one mapping for each line."""
         for k, key in enumerate(self._columns):
-            if key not in (RATE, "climb"):
+            if key != RATE:
                 self._settings[:, k] = [own[key] for own in settings]
 
-    def move(self, gradients: Sequence[Tensor], rates: Sequence[float], divisor: float) -> None:
-        """Move the arrays by float32 gradients that have their strides; `rates` by line, negative ones climb."""
-        self._gradients[:] = list(map(_ADDRESS, gradients))
-        self._settings[:, 0] = rates
-        self._settings[:, 1] = self._settings[:, 0] < 0
-        np.abs(self._settings[:, 0], out=self._settings[:, 0])
-        self._kernel(len(self._table), *self._where, divisor)
+    def move(self, gradients: Sequence[Tensor], rates: list[float], divisor: float, counting: bool) -> None:
+        """Move the arrays by float32 gradients that lie in memory as they do; `rates` by line, negative ones climb.
+
+        With `counting` every array is first counted as moved once more.
+        """
+        if rates != self._rates:
+            self._settings[:, 0] = self._rates = rates
+        # An array of Python's own: in a cold cache every call into a bigger library costs.
+        where = array("q", map(_ADDRESS, gradients))
+        count, entries, settings = self._where
+        self._kernel(count, entries, where.buffer_info()[0], settings, divisor, counting)

@@ -116,11 +116,13 @@ class OwnOptimizer:
         plan = self._planned(now)
         if plan.direct and plan.entries is None:
             self._direct(plan, now)
-        self.count(now, 1)
+        counts = plan.entries is None or bool(plan.called)
+        if counts:
+            self.count(now, 1)
         rates = now.columns[RATE]
         if plan.entries is not None:
             own = gradients if plan.places is None else [gradients[p] for p in plan.places]
-            plan.entries.move(own, [rates[bundle.row] for bundle in plan.direct], divisor)
+            plan.entries.move(own, [rates[bundle.row] for bundle in plan.direct], divisor, not counts)
         if plan.called:
             self._call(plan.called, gradients, rates, divisor)
 

@@ -66,7 +66,7 @@ class UpdateRule(ABC):
             beside the memory. They depend on the seed, the array's name and its count, so a resumed run draws them too.
         takes_sparse: whether `update` takes gradients in torch's sparse layout; otherwise they are made dense.
         native: a function of native.c that does the same as `formula`, and the settings that it takes in its order,
-            the learning rate and "climb" first; its memories are the first of `memories`.
+            the learning rate first; its memories are the first of `memories`.
     """
 
     name: ClassVar[str]

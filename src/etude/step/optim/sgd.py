@@ -30,7 +30,6 @@ class SGD(UpdateRule):
     native: ClassVar[tuple[str, ...]] = (
         "etude_sgd",
         "learning_rate",
-        "climb",
         "weight_decay",
         "momentum",
         "dampening",
