@@ -820,11 +820,26 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
     ),
     "policy": (lambda: trainer(non_finite="stop"), SettingError, ["non_finite='stop'", '"raise", "skip" or None']),
     "steps per epoch": (lambda: trainer(steps_per_epoch=0), SettingError, ["steps_per_epoch=0", "at least 1"]),
-    "total": (lambda: trainer(total=10), ScheduleError, ["total=10", "Write total=steps(1000)"]),
+    "total": (lambda: trainer(total=10), ScheduleError, ["total=10", "Write total=steps(10)"]),
     "scheduled rate": (
         lambda: trainer(learning_rate=cycle(1, 2)).set_learning_rate(3),
         ScheduleError,
-        ["set_learning_rate(3)", "follows the schedule cycle(1, 2)", "pieces(cycle(1, 2), (steps(0), 3))"],
+        ["set_learning_rate(3)", "follows the schedule cycle(1, 2)", "Write learning_rate=3 where the trainer is made"],
+    ),
+    "scheduled rate on the way": (
+        lambda: _stepped(trainer(learning_rate=cycle(1, 2))).set_learning_rate(3),
+        ScheduleError,
+        ["set_learning_rate(3)", "follows the schedule cycle(1, 2)", "pieces(cycle(1, 2), (steps(1), 3))"],
+    ),
+    "function as a count": (
+        lambda: trainer().step(lambda: 1),
+        SettingError,
+        ["Write step(batch_size, closure=function)"],
+    ),
+    "parameter groups": (
+        lambda: Trainer([{"params": [], "lr": 0.1}]),
+        SettingError,
+        ["parameter groups", "Give the net"],
     ),
     "negative rate": (
         lambda: trainer(learning_rate=-0.1),
@@ -1103,6 +1118,13 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
     "not one program": (not_one_program, PlanError, ["one program: generator in forward.", "Leave compile out"]),
 }
 CASES.update(AVERAGES)
+
+
+def _stepped(made: Trainer) -> Trainer:
+    for array in made.table.tree.arrays.values():
+        array.grad = torch.zeros_like(array)
+    made.step()
+    return made
 
 
 def _gone() -> None:

@@ -270,6 +270,10 @@ class Averages:
             for one in self._each.values():
                 one.update(before, after, self._memory)
 
+    def schedules(self) -> tuple[Schedule, ...]:
+        """The schedules that listen to metrics."""
+        return tuple(self._memory)
+
     def see(self, metrics: Mapping[str, float]) -> None:
         """Tell the schedules that listen to metrics what was measured."""
         self._memory = {of: of.see(kept, metrics) for of, kept in self._memory.items()}

@@ -23,6 +23,11 @@ def holder(given: Any) -> nn.Module:
         raise SettingError("Trainer: no parameters were given (a generator that is used up is empty).")
     root = nn.Module()
     for name, array in pairs:
+        if isinstance(array, Mapping) and "params" in array:
+            raise SettingError(
+                "Trainer: these are parameter groups. Give the net, and what differs as rules: "
+                "rules={'learning_rate': {part: 0.1}}."
+            )
         if not isinstance(array, Tensor):
             raise SettingError(f"Trainer: {name!r} is a {type(array).__name__}, not a parameter.")
         _hold(root, str(name), array if isinstance(array, nn.Parameter) else _leaf(name, array))

@@ -33,6 +33,12 @@ OPTIMIZER = "optimizer"
 """Where optimizers are given by part, which one an array has is a setting of that name."""
 
 
+_ASKED = 257
+"""Moments of a run of known length at which schedules are asked beforehand."""
+_AHEAD = (*range(1, 65), *(2**n for n in range(7, 21)))
+"""Steps at which they are asked where the length is not known."""
+
+
 class Recipe:
     """The optimizer, its settings and its rules, checked; `table` meets a net with them.
 
@@ -272,7 +278,9 @@ class Recipe:
             except ScheduleError as error:
                 hint = " A Trainer counts epochs if it is given steps_per_epoch=." if "epochs" in uncounted else ""
                 raise ScheduleError(f"{error}{hint if 'epochs' in repr(each) else ''}") from None
-        self._prove(made, [progress.without(*uncounted) for progress in moments(extent, 33, unknown=0.0)])
+        self._prove(made, [progress.without(*uncounted) for progress in moments(extent, _ASKED, unknown=0.0)])
+        if not any(extent.known()):
+            self._look_ahead(made, uncounted)
         return made
 
     def _apart(self, table: Table, owners: Mapping[str, Maker]) -> Table:
@@ -323,6 +331,14 @@ class Recipe:
                     check_rate(rate, f"learning_rate at step {int(progress.step) + 1}")
             if self.update_schedule is not None and not self.update_schedule.constant:
                 table.at(progress)
+
+    def _look_ahead(self, table: Table, uncounted: Sequence[str]) -> None:
+        """The same for a run whose length nobody knows: until a schedule has no value any more."""
+        for step in _AHEAD:
+            try:
+                self._prove(table, [Progress(step).without(*uncounted)])
+            except ScheduleError:
+                return
 
     def _check_value(self, setting: str, value: Any, progress: Progress) -> None:
         known = Setting(1e-3, -inf, inf) if setting == RATE else self.known.get(setting)

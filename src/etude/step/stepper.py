@@ -305,8 +305,8 @@ class Stepper:
         names = tuple(self.table.names[i] for i in indices)
         raise StaleGradientError(
             f"Step {int(self.progress.step) + 1}: no new gradient since the last step in {listed(names)}. Nothing was "
-            "changed. Call backward() on a loss that depends on them, freeze them, or write "
-            "step(..., ignore_stale_grad=True).",
+            "changed. Call backward() on a loss that depends on them (and zero_grad() before it, not after), freeze "
+            "them, or write step(..., ignore_stale_grad=True).",
             names,
         )
 

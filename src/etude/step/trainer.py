@@ -29,6 +29,7 @@ from etude.errors import (
     SettingError,
     StaleGradientError,
     StateError,
+    nearest,
 )
 from etude.step import closure as with_closure
 from etude.step import states
@@ -70,7 +71,8 @@ class Trainer:
             schedule of parts. None: everything at every step.
         part: step only the arrays of this part.
         total: how long the run will be, a span (or an Extent); needed by schedules that end with the run.
-        steps_per_epoch: needed by schedules in epochs.
+        steps_per_epoch: needed by schedules in epochs: steps of the optimizer, so with `accumulate=4` a quarter of the
+            batches.
         non_finite: "raise" (NonFiniteError naming the arrays) or "skip" a step whose gradients are not all finite;
             None does not look. Looking waits for the device.
         strict: a rule that can never decide is an error, not a warning.
@@ -125,6 +127,7 @@ class Trainer:
         clock = Progress(extent=_extent(total, self._steps_per_epoch)).without(*uncounted)
         self._policy = _policy(non_finite)
         self._scale = LossScale(loss_scale)
+        self._scaled = False
         self._window = Window(accumulate, clock.extent, uncounted)
         self._held: frozenset[str] = frozenset()
         self._thawed: frozenset[str] = frozenset()
@@ -227,6 +230,13 @@ class Trainer:
         """The second half of `step`: move by the gradients as they are now. Arguments and errors as for `step`."""
         self._begin("step()")
         samples = _samples(batch_size)
+        if self._scale.active and not self._scaled:
+            self._scaled = True
+            warnings.warn(
+                f"step(): gradients are divided by the loss scale, {self._scale.value:g}, and neither scale() nor "
+                "loss_scale was asked for before. Write trainer.scale(loss).backward().",
+                stacklevel=3,
+            )
         if closure is not None or self._stepper.optimizer.needs_closure:
             return self._step_with(closure, samples, ignore_stale_grad)
         size = self._window.size(self.progress)
@@ -252,6 +262,7 @@ class Trainer:
 
     def scale(self, loss: Tensor) -> Tensor:
         """The loss times the loss scale, for backward(); `step` divides by it."""
+        self._scaled = True
         return loss * self._scale.value if self._scale.active else loss
 
     def only_moving(self) -> AbstractContextManager[None]:
@@ -359,6 +370,7 @@ class Trainer:
     @property
     def loss_scale(self) -> float:
         """The factor by which `scale` multiplies a loss now."""
+        self._scaled = True
         return self._scale.value
 
     def settings(self) -> dict[str, Any]:
@@ -396,7 +408,18 @@ class Trainer:
         return float(base.at(self.progress, self.memory.get(base)) or 0.0)
 
     def see(self, metrics: Mapping[str, float]) -> None:
-        """Tell the schedules that listen to metrics what was measured: `trainer.see({"val.loss": 0.31})`."""
+        """Tell the schedules that listen to metrics what was measured: `trainer.see({"val.loss": 0.31})`.
+
+        A warning says so where all of it is heard by nobody, and somebody listens to something else.
+        """
+        listens = {name for of in (*self.memory, *self._averages.schedules()) for name in of.listens}
+        if listens and not listens & set(metrics):
+            first = next(iter(metrics), "")
+            warnings.warn(
+                f"Nothing listens to {listed(metrics) or 'nothing'}: schedules listen to {listed(sorted(listens))}."
+                f"{nearest(first, listens)}",
+                stacklevel=2,
+            )
         self._stepper.see(metrics)
         self._averages.see(metrics)
 
@@ -410,6 +433,11 @@ class Trainer:
         stepper = self._stepper
         old = stepper.recipe.base[RATE]
         if not old.constant:
+            if not self.progress.step:
+                raise ScheduleError(
+                    f"set_learning_rate({rate!r}): the learning rate follows the schedule {old!r}, and no step has "
+                    f"been made. Write learning_rate={rate!r} where the trainer is made."
+                )
             raise ScheduleError(
                 f"set_learning_rate({rate!r}): the learning rate follows the schedule {old!r}. Write the change into "
                 f"the schedule, as in pieces({old!r}, (steps({int(self.progress.step)}), {rate!r}))."
@@ -622,6 +650,8 @@ class _Told:
 
 def _samples(batch_size: Any) -> float:
     """A number of samples, which may also be a tensor of one number, such as the sum of a mask."""
+    if callable(batch_size) and not isinstance(batch_size, Tensor):
+        raise SettingError("step(function): a closure is given by name. Write step(batch_size, closure=function).")
     count = batch_size.item() if isinstance(batch_size, Tensor) and batch_size.numel() == 1 else batch_size
     if isinstance(count, bool) or not isinstance(count, Real) or not 0 < float(count) < inf:
         raise SettingError(f"step({batch_size!r}): the number of samples is positive and finite.")
@@ -635,7 +665,8 @@ def _extent(total: Span | Extent | None, steps_per_epoch: int | None) -> Extent:
         return Extent()
     if not isinstance(total, Span) or total.unit not in ("steps", "epochs", "samples", "tokens"):
         raise ScheduleError(
-            f"total={total!r}: a span in steps, epochs, samples or tokens is needed. Write total=steps(1000)."
+            f"total={total!r}: a span in steps, epochs, samples or tokens is needed. Write total=steps("
+            f"{total if isinstance(total, int) else 1000})."
         )
     known: dict[str, Any] = {total.unit: total.amount}
     if steps_per_epoch and total.unit == "steps":
