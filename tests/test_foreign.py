@@ -165,7 +165,7 @@ def test_settings_may_be_schedules() -> None:
 
 def test_a_rate_may_turn_around() -> None:
     w = nn.Parameter(torch.zeros(1))
-    trainer = Trainer([w], "torch.sgd", learning_rate=cycle(0.5, -0.5))
+    trainer = Trainer([w], "torch.sgd", learning_rate=0.5, learning_rate_multipliers=cycle(1.0, -1.0))
     for expected in (-0.5, 0.0, -0.5):
         w.grad = torch.ones(1)
         trainer.step()
@@ -465,7 +465,7 @@ def test_what_cannot_work_is_said_before_anything_changes(make: Any, message: st
 
 def test_a_rate_that_turns_later_is_refused_when_it_does() -> None:
     net = chain()
-    trainer = Trainer(net, Plain, learning_rate=cycle(0.5, -0.5))
+    trainer = Trainer(net, Plain, learning_rate=0.5, learning_rate_multipliers=cycle(1.0, -1.0))
     give_gradients(net, 0)
     trainer.step()
     before = arrays(net)

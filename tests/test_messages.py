@@ -1112,7 +1112,19 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
     "compiled clipping": (
         lambda: run(compile=True, clip_norm=1.0),
         PlanError,
-        ["clipping and noise", "leave compile out"],
+        ["clipping, noise, centralise, l2 and shrink", "leave compile out"],
+    ),
+    "compiled halves": (
+        lambda: etude.train(
+            nn.Linear(3, 2).bfloat16(),
+            (torch.randn(4, 3).bfloat16(), torch.randn(4, 2).bfloat16()),
+            loss="mse",
+            epochs=1,
+            progress=False,
+            compile=True,
+        ),
+        PlanError,
+        ["arrays that are float16, bfloat16 or complex themselves", 'precision="bf16"', "leave compile out"],
     ),
     "compiled by an old torch": (old_torch, PlanError, ["needs torch 2.11", torch.__version__, "Leave compile out"]),
     "not one program": (not_one_program, PlanError, ["one program: generator in forward.", "Leave compile out"]),

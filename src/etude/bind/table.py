@@ -277,15 +277,12 @@ class Table:
             return made if kept else Choice(new, made.factor, made.rule)
 
         choices = {name: {own: choice(own, made) for own, made in of.items()} for name, of in self.choices.items()}
-        return Table(
-            self.tree,
-            choices,
-            self.update_schedule,
-            new if setting == RATE else self.base_rate,
-            self.frozen_buffers,
-            self.covered,
-            self.extent,
-        )
+        return self.with_choices(choices, new if setting == RATE else self.base_rate)
+
+    def with_choices(self, choices: Mapping[str, Mapping[str, Choice]], base_rate: Schedule | None = None) -> Table:
+        """The same table with other choices, and perhaps another base rate."""
+        rate = self.base_rate if base_rate is None else base_rate
+        return Table(self.tree, choices, self.update_schedule, rate, self.frozen_buffers, self.covered, self.extent)
 
     def multipliers(self) -> dict[str, Any]:
         """The learning-rate multiplier of each array: a number, 0 where frozen, the schedule where it changes."""

@@ -7,7 +7,7 @@ place of its own; a module that holds arrays elsewhere too (as recurrent ones do
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import floor
 from types import MappingProxyType
@@ -18,17 +18,24 @@ from torch import Tensor, nn
 
 from etude.errors import SettingError, StateError
 from etude.step.averages import Average, averages_in, unknown_average
+from etude.step.states import is_count, is_names, listed, memory_in, memory_of
 from etude.values.progress import TINY, Extent, Progress
 from etude.values.schedule import Memory, Schedule
 from etude.values.spans import Span
-from etude.values.text import write
 from etude.values.tree import Tree, has_shape
 
 _PIECE = 32
 """Arrays of few bits that are widened at a time, on their way into an average."""
 _UNKNOWN = Extent()
 _KIND = operator.attrgetter("device", "dtype")
-_KEYS = ("kind", "count", "passed", "copied", "arrays")
+_FORMS: Mapping[str, Callable[[Any], bool]] = {
+    "kind": lambda value: isinstance(value, str),
+    "count": is_count,
+    "passed": lambda value: value is None or is_count(value),
+    "copied": is_names,
+    "arrays": lambda value: isinstance(value, Mapping),
+}
+"""What the state of an average has, and whether a value may be that."""
 
 
 class Averaged:
@@ -47,7 +54,7 @@ class Averaged:
         sparse = [name for name in self.names if _is_sparse(tree.arrays[name])]
         if sparse:
             raise SettingError(
-                f"{average!r}: {_listed(sparse)} are sparse, and are not averaged. Leave them out: "
+                f"{average!r}: {listed(sparse)} are sparse, and are not averaged. Leave them out: "
                 f"part=everything - {sparse[0]!r}."
             )
         self.count = 0
@@ -110,7 +117,7 @@ class Averaged:
     def differences(self, state: Any) -> list[str]:
         """Why a state cannot be loaded, as parts of a sentence; none where it can."""
         title = f"the average {self.average.name!r}"
-        if not isinstance(state, Mapping) or any(key not in state for key in _KEYS):
+        if not isinstance(state, Mapping) or not all(fits(state.get(key)) for key, fits in _FORMS.items()):
             return [f"{title} is {state!r:.60}, which is none"]
         if state["kind"] != self.average.kind:
             return [f"{title} is of {state['kind']}, here of {self.average.kind}"]
@@ -119,8 +126,8 @@ class Averaged:
         missing = [name for name in shapes if state["count"] and name not in kept]
         extra = [name for name in kept if name not in self.names]
         wrong = [name for name in kept if name in shapes and _shape(kept[name]) != shapes[name]]
-        found += [f"{title} lacks {_listed(missing)}"] if missing else []
-        found += [f"{title} has {_listed(extra)}, of which it is not here"] if extra else []
+        found += [f"{title} lacks {listed(missing)}"] if missing else []
+        found += [f"{title} has {listed(extra)}, of which it is not here"] if extra else []
         found += [f"{title}: {n!r} has shape {_shape(kept[n])}, the array {shapes[n]}" for n in wrong]
         return found
 
@@ -147,7 +154,7 @@ class Averaged:
         if len(found) < len(self.names):
             gone = [name for name, (place, key) in zip(self.names, self._places, strict=True) if place.get(key) is None]
             raise StateError(
-                f"The average {self.average.name!r} is of {_listed(gone)}, which the net no longer has. Make another."
+                f"The average {self.average.name!r} is of {listed(gone)}, which the net no longer has. Make another."
             )
         return found
 
@@ -256,7 +263,7 @@ class Averages:
     def update(self, before: Progress, after: Progress) -> None:
         """Take the arrays into every average whose turn it is, after a step that was made.
 
-        Only the first time it is waited for the device, to see which arrays hold infinities.
+        Waits for the device the first time only, to see which arrays hold infinities.
 
         Args:
             before: the clock before the step, at which the schedules are asked.
@@ -335,7 +342,7 @@ class Averages:
         """All that a later run needs to go on: plain values and tensors, keyed by names; tensors are not copied."""
         return {
             "each": {name: one.state() for name, one in self._each.items()},
-            "memory": {write(of): kept for of, kept in self._memory.items()},
+            "memory": memory_of(self._memory),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -351,7 +358,7 @@ class Averages:
         with torch.no_grad():
             for name, one in self._each.items():
                 one.load(state["each"][name])
-        self._memory = {of: state["memory"].get(write(of), kept) for of, kept in self._memory.items()}
+        self._memory = memory_in(state, self._memory)
 
     def differences(self, state: Any) -> list[str]:
         """Why a state cannot be loaded, as parts of a sentence; none where it can."""
@@ -381,7 +388,7 @@ def put(arrays: Mapping[str, Tensor], net: nn.Module) -> None:
     wrong = [name for name, array in arrays.items() if name not in there or there[name].shape != array.shape]
     if wrong:
         raise StateError(
-            f"The net has no arrays of these names and shapes: {_listed(wrong)}. Give a net like the one that was "
+            f"The net has no arrays of these names and shapes: {listed(wrong)}. Give a net like the one that was "
             "trained. Nothing was changed."
         )
     for name, array in arrays.items():
@@ -438,7 +445,3 @@ def _check_versions(name: str, written: list[tuple[nn.Parameter, int]]) -> None:
             f"Within the average {name!r} parameters were written to. Evaluate in it, and move nothing: make steps, "
             "and load arrays, after the with block."
         )
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(repr(name) for name in names)

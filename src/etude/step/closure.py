@@ -81,7 +81,7 @@ def _compute(
     if count != 1:
         gradients.divide(count)
     stepper.prepare(gradients, now)
-    return loss.detach().reshape(()) / count, gradients.values
+    return loss.detach().reshape(()) / count + stepper.decay(now), gradients.values
 
 
 def _found(stepper: Stepper, ignore: bool) -> tuple[Now, list[Tensor]]:

@@ -21,10 +21,12 @@ from torch import Tensor, nn
 from etude.bind.table import RATE, Moving, Now
 from etude.errors import PlanError
 from etude.step.loss import Losses, Measured
+from etude.step.optim.half import is_low
 from etude.step.optim.own import Bundle, OwnOptimizer
 from etude.step.precision import Precision
 from etude.step.reading import Reader
 from etude.step.stepper import Stepper
+from etude.values.tree import has_shape
 
 PROGRAMS = 16
 """Sets of moving arrays that get a program; what moves in further sets is stepped without one."""
@@ -72,12 +74,14 @@ class CompiledStep:
         self._ready: _Ready | None = None
         self._less: dict[Moving, Moving] = {}
         self._sets: set[Moving] = set()
+        self._warned = False
 
     def takes(self, moving: Moving) -> bool:
         """Whether there is a program for what moves now, or room for one."""
         if moving in self._sets or len(self._sets) < PROGRAMS:
             return True
-        if len(self._sets) == PROGRAMS:
+        if not self._warned:
+            self._warned = True
             warnings.warn(
                 f"More than {PROGRAMS} sets of arrays move in turn: the further ones are not compiled.", stacklevel=2
             )
@@ -123,7 +127,7 @@ class CompiledStep:
         """The loss does not reach some arrays, so nothing has moved: an error, or the step without them."""
         order = [i for bundle in self._optimizer.prepared(now) for i in bundle.indices]
         if not self._ignore_stale:
-            self._stepper.raise_stale(order, missing)
+            self._stepper.raise_stale(sorted(order[place] for place in missing))
         self._less[now.moving] = self._stepper.table.less(now.moving, frozenset(order[place] for place in missing))
         return self(now, values, weights)
 
@@ -211,10 +215,18 @@ def _compilable(stepper: Stepper, precision: Precision) -> OwnOptimizer:
             f"compile=True: {stepper.name!r} draws numbers or takes sparse gradients, which is not compiled. Leave "
             "compile out."
         )
+    if any(has_shape(array) and (is_low(array) or array.is_complex()) for array in stepper.arrays):
+        raise PlanError(
+            "compile=True: arrays that are float16, bfloat16 or complex themselves are not compiled. Keep the net in "
+            'float32 and write precision="bf16", or leave compile out.'
+        )
     if precision.name == "fp16":
         raise PlanError('compile=True: fp16 needs a loss scale, which is not compiled. Write precision="bf16".')
     if stepper.shapes_gradients:
-        raise PlanError("compile=True: clipping and noise are not compiled. Leave them out, or leave compile out.")
+        raise PlanError(
+            "compile=True: clipping, noise, centralise, l2 and shrink are not compiled. Leave them out, or leave "
+            "compile out."
+        )
     return optimizer
 
 

@@ -7,9 +7,10 @@ those.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import repeat
 from math import inf
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from etude.bind.table import RATE, Now, Table
+from etude.step.optim.half import is_low
 from etude.step.optim.noise import generator_of, mixed
 from etude.step.optim.rule import Setting
 
@@ -70,9 +72,10 @@ class Gradients:
         self.values = [gradient.coalesce() if gradient.is_sparse else gradient for gradient in self.values]
         return [_numbers(gradient) for gradient in self.values]
 
-    def dense(self) -> None:
-        """Fill sparse gradients with zeros."""
-        self.values = [gradient.to_dense() if gradient.is_sparse else gradient for gradient in self.values]
+    def dense(self, which: Iterable[Any] = repeat(True)) -> None:
+        """Fill sparse gradients with zeros: all, or those for which `which` is true."""
+        pairs = zip(self.values, which, strict=False)
+        self.values = [gradient.to_dense() if wanted and gradient.is_sparse else gradient for gradient, wanted in pairs]
 
     def shape_like(self, arrays: Sequence[Tensor], sparse: bool) -> None:
         """Give every gradient the strides and type of its array; a sparse one becomes dense unless `sparse`.
@@ -84,8 +87,9 @@ class Gradients:
                 if sparse:
                     continue
                 gradient = gradient.to_dense()
+            gradient = gradient.resolve_neg()
             # What moves an array in half precision by way of float32 gets its gradient in float32.
-            wide = gradient.dtype is torch.float32 and array.dtype in (torch.float16, torch.bfloat16)
+            wide = gradient.dtype is torch.float32 and is_low(array)
             if gradient.stride() != array.stride() or (gradient.dtype != array.dtype and not wide):
                 dtype = torch.float32 if wide else array.dtype
                 gradient = torch.empty_like(array, dtype=dtype, requires_grad=False).copy_(gradient)
@@ -133,8 +137,10 @@ def prepare(
     draw: tuple[int, int],
 ) -> None:
     """Noise, clipping, centralising and l2, for those of the gradient settings that are in use."""
-    if settings & DENSE:
-        gradients.dense()
+    filling = [_each(now, setting) for setting in settings & DENSE]
+    if filling:
+        # Where such a setting is 0, rules for sparse gradients go on moving single rows.
+        gradients.dense(map(any, zip(*filling, strict=True)))
     if "noise" in settings:
         names = [table.names[i] for i in now.moving.indices]
         _add_noise(gradients.writable(), names, _each(now, "noise"), seed, draw)
@@ -154,6 +160,15 @@ def prepare(
             if share:
                 # A rule that climbs turns the gradient round; decay shrinks all the same.
                 tensor.add_(_numbers(array), alpha=share if rate > 0 else -share)
+
+
+def decay(arrays: Sequence[Tensor], now: Now) -> Tensor | float:
+    """The term of the loss whose gradient l2 adds: half of l2 times the sum of squares."""
+    found: Tensor | float = 0.0
+    for array, share in zip(arrays, _each(now, "l2"), strict=True):
+        if share:
+            found = found + share / 2 * _numbers(array.detach()).square().sum()
+    return found
 
 
 def shrink(arrays: Sequence[Tensor], now: Now) -> None:
@@ -176,7 +191,7 @@ def joint_norm(tensors: Sequence[Tensor]) -> Tensor:
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:
     """The joint norm; of numbers in half precision, whose squares soon overflow, in float32."""
-    wide = [t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors]
+    wide = [tensor.float() if is_low(tensor) else tensor for tensor in tensors]
     return torch.nn.utils.get_total_norm(wide)
 
 

@@ -57,9 +57,6 @@ class Precision:
 
     def step(self, stepper: Stepper, ignore_stale_grad: bool, non_finite: str | None) -> bool:
         """Let the stepper step on gradients without the scale; False if it refused them."""
-        if not self.scale.dynamic:
-            return stepper.attempt(1, ignore_stale_grad, non_finite)
-        # Overflow is how the scale finds its size: such steps are left out whatever the policy says of others.
-        made = stepper.attempt(self.scale.value, ignore_stale_grad, "skip")
+        made = stepper.attempt(self.scale.value, ignore_stale_grad, self.scale.policy(non_finite))
         self.scale.follow(made)
         return made

@@ -64,7 +64,7 @@ class Recipe:
         self.given = {key: value for key, value in settings.items() if key not in GRADIENT_SETTINGS}
         self.known = self._known_settings()
         settings = _split_betas(settings, self.known)
-        self._said = {*settings, *(() if learning_rate is None else (RATE,))}
+        self.said = {*settings, *(() if learning_rate is None else (RATE,))}
         self.base = self._base(learning_rate, settings)
         self.rules = self._rules(given, multipliers)
         self.update_schedule = update_schedule(moves)
@@ -115,7 +115,7 @@ class Recipe:
                 if key in GRADIENT_SETTINGS
                 else [m.settings.get(key) for m in self.makers.values()]
             )
-            for setting in own if key in self._said else ():
+            for setting in own if key in self.said else ():
                 if setting is not None and value != setting.default:
                     setting.check(key, value)
         return schedule(value)
@@ -203,9 +203,9 @@ class Recipe:
             maker = owners[name]
             values = {RATE: maker.rate, **maker.defaults} if self.places else {}
             exempt = maker.own_defaults(name, tree.arrays[name])
-            self._exempt.update({(name, setting): maker.name for setting in exempt if setting not in self._said})
+            self._exempt.update({(name, setting): maker.name for setting in exempt if setting not in self.said})
             for setting, value in {**values, **exempt}.items():
-                if setting not in self._said:
+                if setting not in self.said:
                     made.setdefault(setting, {})[name] = schedule(self._right(maker, setting, value))
         for maker in self.makers.values():
             for setting, values in self._of_groups(maker, tree, owners).items():
@@ -229,7 +229,7 @@ class Recipe:
         names = {id(array): name for name, array in tree.arrays.items() if owners.get(name) is maker}
         made: dict[str, dict[str, Schedule]] = {}
         groups = maker.groups()
-        for setting in {RATE, *maker.settings} - self._said if len(groups) > 1 else ():
+        for setting in {RATE, *maker.settings} - self.said if len(groups) > 1 else ():
             key = "lr" if setting == RATE else setting
             made[setting] = {
                 names[id(array)]: schedule(group[key])
@@ -309,15 +309,7 @@ class Recipe:
                 known = None if maker is None else maker.settings.get(setting)
                 if known is not None and choice.constant:
                     known.check(f"{setting} of {name!r}", choice.at(Progress()))
-        return Table(
-            table.tree,
-            choices,
-            table.update_schedule,
-            table.base_rate,
-            table.frozen_buffers,
-            table.covered,
-            table.extent,
-        )
+        return table.with_choices(choices)
 
     def _prove(self, table: Table, asked: Sequence[Progress]) -> None:
         """Look at what schedules give over the run: a function shows its parts and numbers only when it is asked."""
@@ -372,9 +364,7 @@ def _told(table: Table, exempt: Mapping[tuple[str, str], str]) -> Table:
         choice = choices.get(name, {}).get(setting)
         if choice is not None and choice.rule == "no rule":
             choices[name][setting] = replace(choice, rule=f"default of {rule} for it")
-    return Table(
-        table.tree, choices, table.update_schedule, table.base_rate, table.frozen_buffers, table.covered, table.extent
-    )
+    return table.with_choices(choices)
 
 
 def _has(maker: Maker, setting: str) -> bool:

@@ -42,6 +42,15 @@ class LossScale:
         """Whether a loss has to be multiplied at all."""
         return self.dynamic or self.value != 1.0
 
+    def policy(self, asked: str | None) -> str | None:
+        """What is done about gradients that are not finite: overflow is how the scale finds its size.
+
+        At a scale of 1 there is nothing left to halve: what is not finite then is no overflow of the scale.
+        """
+        if not self.dynamic:
+            return asked
+        return "skip" if self.value > 1 else asked or "raise"
+
     def follow(self, made: bool) -> None:
         """Take note of whether the gradients of a step were finite."""
         if not self.dynamic:

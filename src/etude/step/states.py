@@ -45,7 +45,7 @@ def rules_in(state: Mapping[str, Any]) -> dict[str, Rules]:
 def thawed_in(state: Any) -> tuple[str, ...]:
     """Names of the arrays that were thawed by hand; none where this is no state."""
     found = state.get("thawed") if isinstance(state, Mapping) else None
-    return tuple(found) if found is not None and _is_names(found) else ()
+    return tuple(found) if found is not None and is_names(found) else ()
 
 
 def memory_of(memory: Mapping[Schedule, Any]) -> dict[str, Any]:
@@ -137,8 +137,14 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, Mapping) and all(isinstance(own, str | None) for own in (*value, *value.values()))
 
 
-def _is_names(value: Any) -> bool:
+def is_names(value: Any) -> bool:
+    """Whether it is a list of names."""
     return isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+
+
+def is_count(value: Any) -> bool:
+    """Whether it is a whole number of at least 0."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _is_numbers(*names: str) -> Callable[[Any], bool]:
@@ -158,10 +164,11 @@ _FORMS: Mapping[str, Callable[[Any], bool]] = {
     "progress": _is_clock,
     "settings": _is_text,
     "rules": _is_text,
-    "held": _is_names,
-    "thawed": _is_names,
+    "said": is_names,
+    "held": is_names,
+    "thawed": is_names,
     "memory": lambda value: isinstance(value, Mapping),
-    "scale": _is_numbers("value", "good", "dynamic"),
+    "scale": lambda value: _is_numbers("value", "good", "dynamic")(value) and value["value"] > 0,
     "window": _is_window,
     "gradients": lambda value: isinstance(value, Mapping),
 }

@@ -20,6 +20,7 @@ from etude.step.gradients import (
     Gradients,
     all_finite,
     clip_weights,
+    decay,
     names_not_finite,
     prepare,
     shrink,
@@ -156,7 +157,6 @@ class Stepper:
 
         Args:
             count: what gradients are divided by. ignore_stale_grad, non_finite: as for `Trainer`.
-            marks: `mark` will be called afterwards.
 
         Returns:
             Whether the step was made; False if non_finite="skip" refused it.
@@ -164,6 +164,7 @@ class Stepper:
         Raises:
             StaleGradientError, NonFiniteError: nothing is changed.
         """
+        self._found = None
         now, found = self.fresh(ignore_stale_grad)
         if marks and len(found) == len(self.arrays):
             # Here the tensors are at hand: after the step they are not in the processor's caches any more.
@@ -174,6 +175,10 @@ class Stepper:
         if found and not refused:
             self._move(now, found, count)
         return not refused
+
+    def go_to(self, progress: Progress, memory: Mapping[Schedule, Any]) -> None:
+        """Go on at another moment, with what schedules remembered then."""
+        self.progress, self.memory, self._drawn = progress, memory, (-1, 0)
 
     def mark(self) -> None:
         """From now on every gradient that is there is an old one."""
@@ -233,12 +238,18 @@ class Stepper:
         arrays = self.looked_up(now.moving).arrays
         prepare(gradients, arrays, now, self.table, self._before, self._seed, self._draw())
 
+    def decay(self, now: Now) -> Tensor | float:
+        """The term of the mean loss whose gradient l2 adds, for optimizers that compare losses."""
+        return decay(self.looked_up(now.moving).arrays, now) if "l2" in self._extra else 0.0
+
     def _laid_out(self, gradients: Sequence[Tensor], looked: _Looked) -> bool:
         """Whether every gradient lies in memory as its array does; where that is not plain to see, False."""
         if not looked.contiguous or not looked.dtypes.issuperset(map(_DTYPE, gradients)):
             return False
         try:
-            return all(map(Tensor.is_contiguous, gradients)) and len(looked.dtypes) == 1
+            # The kernels of native.c do not know of torch's lazy minus sign.
+            flat = all(map(Tensor.is_contiguous, gradients)) and not any(map(Tensor.is_neg, gradients))
+            return flat and len(looked.dtypes) == 1
         except RuntimeError:
             # A sparse gradient has no such thing.
             return False
@@ -299,9 +310,8 @@ class Stepper:
             names,
         )
 
-    def raise_stale(self, indices: Sequence[int], places: Sequence[int] | None = None) -> None:
-        """Say that the arrays of these indices (of those at some places among them) get no gradient."""
-        indices = indices if places is None else sorted(indices[place] for place in places)
+    def raise_stale(self, indices: Sequence[int]) -> None:
+        """Say that the arrays of these indices get no new gradient."""
         names = tuple(self.table.names[i] for i in indices)
         raise StaleGradientError(
             f"Step {int(self.progress.step) + 1}: no new gradient since the last step in {listed(names)}. Nothing was "
@@ -357,6 +367,7 @@ class Stepper:
         """Forget all gradients of the arrays."""
         for array in self.arrays:
             array.grad = None
+        self._found = None
         self.ledger.forget()
 
     def begin_forward(self) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from math import inf, isfinite
 from numbers import Real
 from typing import Any, TypeAlias
@@ -23,7 +23,6 @@ from torch.utils.hooks import RemovableHandle
 from etude.bind.table import RATE, Table
 from etude.errors import (
     EtudeError,
-    NonFiniteError,
     PartError,
     ScheduleError,
     SettingError,
@@ -35,7 +34,7 @@ from etude.step import closure as with_closure
 from etude.step import states
 from etude.step.averages import Average
 from etude.step.averaging import Averaged, Averages
-from etude.step.gradients import joint_norm
+from etude.step.gradients import GRADIENT_SETTINGS, joint_norm
 from etude.step.holder import holder
 from etude.step.ledger import gradients_of
 from etude.step.optim.half import check_way
@@ -195,7 +194,7 @@ class Trainer:
         with torch.no_grad():
             self._stepper.fresh(ignore_stale_grad)
 
-    def clip_grads(self, max_norm: float, batch_size: float = 1) -> float:
+    def clip_grads(self, max_norm: float, batch_size: float = 1, *, ignore_stale_grad: bool = False) -> float:
         """Scale the gradients of what moves now, in place, so that those of the mean loss have at most this norm.
 
         Args:
@@ -210,9 +209,10 @@ class Trainer:
         if isinstance(max_norm, bool) or not isinstance(max_norm, int | float) or not max_norm > 0:
             raise SettingError(f"clip_grads({max_norm!r}): the largest norm is a positive number.")
         self._begin("clip_grads()")
-        samples = _samples(batch_size)
+        # With `accumulate` the step divides by the samples of its whole window.
+        samples = self._window.samples + _samples(batch_size)
         with torch.no_grad():
-            now, found = self._stepper.fresh(False)
+            now, found = self._stepper.fresh(ignore_stale_grad)
             norm = float(joint_norm(found)) / (samples * self._scale.value) if found else 0.0
             if not isfinite(norm) and self._policy != "skip" and not self._scale.dynamic:
                 self._stepper.raise_non_finite(now, found)
@@ -228,8 +228,8 @@ class Trainer:
         closure: Callable[[], Tensor] | None = None,
     ) -> bool:
         """The second half of `step`: move by the gradients as they are now. Arguments and errors as for `step`."""
-        self._begin("step()")
         samples = _samples(batch_size)
+        self._begin("step()")
         if self._scale.active and not self._scaled:
             self._scaled = True
             warnings.warn(
@@ -253,6 +253,8 @@ class Trainer:
         if not self._window.open:
             return False
         self._begin("flush()")
+        moving = self.table.at(self.progress, self.memory).moving.indices
+        self._refuse_cleared(moving, gradients_of(self._stepper.arrays))
         return self._make(self._window.samples, ignore_stale_grad)
 
     def zero_grad(self) -> None:
@@ -293,15 +295,7 @@ class Trainer:
             # Of an old step nothing may be left in the first gradients; later ones are meant to be added.
             stepper.drop_old()
             gradients = gradients_of(stepper.arrays)
-        cleared = self._window.cleared(moving, gradients)
-        if cleared:
-            names = tuple(self.table.names[i] for i in cleared)
-            raise StaleGradientError(
-                f"Step {int(self.progress.step) + 1}: gradients that were being accumulated are gone, in "
-                f"{listed(names)}. Nothing was changed. Leave out net.zero_grad() between the micro-batches; "
-                "trainer.zero_grad() forgets all of them, with their samples.",
-                names,
-            )
+        self._refuse_cleared(moving, gradients)
         if not ignore and self._window.brings_nothing(moving, gradients):
             stepper.raise_stale(moving)
         self._window.add(samples, gradients)
@@ -309,15 +303,22 @@ class Trainer:
             return False
         try:
             return self._make(self._window.samples, ignore)
-        except (StaleGradientError, NonFiniteError):
+        except BaseException:
             self._window.take_back(samples)
             raise
 
+    def _refuse_cleared(self, moving: Sequence[int], gradients: Sequence[Tensor | None]) -> None:
+        names = tuple(self.table.names[i] for i in self._window.cleared(moving, gradients))
+        if names:
+            raise StaleGradientError(
+                f"Step {int(self.progress.step) + 1}: gradients that were being accumulated are gone, in "
+                f"{listed(names)}. Nothing was changed. Leave out net.zero_grad() between the micro-batches; "
+                "trainer.zero_grad() forgets all of them, with their samples.",
+                names,
+            )
+
     def _make(self, samples: float, ignore: bool) -> bool:
-        # At a scale of 1 there is nothing left to halve: what is not finite then is no overflow of the scale.
-        policy = self._policy
-        if self._scale.dynamic:
-            policy = "skip" if self._scale.value > 1 else policy or "raise"
+        policy = self._scale.policy(self._policy)
         made = self._stepper.attempt(samples * self._scale.value, ignore, policy, marks=True)
         self._scale.follow(made)
         self._finish(samples, made)
@@ -445,6 +446,11 @@ class Trainer:
         check_rate(rate, "set_learning_rate: rate")
         new = schedule(float(rate))
         stepper.recipe.base[RATE] = new
+        if stepper.recipe.places and RATE not in stepper.recipe.said:
+            # So far each optimizer had its own default.
+            stepper.recipe.said.add(RATE)
+            self._resolve_again()
+            return
         stepper.use(stepper.table.replaced(RATE, old, new))
         stepper.optimizer.forget_layout()
 
@@ -458,14 +464,9 @@ class Trainer:
         Raises:
             PartError, RuleError, ScheduleError, SettingError: nothing is changed.
         """
-        recipe = self._stepper.recipe
-        kept = dict(recipe.base), dict(recipe.rules)
-        try:
-            recipe.change(setting, rules)
+        with self._undone_on_error():
+            self._stepper.recipe.change(setting, rules)
             self._resolve_again()
-        except EtudeError:
-            recipe.base, recipe.rules = kept
-            raise
 
     def freeze(self, part: PartLike) -> None:
         """Hold the arrays of a part from the next step on, whatever the rules say; their memory is kept.
@@ -474,8 +475,9 @@ class Trainer:
             PartError: the part selects nothing that this trainer moves.
         """
         names = self._names(part, self.table.names)
-        self._held, self._thawed = self._held | names, self._thawed - names
-        self._resolve_again()
+        with self._undone_on_error():
+            self._held, self._thawed = self._held | names, self._thawed - names
+            self._resolve_again()
 
     def thaw(self, part: PartLike, reset: bool = False) -> None:
         """Let the arrays of a part move again, also those that a rule freezes or that require no gradient yet.
@@ -489,11 +491,12 @@ class Trainer:
         """
         tree = self.table.tree
         names = self._names(part, tree.in_order(tree.parameters))
-        for name in names & tree.parameters:
-            array = tree.arrays[name]
-            array.requires_grad = array.is_floating_point() or array.is_complex()
-        self._held, self._thawed = self._held - names, self._thawed | names
-        self._resolve_again()
+        with self._undone_on_error():
+            for name in names & tree.parameters:
+                array = tree.arrays[name]
+                array.requires_grad = array.is_floating_point() or array.is_complex()
+            self._held, self._thawed = self._held - names, self._thawed | names
+            self._resolve_again()
         for index, name in enumerate(self.table.names):
             if reset and name in names:
                 self._stepper.optimizer.forget(index)
@@ -512,6 +515,23 @@ class Trainer:
             )
         return names
 
+    @contextmanager
+    def _undone_on_error(self) -> Iterator[None]:
+        """What was asked for, and what may move, is as it was if something cannot be followed."""
+        recipe, tree = self._stepper.recipe, self.table.tree
+        kept = recipe.base, recipe.rules, recipe.said, self._held, self._thawed
+        able = [(array, array.requires_grad) for array in tree.arrays.values()]
+        recipe.base, recipe.rules, recipe.said = dict(recipe.base), dict(recipe.rules), set(recipe.said)
+        try:
+            yield
+        except BaseException:
+            recipe.base, recipe.rules, recipe.said, self._held, self._thawed = kept
+            for array, requires in able:
+                if array.requires_grad != requires:
+                    array.requires_grad = requires
+            self._resolve_again()
+            raise
+
     def _resolve_again(self) -> None:
         before = self._stepper.arrays
         self._stepper.resolve_again(self._held, self._thawed)
@@ -528,7 +548,10 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------- the state
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a later trainer of the same net needs to go on: plain values and tensors, keyed by array names."""
+        """All that a later trainer of the same net needs to go on: plain values and tensors, keyed by array names.
+
+        Tensors are the optimizer's own, as torch's are: save or copy it before the next step.
+        """
         stepper = self._stepper
         recipe = stepper.recipe
         state = {
@@ -537,6 +560,7 @@ class Trainer:
             "progress": states.clock_of(self.progress),
             "settings": {setting: states.text_of(base) for setting, base in recipe.base.items()},
             "rules": {setting: states.text_of(made) for setting, made in recipe.rules.items()},
+            "said": sorted(recipe.said),
             "held": sorted(self._held),
             "thawed": sorted(self._thawed),
             "memory": states.memory_of(self.memory),
@@ -565,32 +589,30 @@ class Trainer:
                 nothing is changed.
         """
         states.check_keep(keep)
-        stepper = self._stepper
-        recipe, before = stepper.recipe, (self._held, self._thawed)
-        if keep != "new":
-            self._thaw_as(state)
-        states.check(state, recipe.name, self.table.tree.arrays, self.table.names)
+        self._averages.refuse("load_state_dict()")
+        stepper, tree = self._stepper, self.table.tree
+        joining = self._joining(state) if keep != "new" else frozenset()
+        states.check(state, stepper.name, tree.arrays, (*self.table.names, *joining))
         differences = self._averages.differences(state["averages"])
         if differences:
             raise StateError(f"The averages of the state do not fit: {'; '.join(differences)}. Nothing was loaded.")
-        base, rules, memory = dict(recipe.base), dict(recipe.rules), stepper.memory
+        memory = stepper.memory
         try:
-            if keep != "new":
-                self._take_settings(state, tell=keep is None)
-            remembered = states.memory_in(state, self.memory)
-            stepper.optimizer.load([state["arrays"][name] for name in self.table.names])
+            with self._undone_on_error():
+                self._join(joining)
+                if keep != "new":
+                    self._take_settings(state, tell=keep is None)
+                remembered = states.memory_in(state, self.memory)
+                stepper.optimizer.load([state["arrays"][name] for name in self.table.names])
         except EtudeError as error:
-            recipe.base, recipe.rules = base, rules
-            self._held, self._thawed = before
-            self._resolve_again()
             stepper.memory = memory
             raise StateError(f"The state does not fit the net: {error}.") from None
         self._averages.load(state["averages"])
         self._scale.load(state["scale"])
         clock = state["progress"]
         epoch = clock["step"] / self._steps_per_epoch if self._steps_per_epoch else clock["epoch"]
-        stepper.progress = Progress(clock["step"], epoch, clock["samples"], clock["tokens"], self.progress.extent)
-        stepper.memory = remembered
+        clock = Progress(clock["step"], epoch, clock["samples"], clock["tokens"], self.progress.extent)
+        stepper.go_to(clock, remembered)
         self.zero_grad()
         for name, gradient in state["gradients"].items():
             array = self.table.tree.arrays[name]
@@ -599,13 +621,14 @@ class Trainer:
             array.grad *= self._scale.value / state["scale"]["value"]
         self._window.load(state["window"], gradients_of(stepper.arrays))
 
-    def _thaw_as(self, state: Mapping[str, Any]) -> None:
-        """Arrays that were thawed when the state was made, and require no gradient here, join in."""
-        tree = self.table.tree
-        thawed = set(states.thawed_in(state)) & tree.parameters - set(self.table.names)
-        for name in thawed:
-            tree.arrays[name].requires_grad = True
-        if thawed:
+    def _joining(self, state: Any) -> frozenset[str]:
+        """Arrays that were thawed when the state was made, and require no gradient here."""
+        return frozenset(states.thawed_in(state)) & self.table.tree.parameters - set(self.table.names)
+
+    def _join(self, names: Collection[str]) -> None:
+        for name in names:
+            self.table.tree.arrays[name].requires_grad = True
+        if names:
             self._resolve_again()
 
     def _take_settings(self, state: Mapping[str, Any], tell: bool) -> None:
@@ -614,20 +637,23 @@ class Trainer:
         base = states.settings_in(state, (RATE, *recipe.known))
         rules = states.rules_in(state)
         held, thawed = frozenset(state["held"]), frozenset(state["thawed"])
-        differs = [key for key, made in base.items() if recipe.base.get(key) != made]
+        said = set(state["said"])
+        off = recipe.base.keys() & GRADIENT_SETTINGS.keys() - state["settings"].keys()
+        differs = [key for key, made in base.items() if recipe.base.get(key) != made] + sorted(off)
         differs += [f"the rules for {key}" for key, made in rules.items() if recipe.rules.get(key) != made]
         differs += [f"the rules for {key}" for key in recipe.rules if key not in state["rules"]]
         if (held, thawed) != (self._held, self._thawed):
             differs.append("what is frozen")
-        if not differs:
+        if not differs and said == recipe.said:
             return
-        if tell:
+        if tell and differs:
             warnings.warn(
                 f"The state has other settings than this trainer, and they are used: {', '.join(differs)}. Write "
                 'load_state_dict(state, keep="saved") if that is meant, or keep="new".',
                 stacklevel=3,
             )
-        recipe.base = {**recipe.base, **base}
+        recipe.base = {**{key: made for key, made in recipe.base.items() if key not in off}, **base}
+        recipe.said = said
         recipe.rules = {**{key: made for key, made in recipe.rules.items() if key in state["rules"]}, **rules}
         self._held, self._thawed = held, thawed
         self._resolve_again()

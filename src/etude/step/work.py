@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import isfinite
@@ -86,7 +87,7 @@ class Work:
             raise PlanError(
                 f"precision='fp16' scales the loss, and {self.stepper.name} computes it itself. Write precision='bf16'."
             )
-        self._statistics = _Unkept() if policy == "apply" else _Statistics(net)
+        self._statistics = _Statistics(() if policy == "apply" else net.buffers())
 
     def step(self, progress: Progress, values: Any) -> Report:
         """Compute the loss of a batch and move what moves at `progress`.
@@ -259,10 +260,10 @@ class Work:
 
 
 class _Statistics:
-    """The buffers of a net, kept before each step, so that a step that is refused leaves no trace in them."""
+    """Buffers of a net, kept before each step, so that a step that is refused leaves no trace in them."""
 
-    def __init__(self, net: nn.Module) -> None:
-        self._buffers = [buffer for buffer in net.buffers() if has_shape(buffer) and buffer.numel()]
+    def __init__(self, buffers: Iterable[Tensor]) -> None:
+        self._buffers = [buffer for buffer in buffers if has_shape(buffer) and buffer.numel()]
         self._kept = [torch.empty_like(buffer) for buffer in self._buffers]
 
     def keep(self) -> None:
@@ -276,16 +277,6 @@ class _Statistics:
         if self._kept:
             with torch.no_grad():
                 torch._foreach_copy_(self._buffers, self._kept)
-
-
-class _Unkept:
-    """For a net whose steps are never refused."""
-
-    def keep(self) -> None:
-        """Nothing to do."""
-
-    def restore(self) -> None:
-        """Nothing to do."""
 
 
 def _finite(tensor: Any) -> bool:

@@ -10,13 +10,13 @@ beyond", ICLR 2018).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import inf, log
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from etude.step.optim.rule import Memory, Setting, UpdateRule
+from etude.step.optim.terms import filled
 
 _COLUMNS = ("learning_rate", "weight_decay", "beta1", "beta2", "eps", "amsgrad")
 """The settings that the kernels of native.c take, in their order."""
@@ -86,16 +86,8 @@ class Adam(UpdateRule):
         square.mul_(beta2).add_(change * change * (1 - beta2))
         if settings["amsgrad"]:
             square = memory["largest"].copy_(torch.maximum(memory["largest"], square))
-        size = (square / _share(beta2, count)).sqrt() + settings["eps"]
-        array.sub_(mean / size * (rate / _share(beta1, count)))
-
-
-def _share(beta: float, count: Tensor) -> Tensor:
-    """1 - beta^count: how much of an average that began at zero is filled.
-
-    By way of the logarithm, because in single precision the difference itself would lose four digits at first.
-    """
-    return -torch.expm1(count * (log(beta) if beta else -inf))
+        size = (square / filled(beta2, count)).sqrt() + settings["eps"]
+        array.sub_(mean / size * (rate / filled(beta1, count)))
 
 
 class AdamW(Adam):

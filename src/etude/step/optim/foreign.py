@@ -21,12 +21,10 @@ from etude.errors import SettingError, StateError
 from etude.step.optim.groups import KEPT, Group, refuse_to_climb
 from etude.step.optim.half import MASTER, is_low
 from etude.step.optim.masters import Masters
-from etude.step.optim.options import WAYS, check_options, options_of, settings_of
+from etude.step.optim.options import WAYS, options_of
 from etude.step.optim.rule import is_dense
 from etude.values.progress import Progress
 from etude.values.tree import has_shape
-
-__all__ = ["Factory", "ForeignOptimizer", "check_options", "options_of", "settings_of"]
 
 Factory: TypeAlias = Callable[..., torch.optim.Optimizer]
 
@@ -105,6 +103,7 @@ class ForeignOptimizer:
         self.arrays = tuple(table.tree.arrays[name] for name in table.names)
         inside = frozenset(range(len(self.arrays)) if indices is None else indices)
         self._table, self._inside = table, inside
+        self._masters.keep(self.arrays)
         self._moved = self._find_moved(inside)
         self._kinds = [array.dtype for array in self.arrays]
         # Arrays without elements trouble some classes of torch.
@@ -344,6 +343,9 @@ class ForeignOptimizer:
 
     def targets(self, indices: Sequence[int]) -> list[Tensor]:
         """What is moved for some arrays: themselves, or the float32 numbers behind those in half precision."""
+        for group in self._groups:
+            # What would be refused in `move` is refused before anything is changed.
+            group.check(self._name)
         for index in indices:
             if self._moved[index] is not self.arrays[index]:
                 self._masters.refresh(self.arrays[index])
@@ -408,7 +410,7 @@ class ForeignOptimizer:
             group.keep({key: value for key, value in first.items() if key.startswith(KEPT)}, self.optimizer)
             for key, value in first.items():
                 if key.startswith(ALL):
-                    state[key.removeprefix(ALL)] = _placed("step", value, value, False)
+                    state[key.removeprefix(ALL)] = value.detach().clone() if isinstance(value, Tensor) else value
 
     def load(self, state: Sequence[Mapping[str, Any]]) -> None:
         """Take over what `state()` gave.

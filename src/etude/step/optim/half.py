@@ -20,7 +20,7 @@ MASTER = "master"
 
 
 def check_way(way: str) -> str:
-    """Raise SettingError unless it is one of `WAYS`."""
+    """The way itself; raise SettingError unless it is one of `WAYS`."""
     if way not in WAYS:
         raise SettingError(f"half={way!r}: known are {', '.join(WAYS)}.{nearest(str(way), WAYS)}")
     return way

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from etude.bind.table import RATE, Now, Table
 from etude.errors import SettingError, StateError
+from etude.step.optim.foreign import Factory
 from etude.step.optim.groups import Group
 from etude.values.progress import Progress
 
-Maker: TypeAlias = Callable[..., torch.optim.Optimizer]
 Compute: TypeAlias = Callable[[], tuple[Tensor, list[Tensor]]]
 
 _VECTORS = ("d", "prev_flat_grad")
@@ -43,7 +43,7 @@ class LBFGSOptimizer:
     shapes: ClassVar[bool] = False
     takes_sparse: ClassVar[bool] = True
 
-    def __init__(self, make: Maker | torch.optim.LBFGS, table: Table, options: Mapping[str, Any]) -> None:
+    def __init__(self, make: Factory | torch.optim.LBFGS, table: Table, options: Mapping[str, Any]) -> None:
         self._make, self._options = make, dict(options)
         search = self._options.get("line_search_fn")
         if search not in (None, "strong_wolfe"):

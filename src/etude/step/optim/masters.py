@@ -45,6 +45,12 @@ class Masters:
         self._of[id(array)].copy_(array if master is None else master)
         self._fresh.discard(id(array))
 
+    def keep(self, arrays: Iterable[Tensor]) -> None:
+        """Forget the copies of all other arrays: their places in memory may be given to new ones."""
+        kept = {id(array) for array in arrays}
+        self._of = {key: copy for key, copy in self._of.items() if key in kept}
+        self._fresh &= kept
+
     def forget(self, arrays: Iterable[Tensor]) -> None:
         """Forget the copies of some arrays."""
         for array in arrays:

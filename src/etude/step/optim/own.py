@@ -361,10 +361,7 @@ class OwnOptimizer:
     def counts(self) -> list[float]:
         """How often each array has moved."""
         vectors = {device: vector.tolist() for device, vector in self._vectors.items()}
-        found = []
-        for i, count in enumerate(self._counts):
-            found.append(vectors[count.device][i])
-        return found
+        return [vectors[count.device][i] for i, count in enumerate(self._counts)]
 
     def use(self, table: Table) -> None:
         """Take over a table, when rules or the net have changed; memory is kept by the names of the arrays."""

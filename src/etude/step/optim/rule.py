@@ -1,8 +1,8 @@
 """The shape that every update rule has.
 
 A rule is a stateless object that knows its settings, what it remembers of an array, and how it moves arrays. It is
-called once for each row of the table, with lists: all arrays of one call share the value of every setting, so a rule
-never has to think about parts, schedules or who is held. What is held is simply not in the lists.
+called with lists: all arrays of one call are of one row of the table, on one device and of one type, so a rule never
+has to think about parts, schedules or who is held. What is held is simply not in the lists.
 """
 
 from __future__ import annotations
@@ -121,7 +121,8 @@ class UpdateRule(ABC):
     ) -> None:
         """The same for many arrays, which share all settings: a faster way, where a rule knows one.
 
-        Called with plain dense arrays only; `gradients` have the strides of their arrays unless they are sparse.
+        Called with arrays that `has_kernel` takes; a rule that takes sparse gradients is called with any. Dense
+        gradients have the strides of their arrays.
         """
         self.formulas(arrays, gradients, memory, counts, settings, climb)
 

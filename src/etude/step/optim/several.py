@@ -30,21 +30,24 @@ class _Share:
         self._member, self._moving = member, Moving(tuple(groups), indices)
         self._positions = [place[index] for index in indices]
         self._arrays = [member.arrays[index] for index in indices]
+        self._look()
+
+    def _look(self) -> None:
         self._dtypes = {array.dtype for array in self._arrays}
         self._plain = len(self._dtypes) == 1 and all(array.is_contiguous() for array in self._arrays)
 
     def _laid_out(self, gradients: Sequence[Tensor]) -> bool:
         """Whether every gradient lies in memory as its array does; where that is not plain to see, False."""
         same = self._plain and self._dtypes.issuperset(gradient.dtype for gradient in gradients)
-        return same and all(not gradient.is_sparse and gradient.is_contiguous() for gradient in gradients)
+        return same and all(not g.is_sparse and g.is_contiguous() and not g.is_neg() for g in gradients)
 
     def move(self, now: Now, gradients: Sequence[Tensor], divisor: float) -> None:
         own = Gradients([gradients[position] for position in self._positions])
         if not self._member.takes_sparse and not self._member.shapes:
             own.dense()
-        if isinstance(self._member, OwnOptimizer):
+        if isinstance(self._member, OwnOptimizer) and not self._member.follow(Now(now.columns, self._moving)):
             # Somebody may have given arrays other storage.
-            self._member.follow(Now(now.columns, self._moving))
+            self._look()
         if self._member.shapes and not self._laid_out(own.values):
             own.shape_like(self._arrays, self._member.takes_sparse)
         self._member.move(Now(now.columns, self._moving), own.values, divisor)

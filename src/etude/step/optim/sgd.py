@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from etude.step.optim.half import is_low
 from etude.step.optim.rule import Memory, Setting, UpdateRule
 
 
@@ -50,7 +51,7 @@ class SGD(UpdateRule):
     ) -> None:
         # The kernel's notion of a first step holds for a whole list; dampening is where it matters. And of arrays in
         # half precision on the CPU it moves the last few elements only (pytorch issue 191763).
-        if settings["dampening"] or arrays[0].dtype in (torch.float16, torch.bfloat16):
+        if settings["dampening"] or is_low(arrays[0]):
             self.formulas(arrays, gradients, memory, counts, settings, climb)
             return
         # The kernel turns the gradient before it adds the decay, so decay shrinks whichever way the array moves.
