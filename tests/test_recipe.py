@@ -114,11 +114,14 @@ def test_a_pair_of_betas_is_said_for_both() -> None:
     assert of(ruled, "betas")["2.weight"] == (0.5, 0.75)
 
 
-def test_a_new_rate_leaves_rates_of_single_arrays_what_they_are() -> None:
+def test_a_new_rate_is_that_of_all_as_if_the_call_had_said_it() -> None:
     trainer = Trainer(graph(), {"a": "lion", everything: "adamw"})
-    trainer.set_learning_rate(0.5)
     rates = of(trainer, "learning_rate")
-    assert (rates["a.bias"], rates["b.bias"]) == (1e-4, 0.5)
+    assert (rates["a.bias"], rates["b.bias"]) == (1e-4, 1e-3)
+    trainer.set_learning_rate(0.5)
+    trainer.freeze("a.weight")
+    rates = of(trainer, "learning_rate")
+    assert (rates["a.bias"], rates["b.bias"]) == (0.5, 0.5)
 
 
 class Wrong(Gentle):

@@ -425,7 +425,7 @@ class Trainer:
         self._averages.see(metrics)
 
     def set_learning_rate(self, rate: float) -> None:
-        """Set the learning rate from the next step on; rules and multipliers stay.
+        """Set the learning rate from the next step on, as if it had been said at first; rules and multipliers stay.
 
         Raises:
             SettingError: the rate is not a finite number of at least 0.
