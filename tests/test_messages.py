@@ -607,6 +607,11 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
         ["There is no optimizer 'adm' in schedulefree", "It has: adamwschedulefree"],
     ),
     "no name": (lambda: register(Tiger, name="a.b"), SettingError, ["'a.b' is no name", 'name="my_rule"']),
+    "another formula": (
+        lambda: Trainer(chain(), type("B", (Tiger,), {"name": "b", "formula": lambda self, array: None})),
+        SettingError,
+        ["B.formula takes other arguments", "formula(self, array, gradient, memory, count, settings, climb)"],
+    ),
     "taken": (
         lambda: register(Tiger, name="lion"),
         SettingError,

@@ -16,7 +16,7 @@ from etude.step.optim.foreign import Factory, ForeignOptimizer
 from etude.step.optim.lbfgs import LBFGSOptimizer
 from etude.step.optim.options import check_options, options_of, rate_of, settings_of
 from etude.step.optim.own import OwnOptimizer
-from etude.step.optim.registry import by_name, preset_of
+from etude.step.optim.registry import by_name, check_rule, preset_of
 from etude.step.optim.rule import Setting, UpdateRule
 from etude.values.schedule import Schedule
 from etude.values.tree import has_shape
@@ -51,6 +51,8 @@ class Maker:
                 f"optimizer={asked!r}: a name, a class of torch.optim, an instance or a function of parameter groups "
                 'is needed. Write optimizer="adamw".'
             )
+        if isinstance(self.of, UpdateRule):
+            check_rule(self.of)
         self.name = _name(self.of)
         self.rate = float(preset.get("lr", _rate(self.of)))
         self._preset = {key: value for key, value in preset.items() if key != "lr"}

@@ -61,6 +61,10 @@ _registered: dict[str, Any] = {}
 """What users have registered, by bare name."""
 
 
+_ARGUMENTS = ("array", "gradient", "memory", "count", "settings", "climb")
+"""Of a formula, besides the rule itself."""
+
+
 def _bare(name: str) -> str:
     """A name as names are compared."""
     return name.lower().replace("_", "").replace("-", "")
@@ -183,7 +187,7 @@ def _checked(given: Any) -> Any:
                 "without arguments."
             ) from error
     if isinstance(given, UpdateRule):
-        _check_rule(given)
+        check_rule(given, "register: ")
     elif isinstance(given, torch.optim.Optimizer) or not callable(given) or inspect.ismodule(given):
         raise SettingError(
             f"register: {_called(given)} is no subclass of UpdateRule, no optimizer class and no function that makes "
@@ -197,7 +201,8 @@ def _checked(given: Any) -> Any:
     return given
 
 
-def _check_rule(rule: UpdateRule) -> None:
+def check_rule(rule: UpdateRule, said: str = "") -> None:
+    """Raise SettingError unless a rule has what every rule has; `said` stands before the message."""
     kind = type(rule).__name__
     name, settings, memories = (getattr(rule, key, None) for key in ("name", "settings", "memories"))
     named = isinstance(settings, Mapping) and all(isinstance(setting, Setting) for setting in settings.values())
@@ -207,11 +212,20 @@ def _check_rule(rule: UpdateRule) -> None:
         ("memories", memories, isinstance(memories, tuple), 'a tuple of names: memories = ("momentum",)'),
     ):
         if not right:
-            raise SettingError(f"register: {kind}.{key} has to be {form}. It is {value!r}.")
+            raise SettingError(f"{said}{kind}.{key} has to be {form}. It is {value!r}.")
     if "learning_rate" in rule.settings:
-        raise SettingError(f"register: {kind}.settings has 'learning_rate', which every rule has: leave it out.")
+        raise SettingError(f"{said}{kind}.settings has 'learning_rate', which every rule has: leave it out.")
     for key in rule.settings.keys() & GRADIENT_SETTINGS.keys():
-        raise SettingError(f"register: {kind}.settings has {key!r}, which every trainer has: call it something else.")
+        raise SettingError(f"{said}{kind}.settings has {key!r}, which every trainer has: call it something else.")
+    for key, setting in rule.settings.items():
+        setting.check(f"{said}the default of {kind}.settings[{key!r}]: {key}", setting.default)
+    try:
+        inspect.signature(rule.formula).bind(*_ARGUMENTS)
+    except TypeError:
+        raise SettingError(
+            f"{said}{kind}.formula takes other arguments than that of every rule: write formula(self, "
+            f"{', '.join(_ARGUMENTS)})."
+        ) from None
 
 
 def _alike(one: Any, other: Any) -> bool:
