@@ -205,6 +205,8 @@ def unknown_option(name: str, settings: Sequence[str]) -> str:
     options = [each for each in inspect.signature(Plan.__init__).parameters if each not in ("self", "settings")]
     if name == "lr":
         return "There is no option 'lr'. The learning rate is given as learning_rate=."
+    if name in ("accumulate", "half", "loss_scale", "share"):
+        return f"There is no option {name!r}: it is one of etude.Trainer, for a loop of your own."
     return (
         f"There is no option {name!r}.{nearest(name, [*options, *settings])} Options: {', '.join(options)}. "
         f"Settings of the optimizer: {', '.join(each for each in settings if each not in options)}."

@@ -276,8 +276,9 @@ class Recipe:
             try:
                 each.check(extent, uncounted)
             except ScheduleError as error:
-                hint = " A Trainer counts epochs if it is given steps_per_epoch=." if "epochs" in uncounted else ""
-                raise ScheduleError(f"{error}{hint if 'epochs' in repr(each) else ''}") from None
+                meant = "epochs" in uncounted and ("epochs" in repr(each) or extent.epochs is not None)
+                hint = " A Trainer counts epochs if it is given steps_per_epoch=." if meant else ""
+                raise ScheduleError(f"{error}{hint}") from None
         self._prove(made, [progress.without(*uncounted) for progress in moments(extent, _ASKED, unknown=0.0)])
         if not any(extent.known()):
             self._look_ahead(made, uncounted)

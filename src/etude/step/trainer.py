@@ -32,7 +32,7 @@ from etude.errors import (
 )
 from etude.step import closure as with_closure
 from etude.step import states
-from etude.step.averages import Average
+from etude.step.averages import Average, averages_in
 from etude.step.averaging import Averaged, Averages
 from etude.step.gradients import GRADIENT_SETTINGS, joint_norm
 from etude.step.holder import holder
@@ -130,6 +130,7 @@ class Trainer:
         self._window = Window(accumulate, clock.extent, uncounted)
         self._held: frozenset[str] = frozenset()
         self._thawed: frozenset[str] = frozenset()
+        averages = averages_in(averages)
         self._stepper = Stepper(self._module, recipe, clock, uncounted, seed, check_way(half))
         if self._stepper.optimizer.needs_closure and (accumulate != 1 or self._scale.active):
             raise SettingError(

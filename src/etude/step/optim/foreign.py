@@ -509,7 +509,7 @@ def _check_matrices(table: Table, inside: Collection[int]) -> None:
         raise SettingError(
             f"Muon moves matrices only, and {', '.join(map(repr, others[:5]))}{', ...' if others[5:] else ''} "
             f'{"are none" if others[1:] else "is none"}. Write optimizer="muon", which gives the rest to AdamW, or say '
-            'what moves them: optimizer={"*.bias": "adam", everything: "muon"}.'
+            'what moves them: optimizer={where(lambda name, array: array.dim() != 2): "adam", everything: "muon"}.'
         )
 
 
