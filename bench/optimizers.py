@@ -42,6 +42,8 @@ OURS: Mapping[str, tuple[type[torch.optim.Optimizer], str, dict[str, Any]]] = {
     "AMSGrad": (torch.optim.Adam, "adam", {"amsgrad": True}),
 }
 """Rules that torch has too and that are our own: torch's class, our name, the settings of both."""
+LONG = "torch, fused, one long array"
+"""One array with as many numbers as all have together: what the memory costs, and hardly anything else."""
 ASKED = ("SGD", "Adam", "AdamW")
 """Those of which a time is asked."""
 
@@ -108,8 +110,8 @@ class Arrays:
     """
 
     def __init__(self, count: int, gradient: Gradient = dense, device: str = "cpu") -> None:
-        self.all = [nn.Parameter(torch.randn(64, 64, device=device)) for _ in range(count)]
-        self._gradients = [gradient(device) for _ in self.all]
+        self._gradients = [gradient(device) for _ in range(count)]
+        self.all = [nn.Parameter(torch.randn(g.shape, device=device)) for g in self._gradients]
 
     def fill(self, forget: Callable[[], object]) -> None:
         """Take the gradients away, and put them back as if they had just been computed."""
@@ -203,7 +205,10 @@ def own_rule(rule: str, count: int, rates: int, rounds: int) -> list[Timing]:
     with without_kernel():
         contenders["étude, no kernel"] = ours(name, settings, count, rates)
     targets = []
-    if rates > 1:
+    if rates == 1:
+        long = partial(torch.randn, count * 64, 64)
+        contenders[LONG] = theirs(kind, {**settings, "fused": True}, 1, 1, lambda device: long(device=device))
+    else:
         contenders["étude, one rate"] = ours(name, settings, count, 1)
     if rule in ASKED and rates >= 148:
         targets = [Target("étude", 0.2), Target("étude", 3.0, "étude, one rate")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from optimizers import CLASSES, OURS, POINTS, QUICK, RULES, SPARSE, through, title
+from optimizers import ASKED, CLASSES, LONG, OURS, POINTS, QUICK, RULES, SPARSE, through, title
 
 Record: TypeAlias = Mapping[str, Any]
 Timings: TypeAlias = Mapping[str, Mapping[str, Any]]
@@ -22,7 +22,8 @@ before the clock starts; a step of étude includes looking whether they are new.
 _OWN = """\
 torch has a parameter group for each rate, étude a multiplier for each array. Asked of SGD, Adam and AdamW: with one
 rate at most 0.35 of torch's fused form at 148 arrays; with 148 rates and more at most 0.2 of it, and at most 3 times
-our own step with one rate. "No kernel" is what a machine without a C compiler gets.
+our own step with one rate. "One long array" is torch's fused form on a single array with as many numbers as all have
+together: what passing over the memory costs. "No kernel" is what a machine without a C compiler gets.
 """
 
 _CLASSES = """\
@@ -104,6 +105,12 @@ def _said_of_own(found: Mapping[str, Timings]) -> Iterator[str]:
         ratios = [bound["ratio"] for _, bound in bounds if (bound["at_most"], bound["of"]) == (most, of)]
         if ratios:
             yield f"{text}: {_range(ratios)}; asked is at most {most:g}: {_verdict(ratios, most)}."
+    floors = [found[title(rule, 148, 1)][LONG]["ratio"] for rule in ASKED if title(rule, 148, 1) in found]
+    if floors:
+        yield (
+            f"Torch's fused form on one array as long as the 148 together takes {_range(floors)} of its time on them: "
+            "passing over the memory costs that much here, however many arrays it is."
+        )
 
 
 def _said_of_classes(found: Mapping[str, Timings]) -> Iterator[str]:
@@ -187,7 +194,8 @@ def _verdict(ratios: Sequence[float], most: float) -> str:
 
 
 def _own_rules(found: Mapping[str, Timings]) -> Iterator[str]:
-    head = ("arrays", "rates", "for-loop", "foreach", "fused", "étude", "no kernel", "étude/fused", "étude/one rate")
+    head = ("arrays", "rates", "for-loop", "foreach", "fused", "one long array", "étude", "no kernel", "étude/fused")
+    head = (*head, "étude/one rate")
     for rule in OURS:
         rows = [_own_row(point, found[title(rule, *point)], head) for point in POINTS if title(rule, *point) in found]
         if rows:
@@ -196,7 +204,7 @@ def _own_rules(found: Mapping[str, Timings]) -> Iterator[str]:
 
 
 def _own_row(point: tuple[int, int], timings: Timings, head: Sequence[str]) -> list[str]:
-    forms = ("torch, for-loop", "torch, foreach", "torch, fused", "étude", "étude, no kernel")
+    forms = ("torch, for-loop", "torch, foreach", "torch, fused", LONG, "étude", "étude, no kernel")
     ours, one = timings["étude"], timings.get("étude, one rate")
     most = {bound["of"]: bound for bound in ours["bounds"]}
     beside = _marked(ours["ratio"], most.get("torch, fused"))
@@ -204,7 +212,12 @@ def _own_row(point: tuple[int, int], timings: Timings, head: Sequence[str]) -> l
         last = _marked(most["étude, one rate"]["ratio"], most["étude, one rate"])
     else:
         last = f"{ours['median'] / one['median']:.2f}" if one else ""
-    return [*map(_many, point), *(_many(timings[form]["median"]) for form in forms), beside, last]
+    return [
+        *map(_many, point),
+        *(_many(timings[form]["median"]) if form in timings else "" for form in forms),
+        beside,
+        last,
+    ]
 
 
 def _through_etude(found: Mapping[str, Timings]) -> Iterator[str]:
