@@ -43,7 +43,7 @@ OURS: Mapping[str, tuple[type[torch.optim.Optimizer], str, dict[str, Any]]] = {
 }
 """Rules that torch has too and that are our own: torch's class, our name, the settings of both."""
 LONG = "torch, fused, one long array"
-"""One array with as many numbers as all have together: what the memory costs, and hardly anything else."""
+"""One array with as many numbers as all have together: the cost of passing over the numbers."""
 ASKED = ("SGD", "Adam", "AdamW")
 """Those of which a time is asked."""
 

@@ -23,7 +23,7 @@ _OWN = """\
 torch has a parameter group for each rate, étude a multiplier for each array. Asked of SGD, Adam and AdamW: with one
 rate at most 0.35 of torch's fused form at 148 arrays; with 148 rates and more at most 0.2 of it, and at most 3 times
 our own step with one rate. "One long array" is torch's fused form on a single array with as many numbers as all have
-together: what passing over the memory costs. "No kernel" is what a machine without a C compiler gets.
+together: what passing over the numbers costs. "No kernel" is what a machine without a C compiler gets.
 """
 
 _CLASSES = """\
@@ -109,7 +109,7 @@ def _said_of_own(found: Mapping[str, Timings]) -> Iterator[str]:
     if floors:
         yield (
             f"Torch's fused form on one array as long as the 148 together takes {_range(floors)} of its time on them: "
-            "passing over the memory costs that much here, however many arrays it is."
+            "passing over the numbers costs that much here, however many arrays they are in."
         )
 
 
@@ -246,7 +246,12 @@ def _grid(found: Mapping[str, Timings], what: str, rows: Sequence[str], name_of:
     for row in rows:
         timings = [found[title(what, *point)].get(name_of(row)) for point in points]
         if any(timings):
-            cells.append([_class_of(row), *(_cell(timing) if timing else "" for timing in timings)])
+            cells.append(
+                [
+                    row if _class_of(row) in rows else _class_of(row),
+                    *(_cell(timing) if timing else "" for timing in timings),
+                ]
+            )
     yield _table(("arrays, rates", *(f"{_many(count)}, {_many(rates)}" for count, rates in points)), cells)
 
 
@@ -303,8 +308,10 @@ def _asked(timing: Mapping[str, Any]) -> str:
 
 
 def _marked(ratio: float, bound: Mapping[str, Any] | None = None) -> str:
-    """A ratio, bold where more was asked."""
-    return f"**{ratio:.2f}**" if bound is not None and ratio > bound["at_most"] else f"{ratio:.2f}"
+    """A ratio, bold where less was asked; a third digit where two do not show the difference."""
+    if bound is None or ratio <= bound["at_most"]:
+        return f"{ratio:.2f}"
+    return f"**{ratio:.2f}**" if round(ratio, 2) > bound["at_most"] else f"**{ratio:.3f}**"
 
 
 def _many(number: float) -> str:
