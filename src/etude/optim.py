@@ -16,7 +16,7 @@ etude.Trainer(net, "sign_descent", weight_decay=0.1)
 from __future__ import annotations
 
 from etude.step.optim.adabelief import AdaBelief
-from etude.step.optim.adam import Adam, AdamW
+from etude.step.optim.adam import Adam, AdamW, AMSGrad
 from etude.step.optim.dcasgd import DcAsgd
 from etude.step.optim.ftml import Ftml
 from etude.step.optim.ftrl import Ftrl
@@ -28,13 +28,15 @@ from etude.step.optim.lion import Lion
 from etude.step.optim.registry import known_names, register
 from etude.step.optim.rowwise import RowwiseAdagrad
 from etude.step.optim.rule import Setting, UpdateRule
-from etude.step.optim.sgd import SGD
+from etude.step.optim.sgd import NAG, SGD
 from etude.step.optim.sgld import Sgld
 from etude.step.optim.signum import SignSGD, Signum
 from etude.step.torch_schedules import from_torch, to_torch
 
 __all__ = [
+    "NAG",
     "SGD",
+    "AMSGrad",
     "AdaBelief",
     "Adam",
     "AdamW",

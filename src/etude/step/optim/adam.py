@@ -97,3 +97,10 @@ class AdamW(Adam):
     settings: ClassVar[Mapping[str, Setting]] = {**Adam.settings, "weight_decay": Setting(0.01)}
     native: ClassVar[tuple[str, ...]] = ("etude_adamw", *_COLUMNS)
     decoupled: ClassVar[bool] = True
+
+
+class AMSGrad(Adam):
+    """`"amsgrad"`: Adam with the largest v so far."""
+
+    name: ClassVar[str] = "amsgrad"
+    settings: ClassVar[Mapping[str, Setting]] = {**Adam.settings, "amsgrad": Setting(True)}

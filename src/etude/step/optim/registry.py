@@ -13,7 +13,7 @@ from etude.errors import SettingError, nearest
 from etude.needs import need
 from etude.step.gradients import GRADIENT_SETTINGS
 from etude.step.optim.adabelief import AdaBelief
-from etude.step.optim.adam import Adam, AdamW
+from etude.step.optim.adam import Adam, AdamW, AMSGrad
 from etude.step.optim.dcasgd import DcAsgd
 from etude.step.optim.ftml import Ftml
 from etude.step.optim.ftrl import Ftrl
@@ -24,7 +24,7 @@ from etude.step.optim.lazy import LazyAdam, LazySGD
 from etude.step.optim.lion import Lion
 from etude.step.optim.rowwise import RowwiseAdagrad
 from etude.step.optim.rule import Setting, UpdateRule
-from etude.step.optim.sgd import SGD
+from etude.step.optim.sgd import NAG, SGD
 from etude.step.optim.sgld import Sgld
 from etude.step.optim.signum import SignSGD, Signum
 
@@ -34,6 +34,8 @@ OURS: tuple[type[UpdateRule], ...] = (
     SGD,
     Adam,
     AdamW,
+    AMSGrad,
+    NAG,
     AdaBelief,
     DcAsgd,
     Ftml,

@@ -88,3 +88,14 @@ class SGD(UpdateRule):
             buffer.mul_(momentum).add_(change * (1 - kept))
             change = change + buffer * momentum if settings["nesterov"] else buffer
         array.sub_(change * settings["learning_rate"])
+
+
+class NAG(SGD):
+    """`"nag"`: SGD with Nesterov's momentum; momentum is 0.9."""
+
+    name: ClassVar[str] = "nag"
+    settings: ClassVar[Mapping[str, Setting]] = {
+        **SGD.settings,
+        "momentum": Setting(0.9, 0.0, 1.0),
+        "nesterov": Setting(True),
+    }
