@@ -607,6 +607,7 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
         ["There is no optimizer 'adm' in schedulefree", "It has: adamwschedulefree"],
     ),
     "no name": (lambda: register(Tiger, name="a.b"), SettingError, ["'a.b' is no name", 'name="my_rule"']),
+    "maximize": (lambda: trainer(maximize=1), SettingError, ["maximize=1: True or False", "a negative multiplier"]),
     "another formula": (
         lambda: Trainer(chain(), type("B", (Tiger,), {"name": "b", "formula": lambda self, array: None})),
         SettingError,

@@ -173,3 +173,32 @@ def test_the_name_of_a_recipe() -> None:
     assert recipe("lion") == "lion"
     assert recipe("torch.sgd") == "SGD"
     assert recipe({"a": "muon", everything: "adam"}) == "Muon, adam"
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "nadam"])
+def test_maximize_is_what_it_is_in_torch(name: str) -> None:
+    net, twin = chain(), chain()
+    kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "nadam": torch.optim.NAdam}[
+        name
+    ]
+    ours = Trainer(net, name, learning_rate=0.1, weight_decay=0.1, maximize=True)
+    theirs = kind(twin.parameters(), lr=0.1, weight_decay=0.1, maximize=True)
+    for step in range(4):
+        give_gradients(net, step)
+        give_gradients(twin, step)
+        ours.step()
+        theirs.step()
+        ours.zero_grad()
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(net.parameters(), twin.parameters(), strict=True))
+
+
+def test_a_part_that_climbs_goes_down_where_everything_climbs() -> None:
+    net = graph()
+    trainer = Trainer(
+        net, {"a": "sgd", everything: "nadam"}, learning_rate=0.1, maximize=True, learning_rate_multipliers={"a": -1}
+    )
+    assert set(trainer.table.multipliers().values()) == {1.0}
+    trainer.set_learning_rate(0.2)
+    assert of(trainer, "learning_rate")["a.bias"] == 0.2
+    assert of(Trainer(graph(), "lion", maximize=True), "learning_rate")["a.bias"] == -1e-4
+    assert of(Trainer(graph(), "lion", maximize=False), "learning_rate")["a.bias"] == 1e-4

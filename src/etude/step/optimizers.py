@@ -99,4 +99,5 @@ def settings_known(optimizer: OptimizerLike) -> tuple[str, ...] | None:
         if not maker.settings and not maker.options and not isinstance(maker.of, UpdateRule | torch.optim.Optimizer):
             return None
         found += [*maker.settings, *maker.options, *(("betas",) if "beta1" in maker.settings else ())]
+        found += ["maximize"] if isinstance(maker.of, UpdateRule) else []
     return tuple(dict.fromkeys(found))

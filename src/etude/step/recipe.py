@@ -16,7 +16,7 @@ from etude.step.gradients import GRADIENT_SETTINGS
 from etude.step.optim.groups import ABSENT
 from etude.step.optim.maker import Maker
 from etude.step.optim.options import check_options
-from etude.step.optim.rule import Setting
+from etude.step.optim.rule import Setting, UpdateRule
 from etude.step.optim.several import SeveralOptimizer
 from etude.step.optimizers import Optimizer, OptimizerLike, makers_of, muons, settings_known
 from etude.values.marks import Frozen, Inherit
@@ -33,6 +33,8 @@ OPTIMIZER = "optimizer"
 """Where optimizers are given by part, which one an array has is a setting of that name."""
 
 
+_CLIMB = "maximize"
+"""The word of torch's optimizers for climbing, which rules of ours understand as well."""
 _ASKED = 257
 """Moments of a run of known length at which schedules are asked beforehand."""
 _AHEAD = (*range(1, 65), *(2**n for n in range(7, 21)))
@@ -64,6 +66,9 @@ class Recipe:
         self.given = {key: value for key, value in settings.items() if key not in GRADIENT_SETTINGS}
         self.known = self._known_settings()
         settings = _split_betas(settings, self.known)
+        self._climbs = self._climbing(settings)
+        if self._climbs is not None:
+            settings = {key: value for key, value in settings.items() if key != _CLIMB}
         self.said = {*settings, *(() if learning_rate is None else (RATE,))}
         self.base = self._base(learning_rate, settings)
         self.rules = self._rules(given, multipliers)
@@ -91,6 +96,26 @@ class Recipe:
             for key, setting in maker.settings.items():
                 found[key] = setting if found.get(key, setting) == setting else None
         return {**found, **GRADIENT_SETTINGS}
+
+    def _climbing(self, settings: Mapping[str, Any]) -> bool | None:
+        """Whether arrays under rules of ours climb; None where nothing is said, or there are no such rules."""
+        if _CLIMB not in settings or not any(isinstance(maker.of, UpdateRule) for maker in self.makers.values()):
+            return None
+        asked = settings[_CLIMB]
+        if not isinstance(asked, bool):
+            raise SettingError(f"maximize={asked!r}: True or False is needed. Parts climb with a negative multiplier.")
+        return asked
+
+    def _turned(self, table: Table, owners: Mapping[str, Maker]) -> Table:
+        """The table with the rates of arrays under rules of ours turned round; other optimizers do it themselves."""
+        choices: dict[str, Mapping[str, Choice]] = {}
+        for name, of in table.choices.items():
+            own, rate = name in owners and isinstance(owners[name].of, UpdateRule), of[RATE]
+            if own and not rate.frozen:
+                factor = schedule(-1.0) if rate.factor is None else rate.factor * -1.0
+                rate = Choice(rate.base, factor, rate.rule, rate.absolute)
+            choices[name] = {**of, RATE: rate}
+        return table.with_choices(choices)
 
     def _base(self, learning_rate: Any, settings: Mapping[str, Any]) -> dict[str, Schedule]:
         values: dict[str, Any] = {RATE: self._last.rate if learning_rate is None else learning_rate}
@@ -272,6 +297,8 @@ class Recipe:
             made = _told(made, self._exempt)
         if self.places:
             made = self._apart(made, owners)
+        if self._climbs:
+            made = self._turned(made, owners)
         for each in made.schedules():
             try:
                 each.check(extent, uncounted)
