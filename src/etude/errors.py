@@ -6,8 +6,14 @@ All derive from `EtudeError`, and each also from the built-in exception a Python
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+_HERE = os.path.dirname(__file__) + os.sep
+"""Where the files of this library are."""
 
 
 class EtudeError(Exception):
@@ -87,3 +93,11 @@ def nearest(word: str, words: Iterable[str], count: int = 3) -> str:
             found.append(candidate)
     quoted = ", ".join(f'"{name}"' for name in found)
     return f" Nearest: {quoted}." if found else ""
+
+
+def warn(text: str) -> None:
+    """A UserWarning that points at the line of the user's program from which this library was called."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, stacklevel=level)

@@ -7,13 +7,12 @@ first (its author had the inner ones in view).
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from torch import nn
 
-from etude.errors import PartError, RuleError
+from etude.errors import PartError, RuleError, warn
 from etude.values.marks import FROZEN, INHERIT
 from etude.values.rules import Rules, RulesLike, Times, rules
 from etude.values.tree import Tree
@@ -91,9 +90,7 @@ def left_for(tree: Tree, name: str, setting: str) -> tuple[Any, str] | None:
     found = [decided for path in tree.names[name] if (decided := _at_path(tree, path, setting)) is not None]
     if len({repr(value) for value, _ in found}) > 1:
         said = " and ".join(f"{value!r} ({rule})" for value, rule in found)
-        warnings.warn(
-            f"The shared array {name!r} has two values of {setting}: {said}. The first is used.", stacklevel=4
-        )
+        warn(f"The shared array {name!r} has two values of {setting}: {said}. The first is used.")
     return found[0] if found else None
 
 

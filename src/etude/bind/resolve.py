@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from etude.bind.left import left_for
 from etude.bind.table import RATE, Choice, Table, parts_of
-from etude.errors import PartError, RuleError, nearest
+from etude.errors import PartError, RuleError, nearest, warn
 from etude.values.marks import FROZEN, INHERIT
 from etude.values.part import Part
 from etude.values.rules import Rules, Times
@@ -57,16 +56,16 @@ def resolve(
     if covered and strict:
         raise RuleError("Rules that can never decide, because earlier ones cover them: " + "; ".join(covered))
     for text in covered:
-        warnings.warn(f"This rule never decides, because earlier ones cover it: {text}", stacklevel=4)
+        warn(f"This rule never decides, because earlier ones cover it: {text}")
     for text in (text for setting, made in rules.items() for text in _conflicts(tree, made, setting)):
-        warnings.warn(text, stacklevel=4)
+        warn(text)
     choose = _Chooser(tree, base, rules, matched, own, held, thawed)
     choices = {name: {setting: choose(name, setting) for setting in base} for name in names}
     buffers = [name for name in tree.arrays if name not in tree.parameters]
     inside = set(tree.arrays) if only is None else set(only.names(tree))
     frozen = tuple(name for name in buffers if name in inside and choose(name, RATE).frozen)
     for text in _check_schedule(tree, update_schedule, choices):
-        warnings.warn(text, stacklevel=4)
+        warn(text)
     return Table(tree, choices, update_schedule, base[RATE], frozen, covered)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from etude.data.batch import Batch
 from etude.data.cursor import Cursor
-from etude.errors import NonFiniteError, StateError
+from etude.errors import NonFiniteError, StateError, warn
 from etude.run.check import Checked
 from etude.run.evaluate import Means, total_losses
 from etude.run.events import Began, Ended, EpochEnded, Event, Listener, Settled, Skipped, Stepped
@@ -208,7 +207,7 @@ class Run:
     def _nothing_to_do(self) -> tuple[str, str]:
         if any(work.stepper.table.ever_moving() for work in self.checked.works):
             return "", ""
-        warnings.warn("Every array is frozen: the net is returned unchanged, no step was made.", stacklevel=5)
+        warn("Every array is frozen: the net is returned unchanged, no step was made.")
         return "frozen", "every array is frozen; nothing was trained"
 
     def _reached_end(self) -> str:

@@ -7,7 +7,6 @@ the program leaves every array, memory and buffer as it was.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from etude.bind.table import RATE, Moving, Now
-from etude.errors import PlanError
+from etude.errors import PlanError, warn
 from etude.step.loss import Losses, Measured
 from etude.step.optim.half import is_low
 from etude.step.optim.own import Bundle, OwnOptimizer
@@ -82,9 +81,7 @@ class CompiledStep:
             return True
         if not self._warned:
             self._warned = True
-            warnings.warn(
-                f"More than {PROGRAMS} sets of arrays move in turn: the further ones are not compiled.", stacklevel=2
-            )
+            warn(f"More than {PROGRAMS} sets of arrays move in turn: the further ones are not compiled.")
         return False
 
     def __call__(self, now: Now, values: Any, weights: tuple[float, ...]) -> tuple[Tensor, bool, tuple[Measured, ...]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from math import inf
@@ -11,7 +10,7 @@ from typing import Any
 from etude.bind.left import settings_left
 from etude.bind.resolve import resolve
 from etude.bind.table import RATE, Choice, Table
-from etude.errors import ScheduleError, SettingError, nearest
+from etude.errors import ScheduleError, SettingError, nearest, warn
 from etude.step.gradients import GRADIENT_SETTINGS
 from etude.step.optim.groups import ABSENT
 from etude.step.optim.maker import Maker
@@ -371,7 +370,7 @@ class Recipe:
             if setting in self.known:
                 self.base[setting] = schedule(GRADIENT_SETTINGS[setting].default)
             else:
-                warnings.warn(f"Rules left on modules are not used: {self._unknown(setting)}", stacklevel=5)
+                warn(f"Rules left on modules are not used: {self._unknown(setting)}")
 
     def optimizer_for(self, table: Table, seed: int = 0, half: str = "master") -> Optimizer:
         """The optimizer at work on the arrays of `table`; `seed` is that of the draws of our rules."""

@@ -8,7 +8,6 @@ for x, y in batches:
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -29,6 +28,7 @@ from etude.errors import (
     StaleGradientError,
     StateError,
     nearest,
+    warn,
 )
 from etude.step import closure as with_closure
 from etude.step import states
@@ -233,10 +233,9 @@ class Trainer:
         self._begin("step()")
         if self._scale.active and not self._scaled:
             self._scaled = True
-            warnings.warn(
+            warn(
                 f"step(): gradients are divided by the loss scale, {self._scale.value:g}, and neither scale() nor "
-                "loss_scale was asked for before. Write trainer.scale(loss).backward().",
-                stacklevel=3,
+                "loss_scale was asked for before. Write trainer.scale(loss).backward()."
             )
         if closure is not None or self._stepper.optimizer.needs_closure:
             return self._step_with(closure, samples, ignore_stale_grad)
@@ -417,10 +416,9 @@ class Trainer:
         listens = {name for of in (*self.memory, *self._averages.schedules()) for name in of.listens}
         if listens and not listens & set(metrics):
             first = next(iter(metrics), "")
-            warnings.warn(
+            warn(
                 f"Nothing listens to {listed(metrics) or 'nothing'}: schedules listen to {listed(sorted(listens))}."
-                f"{nearest(first, listens)}",
-                stacklevel=2,
+                f"{nearest(first, listens)}"
             )
         self._stepper.see(metrics)
         self._averages.see(metrics)
@@ -648,10 +646,9 @@ class Trainer:
         if not differs and said == recipe.said:
             return
         if tell and differs:
-            warnings.warn(
+            warn(
                 f"The state has other settings than this trainer, and they are used: {', '.join(differs)}. Write "
-                'load_state_dict(state, keep="saved") if that is meant, or keep="new".',
-                stacklevel=3,
+                'load_state_dict(state, keep="saved") if that is meant, or keep="new".'
             )
         recipe.base = {**{key: made for key, made in recipe.base.items() if key not in off}, **base}
         recipe.said = said
