@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, cast
 
@@ -18,6 +17,7 @@ from etude.step.gradients import (
     DENSE,
     GRADIENT_SETTINGS,
     Gradients,
+    Layout,
     all_finite,
     clip_weights,
     decay,
@@ -37,18 +37,7 @@ from etude.values.tree import Tree, has_shape
 
 _SETS = 512
 """Sets of moving arrays whose tensors are kept at hand; stale gradients can make ever new ones."""
-_DTYPE = attrgetter("dtype")
 _REQUIRES = attrgetter("requires_grad")
-
-
-@dataclass(slots=True)
-class _Looked:
-    """The arrays that move together: whether all are contiguous, their types, whether some have half precision."""
-
-    arrays: list[Tensor]
-    contiguous: bool
-    dtypes: frozenset[torch.dtype]
-    low: bool
 
 
 class Stepper:
@@ -123,7 +112,7 @@ class Stepper:
         self.arrays = tuple(table.tree.arrays[name] for name in table.names)
         self._extra = frozenset(GRADIENT_SETTINGS) & frozenset(table.settings)
         self._before = self._extra - {"shrink", "clip_weights"}
-        self._looked: dict[Moving, _Looked] = {}
+        self._looked: dict[Moving, Layout] = {}
         self._outside: dict[Moving, tuple[Tensor, ...]] = {}
         still = _still_modules(table)
         for module in self._stilled - set(still):
@@ -157,6 +146,7 @@ class Stepper:
 
         Args:
             count: what gradients are divided by. ignore_stale_grad, non_finite: as for `Trainer`.
+            marks: `mark` will be called afterwards.
 
         Returns:
             Whether the step was made; False if non_finite="skip" refused it.
@@ -220,7 +210,7 @@ class Stepper:
                 gradients.divide(count)
         if self._before:
             self.prepare(gradients, now)
-        if optimizer.shapes and not self._laid_out(gradients.values, looked):
+        if optimizer.shapes and not looked.holds(gradients.values):
             gradients.shape_like(looked.arrays, optimizer.takes_sparse)
         if "shrink" in self._extra:
             shrink(optimizer.targets(now.moving.indices), now)
@@ -242,18 +232,6 @@ class Stepper:
         """The term of the mean loss whose gradient l2 adds, for optimizers that compare losses."""
         return decay(self.looked_up(now.moving).arrays, now) if "l2" in self._extra else 0.0
 
-    def _laid_out(self, gradients: Sequence[Tensor], looked: _Looked) -> bool:
-        """Whether every gradient lies in memory as its array does; where that is not plain to see, False."""
-        if not looked.contiguous or not looked.dtypes.issuperset(map(_DTYPE, gradients)):
-            return False
-        try:
-            # The kernels of native.c do not know of torch's lazy minus sign.
-            flat = all(map(Tensor.is_contiguous, gradients)) and not any(map(Tensor.is_neg, gradients))
-            return flat and len(looked.dtypes) == 1
-        except RuntimeError:
-            # A sparse gradient has no such thing.
-            return False
-
     def _draw(self) -> tuple[int, int]:
         """Which draw of noise this is: the number of the step, and how many were drawn in it before."""
         step = int(self.progress.step)
@@ -261,7 +239,7 @@ class Stepper:
         self._drawn = (step, again)
         return self._drawn
 
-    def looked_up(self, moving: Moving) -> _Looked:
+    def looked_up(self, moving: Moving) -> Layout:
         """The arrays of a set that moves.
 
         Raises:
@@ -274,16 +252,14 @@ class Stepper:
             found = self._looked[moving] = self._look_up(moving)
         return found
 
-    def _look_up(self, moving: Moving) -> _Looked:
+    def _look_up(self, moving: Moving) -> Layout:
         arrays = [self.arrays[i] for i in moving.indices]
         lazy = [self.table.names[i] for i in moving.indices if not has_shape(self.arrays[i])]
         if lazy:
             raise SettingError(
                 f"step(): {listed(lazy)} have no shape yet. Call the net once before the first step, or freeze them."
             )
-        contiguous = all(array.is_contiguous() for array in arrays)
-        dtypes = frozenset(array.dtype for array in arrays)
-        return _Looked(arrays, contiguous, dtypes, any(is_low(array) for array in arrays))
+        return Layout(arrays)
 
     # ------------------------------------------------------------------------------------- gradients, old and new
 

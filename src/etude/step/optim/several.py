@@ -10,7 +10,7 @@ from torch import Tensor
 
 from etude.bind.table import Group, Moving, Now, Table
 from etude.errors import StateError
-from etude.step.gradients import Gradients
+from etude.step.gradients import Gradients, Layout
 from etude.step.optim.foreign import ForeignOptimizer
 from etude.step.optim.lbfgs import LBFGSOptimizer
 from etude.step.optim.own import OwnOptimizer
@@ -22,24 +22,14 @@ _SETS = 512
 class _Share:
     """What one optimizer moves of a set of arrays that move together."""
 
-    __slots__ = ("_arrays", "_dtypes", "_member", "_moving", "_plain", "_positions")
+    __slots__ = ("_layout", "_member", "_moving", "_positions")
 
     def __init__(self, member: OwnOptimizer | ForeignOptimizer, groups: Sequence[Group], whole: Moving) -> None:
         place = {index: position for position, index in enumerate(whole.indices)}
         indices = tuple(sorted(i for group in groups for i in group.indices))
         self._member, self._moving = member, Moving(tuple(groups), indices)
         self._positions = [place[index] for index in indices]
-        self._arrays = [member.arrays[index] for index in indices]
-        self._look()
-
-    def _look(self) -> None:
-        self._dtypes = {array.dtype for array in self._arrays}
-        self._plain = len(self._dtypes) == 1 and all(array.is_contiguous() for array in self._arrays)
-
-    def _laid_out(self, gradients: Sequence[Tensor]) -> bool:
-        """Whether every gradient lies in memory as its array does; where that is not plain to see, False."""
-        same = self._plain and self._dtypes.issuperset(gradient.dtype for gradient in gradients)
-        return same and all(not g.is_sparse and g.is_contiguous() and not g.is_neg() for g in gradients)
+        self._layout = Layout(member.arrays[index] for index in indices)
 
     def move(self, now: Now, gradients: Sequence[Tensor], divisor: float) -> None:
         own = Gradients([gradients[position] for position in self._positions])
@@ -47,9 +37,9 @@ class _Share:
             own.dense()
         if isinstance(self._member, OwnOptimizer) and not self._member.follow(Now(now.columns, self._moving)):
             # Somebody may have given arrays other storage.
-            self._look()
-        if self._member.shapes and not self._laid_out(own.values):
-            own.shape_like(self._arrays, self._member.takes_sparse)
+            self._layout = Layout(self._layout.arrays)
+        if self._member.shapes and not self._layout.holds(own.values):
+            own.shape_like(self._layout.arrays, self._member.takes_sparse)
         self._member.move(Now(now.columns, self._moving), own.values, divisor)
 
 
