@@ -48,6 +48,41 @@ class StateError(EtudeError, ValueError):
     """A saved state that does not fit what it is loaded into."""
 
 
+class CheckpointError(StateError):
+    """A checkpoint that cannot be written, or a file that is not what was written: missing, damaged, or no checkpoint.
+
+    Attributes:
+        file: its path. expected: what should be there. found: what is there.
+        damaged: whether the file is not what was written; False where it could not be reached or is of another kind.
+    """
+
+    def __init__(self, file: str, expected: str, found: str, damaged: bool = True) -> None:
+        super().__init__(f"{file}: expected {expected}; found {found}.")
+        self.file = file
+        self.expected = expected
+        self.found = found
+        self.damaged = damaged
+
+
+class Interrupted(SystemExit):
+    """A run was asked to leave, and its state was saved: the process ends with exit code 75, "run me again".
+
+    Not an `EtudeError`: what catches errors should not keep a process alive that was asked to end.
+
+    Attributes:
+        path: the file with the state. step: steps done. reason: the signal, or the time limit.
+    """
+
+    def __init__(self, path: str, step: int, reason: str) -> None:
+        super().__init__(75)
+        self.path = path
+        self.step = step
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.reason}: the state after step {self.step} is in {self.path}; run again to go on"
+
+
 class StaleGradientError(EtudeError, RuntimeError):
     """A step without a new gradient for an array that moves now, or with an old gradient mixed in.
 
