@@ -28,6 +28,7 @@ from etude.step.averages import ema, swa
 from etude.step.gan import GAN
 from etude.step.trainer import Trainer
 from etude.step.update import Update
+from etude.values.cadence import every
 from etude.values.curves import (
     cosine,
     cyclic,
@@ -50,7 +51,6 @@ from etude.values.schedule import Schedule, constant, cycle, pieces, repeat, sch
 from etude.values.spans import (
     Span,
     epochs,
-    every,
     fraction,
     hours,
     minutes,

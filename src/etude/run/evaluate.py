@@ -18,9 +18,10 @@ from etude.run.randomness import own_randomness, seed_look
 from etude.step.loss import Measured
 from etude.step.reading import Reader
 from etude.step.work import Work
+from etude.values.cadence import Cadence, every
 from etude.values.progress import Progress
 from etude.values.reactive import check_told
-from etude.values.spans import Cadence, Span, epochs, every
+from etude.values.spans import Span, epochs
 
 _EVERY_EPOCH = every(epochs(1))
 
@@ -216,10 +217,23 @@ class Means:
         values = numbers(means)
         sizes = numbers(counts)
         total, count = self._sums.get(name, (0.0, 0.0))
-        # A batch of which nothing counts (every target ignored) has a mean of NaN and no weight.
-        total += sum(value * size for value, size in zip(values, sizes, strict=True) if size)
-        self._sums[name] = (total, count + sum(sizes))
+        # One after the other, so that when they are read changes no bit of the sum. A batch of which nothing counts
+        # (every target ignored) has a mean of NaN and no weight.
+        for value, size in zip(values, sizes, strict=True):
+            if size:
+                total, count = total + value * size, count + size
+        self._sums[name] = (total, count)
         self._waiting[name] = ([], [])
+
+    def state(self) -> dict[str, list[float]]:
+        """The sum and the count of each term so far."""
+        for name in self._waiting:
+            self._read(name)
+        return {name: list(sums) for name, sums in self._sums.items()}
+
+    def load(self, state: Mapping[str, Sequence[float]]) -> None:
+        """Take over what `state` gave."""
+        self._sums, self._waiting = {name: (sums[0], sums[1]) for name, sums in state.items()}, {}
 
 
 def numbers(values: Sequence[float | Tensor]) -> list[float]:

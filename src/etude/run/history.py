@@ -36,11 +36,12 @@ class History(Mapping[str, Series]):
     make the device wait at every step. A series that was handed out grows with the run.
     """
 
-    __slots__ = ("_pending", "_series")
+    __slots__ = ("_columns", "_pending", "_series")
 
     def __init__(self, series: Iterable[Series] = ()) -> None:
         self._series = {one.name: one for one in series}
         self._pending: list[Stepped] = []
+        self._columns: dict[str, _Column] = {}
 
     def see(self, event: Event) -> None:
         """Take what `event` tells; events without numbers are passed over."""
@@ -101,10 +102,54 @@ class History(Mapping[str, Series]):
             for name, one in self.items()
         }
 
+    def columns(self) -> dict[str, Tensor]:
+        """Everything as tensors, "<series>:steps" (int64), "<series>:epochs" and "<series>:values" (float64).
+
+        They are views of memory that grows with the history and in which nothing is changed: no copy is needed.
+        """
+        made = {}
+        for name, one in self.items():
+            for column, values in (("steps", one.steps), ("epochs", one.epochs), ("values", one.values)):
+                key = f"{name}:{column}"
+                if key not in self._columns:
+                    self._columns[key] = _Column(torch.int64 if column == "steps" else torch.float64)
+                made[key] = self._columns[key].upto(values)
+        return made
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, Tensor]) -> History:
+        """The history that `columns` gave. `StateError` where a series is incomplete."""
+        record: dict[str, dict[str, list[Any]]] = {}
+        for key, column in columns.items():
+            name, _, kind = key.rpartition(":")
+            record.setdefault(name, {})[kind] = column.tolist()
+        return cls.from_dict(record)
+
     @classmethod
     def from_dict(cls, record: Mapping[str, Mapping[str, Sequence[Any]]]) -> History:
         """The history that `to_dict` wrote. `StateError` where a series is incomplete."""
         return cls(_series(name, columns) for name, columns in record.items())
+
+
+class _Column:
+    """Numbers as a tensor that grows with a list, so that only the new ones have to be written."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._memory = torch.empty(0, dtype=dtype)
+        self._filled = 0
+
+    def upto(self, values: Sequence[float]) -> Tensor:
+        """All of them."""
+        count = len(values)
+        if count > len(self._memory):
+            # What was handed out keeps the memory it is a view of.
+            larger = torch.empty(max(2 * count, 64), dtype=self._memory.dtype)
+            larger[: self._filled] = self._memory[: self._filled]
+            self._memory = larger
+        if count > self._filled:
+            self._memory[self._filled : count] = torch.tensor(values[self._filled :], dtype=self._memory.dtype)
+            self._filled = count
+        return self._memory[:count]
 
 
 def _series(name: str, columns: Mapping[str, Sequence[Any]]) -> Series:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import isnan
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from etude.run.check import Checked
 from etude.run.events import Evaluated
+from etude.step.states import clock_in, clock_of
 from etude.values.progress import Progress
 
 
@@ -41,7 +44,7 @@ class Best:
         """Whether the validation data are to be looked at now, `elapsed` seconds after the run began."""
         if self._evaluator is None:
             return False
-        due = self._evaluator.cadence.due(before, after, elapsed, self._last or 0.0)
+        due = self._evaluator.cadence.due(before, after, elapsed, self._last)
         if due:
             self._last = elapsed
         return due
@@ -107,6 +110,28 @@ class Best:
             return
         for name, kept in self._kept.items():
             kept.copy_(arrays[name])
+
+    def state(self) -> dict[str, Any]:
+        """What a later run needs to go on; the arrays of the best net are not copied."""
+        return {
+            "score": self.score,
+            "progress": None if self.progress is None else clock_of(self.progress),
+            "waiting": self._waiting,
+            "judged": self._judged,
+            "last": self._last,
+            "arrays": dict(self._kept or {}),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` gave."""
+        extent, progress = self._checked.extent, state["progress"]
+        self.score, self._waiting = state["score"], state["waiting"]
+        self._judged, self._last = state["judged"], state["last"]
+        self.progress = None if progress is None else clock_in(progress, extent)
+        like = self._arrays()
+        self._kept = {
+            name: kept.to(like[name].device, copy=True) for name, kept in state["arrays"].items() if name in like
+        } or None
 
     def restore(self) -> None:
         """Put the best arrays into the net; the last ones are kept for `final`, and the averages as they are."""

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from etude.errors import SettingError, StateError
-from etude.values.progress import Progress
+from etude.values.progress import Extent, Progress
 from etude.values.rules import Rules, rules
 from etude.values.schedule import Schedule, schedule
 from etude.values.text import read, write
@@ -61,11 +61,19 @@ def memory_in(state: Mapping[str, Any], memory: Mapping[Schedule, Any]) -> dict[
     """
     made = {}
     for place, (of, kept) in enumerate(memory.items()):
-        found = state["memory"].get(_key(of, place), kept)
-        if not _is_like(found, of.start()):
-            raise StateError(f"The state remembers {found!r} for the schedule {of!r}, which is no memory of it")
-        made[of] = _as_tuples(found)
+        made[of] = as_memory(of, state["memory"].get(_key(of, place), kept))
     return made
+
+
+def as_memory(of: Schedule, found: Any) -> Any:
+    """What a state says that a schedule remembers, as the schedule takes it.
+
+    Raises:
+        StateError: it is no memory of the schedule.
+    """
+    if not _is_like(found, of.start()):
+        raise StateError(f"The state remembers {found!r} for the schedule {of!r}, which is no memory of it")
+    return _as_tuples(found)
 
 
 def _is_like(found: Any, start: Any) -> bool:
@@ -100,6 +108,23 @@ def check(state: Any, optimizer: str, arrays: Mapping[str, Tensor], names: Itera
     """Raise StateError, listing every difference, unless it is a state of this optimizer for these arrays."""
     if not isinstance(state, Mapping) or state.get("format") != FORMAT or not state.keys() >= KEYS:
         raise StateError("This is no state of a Trainer (of this version). Give what state_dict() returned.")
+    names = tuple(names)
+    check_arrays(state, optimizer, names)
+    own = state["arrays"]
+    for key, fits in _FORMS.items():
+        if not fits(state.get(key)):
+            raise StateError(
+                f"The state has no {_WORDS.get(key, key)}: {state.get(key)!r}. Give what state_dict() returned. "
+                "Nothing was loaded."
+            )
+    for name, gradient in state["gradients"].items():
+        shape = tuple(arrays[name].shape) if name in own else None
+        if not isinstance(gradient, Tensor) or tuple(gradient.shape) != shape:
+            raise StateError(f"The accumulated gradient of {name!r} does not fit an array. Nothing was loaded.")
+
+
+def check_arrays(state: Mapping[str, Any], optimizer: str, names: Iterable[str]) -> None:
+    """Raise StateError, listing every difference, unless a state has the memory of this optimizer for these arrays."""
     found = []
     if state["optimizer"] != optimizer:
         found.append(f"The state is of the optimizer {state['optimizer']!r}, the trainer has {optimizer!r}.")
@@ -116,19 +141,15 @@ def check(state: Any, optimizer: str, arrays: Mapping[str, Tensor], names: Itera
         found.append(f"It has {listed(more)}, which the trainer does not step.")
     if found:
         raise StateError(f"{' '.join(found)} Nothing was loaded.")
-    for key, fits in _FORMS.items():
-        if not fits(state.get(key)):
-            raise StateError(
-                f"The state has no {_WORDS.get(key, key)}: {state.get(key)!r}. Give what state_dict() returned. "
-                "Nothing was loaded."
-            )
-    for name, gradient in state["gradients"].items():
-        shape = tuple(arrays[name].shape) if name in own else None
-        if not isinstance(gradient, Tensor) or tuple(gradient.shape) != shape:
-            raise StateError(f"The accumulated gradient of {name!r} does not fit an array. Nothing was loaded.")
 
 
-def _is_clock(value: Any) -> bool:
+def clock_in(state: Mapping[str, Any], extent: Extent) -> Progress:
+    """The clock out of its plain numbers, in a run of this length."""
+    return Progress(state["step"], state["epoch"], state["samples"], state["tokens"], extent)
+
+
+def is_clock(value: Any) -> bool:
+    """Whether it is what `clock_of` gives."""
     units = ("step", "epoch", "samples", "tokens")
     return isinstance(value, Mapping) and all(isinstance(value.get(unit), int | float) for unit in units)
 
@@ -161,7 +182,7 @@ def _is_window(value: Any) -> bool:
 
 
 _FORMS: Mapping[str, Callable[[Any], bool]] = {
-    "progress": _is_clock,
+    "progress": is_clock,
     "settings": _is_text,
     "rules": _is_text,
     "said": is_names,

@@ -30,7 +30,7 @@ from etude.step.optim.half import is_low
 from etude.step.optim.own import OwnOptimizer
 from etude.step.optim.rule import is_dense
 from etude.step.recipe import Optimizer, Recipe
-from etude.step.states import listed
+from etude.step.states import check_arrays, listed, memory_in, memory_of
 from etude.values.progress import Progress
 from etude.values.schedule import Schedule
 from etude.values.tree import Tree, has_shape
@@ -399,6 +399,27 @@ class Stepper:
     def see(self, metrics: Mapping[str, float]) -> None:
         """Tell the schedules that listen to metrics what was measured."""
         self.memory = self.table.see(self.memory, metrics)
+
+    # ------------------------------------------------------------------------------------------------- the state
+
+    def state(self) -> dict[str, Any]:
+        """What the optimizer and the schedules remember: plain values and tensors by name; tensors are not copied."""
+        return {
+            "optimizer": self.recipe.name,
+            "memory": memory_of(self.memory),
+            "arrays": dict(zip(self.table.names, self.optimizer.state(), strict=True)),
+        }
+
+    def load(self, state: Mapping[str, Any], progress: Progress) -> None:
+        """Take over what `state` gave, at the moment it was of; tensors are copied.
+
+        Raises:
+            StateError: it is of another optimizer, other arrays or other shapes; nothing is changed.
+        """
+        check_arrays(state, self.name, self.table.names)
+        remembered = memory_in(state, self.memory)
+        self.optimizer.load([state["arrays"][name] for name in self.table.names])
+        self.go_to(progress, remembered)
 
 
 def _is_on(table: Table, setting: str) -> bool:

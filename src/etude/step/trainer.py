@@ -555,15 +555,13 @@ class Trainer:
         recipe = stepper.recipe
         state = {
             "format": states.FORMAT,
-            "optimizer": recipe.name,
+            **stepper.state(),
             "progress": states.clock_of(self.progress),
             "settings": {setting: states.text_of(base) for setting, base in recipe.base.items()},
             "rules": {setting: states.text_of(made) for setting, made in recipe.rules.items()},
             "said": sorted(recipe.said),
             "held": sorted(self._held),
             "thawed": sorted(self._thawed),
-            "memory": states.memory_of(self.memory),
-            "arrays": dict(zip(self.table.names, stepper.optimizer.state(), strict=True)),
             "scale": self._scale.state(),
             "averages": self._averages.state(),
             "window": self._window.state(),

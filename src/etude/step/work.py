@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import isfinite
@@ -18,6 +18,7 @@ from etude.step.compiled import CompiledStep
 from etude.step.loss import Losses, Measured, terms
 from etude.step.precision import Precision
 from etude.step.reading import Reader, samples_in, tensors_in
+from etude.step.states import as_memory
 from etude.step.stepper import Stepper
 from etude.step.update import Update
 from etude.values.progress import Extent, Progress
@@ -219,6 +220,22 @@ class Work:
     def moves(self, progress: Progress) -> bool:
         """Whether anything moves in the step made at `progress`."""
         return bool(self.stepper.table.at(progress, self.stepper.memory).moving.indices)
+
+    def state(self) -> dict[str, Any]:
+        """What a later run needs to go on: of the stepper, of the loss scale, and what its turn has heard."""
+        return {**self.stepper.state(), "scale": self._precision.scale.state(), "heard": self._heard}
+
+    def load(self, state: Mapping[str, Any], progress: Progress) -> None:
+        """Take over what `state` gave.
+
+        Raises:
+            StateError: it is of another optimizer, other arrays or other shapes; nothing is changed.
+        """
+        turn = self.update.turn
+        heard = as_memory(turn, state["heard"]) if turn is not None and self.listens else None
+        self.stepper.load(state, progress)
+        self._precision.scale.load(state["scale"])
+        self._heard = heard
 
     def names(self, alone: bool) -> tuple[str, tuple[str, ...]]:
         """What its loss and its terms are called in the history; `alone` if it is the only update of the run."""

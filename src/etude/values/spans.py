@@ -1,14 +1,13 @@
-"""Amounts of progress, `steps(200)` or `epochs(1.5)`, and cadences, `every(epochs(1))`."""
+"""Amounts of progress and of time: `steps(200)`, `epochs(1.5)`, `minutes(10)`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import floor, isfinite
+from math import isfinite
 from numbers import Integral, Real
 
 from etude.errors import ScheduleError, nearest
-from etude.values.progress import TINY, Progress
 
 PROGRESS_UNITS = ("steps", "epochs", "samples", "tokens", "fraction")
 """The units a schedule may use."""
@@ -51,6 +50,20 @@ class Span:
         return _MAKERS[self.unit](self.amount * factor)
 
     __rmul__ = __mul__
+
+    def __or__(self, other: Span) -> NoReturn:
+        return self._not_joined(other, "|")
+
+    def __and__(self, other: Span) -> NoReturn:
+        return self._not_joined(other, "&")
+
+    def _not_joined(self, other: object, sign: str) -> NoReturn:
+        if not isinstance(other, Span):
+            return NotImplemented  # type: ignore[return-value]
+        raise ScheduleError(
+            f"{self!r} {sign} {other!r}: spans are amounts, and only cadences are joined. "
+            f"Write every({self!r}) {sign} every({other!r})."
+        )
 
     def _same(self, other: object, sign: str) -> float:
         if isinstance(other, Span) and other.unit == self.unit:
@@ -140,64 +153,6 @@ def no_span(value: object) -> str:
     if isinstance(value, Real) and not isinstance(value, bool):
         return f"{value!r} of what? Write steps({value!r}) or epochs({value!r})."
     return f"a span is needed, not {value!r}. Write steps(200), epochs(1) or fraction(0.1)."
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Cadence:
-    """How often something is done; made by `every`.
-
-    Attributes:
-        span: at each multiple of it, counted from the start of the run (or each time so many seconds went by).
-        minimum: and never within so many seconds of the last time; a multiple that falls inside is left out.
-    """
-
-    span: Span
-    minimum: Span | None = None
-
-    def due(self, before: Progress, after: Progress, elapsed: float = 0.0, last: float = 0.0) -> bool:
-        """Whether it is due now.
-
-        Args:
-            before, after: the clock before and after the step just made.
-            elapsed: seconds since the run began. last: the same at the last time it was done.
-
-        Raises:
-            ScheduleError: a fraction of a run whose length is unknown.
-        """
-        if self.minimum is not None and elapsed - last < self.minimum.amount:
-            return False
-        span = self.span
-        if span.unit in CLOCK_UNITS:
-            return elapsed - last >= span.amount
-        return _multiples(after, span) > _multiples(before, span)
-
-    def __repr__(self) -> str:
-        return f"every({self.span!r})" if self.minimum is None else f"every({self.span!r}, {self.minimum!r})"
-
-
-def every(span: Span, minimum: Span | None = None) -> Cadence:
-    """The cadence of each `span`: `every(steps(100))`, `every(epochs(1), minimum=seconds(30))`.
-
-    Args:
-        span: an amount of progress or of time, more than nothing.
-        minimum: an amount of time that must lie between one time and the next.
-
-    Raises:
-        ScheduleError: a bare number, a span of nothing, or a minimum that is no time by the clock.
-    """
-    said = f"every({span!r})"
-    if not isinstance(span, Span):
-        raise ScheduleError(f"{said}: {no_span(span)}")
-    if span.amount == 0:
-        raise ScheduleError(f"{said}: the span must be longer than nothing. Write steps(1) for every step.")
-    if minimum is not None and not (isinstance(minimum, Span) and minimum.unit in CLOCK_UNITS):
-        said = f"every({span!r}, minimum={minimum!r})"
-        raise ScheduleError(f"{said}: the minimum is time by the clock. Write minimum=seconds(30).")
-    return Cadence(span, minimum)
-
-
-def _multiples(progress: Progress, span: Span) -> int:
-    return floor(progress.amount(span.unit) / span.amount + TINY)
 
 
 def _counted(n: float, unit: str) -> Span:

@@ -17,7 +17,8 @@ from typing import Any
 from torch import nn
 
 from etude.errors import EtudeError, SettingError, nearest
-from etude.values import curves, part, reactive, rules, schedule, spans
+from etude.values import cadence, curves, part, reactive, rules, schedule, spans
+from etude.values.cadence import Cadence
 from etude.values.marks import FROZEN, INHERIT
 from etude.values.part import Part
 from etude.values.schedule import Schedule
@@ -25,7 +26,7 @@ from etude.values.spans import Span
 
 _PUBLIC: tuple[Callable[..., Any], ...] = (
     *(spans.steps, spans.epochs, spans.samples, spans.tokens, spans.fraction),
-    *(spans.seconds, spans.minutes, spans.hours, spans.every),
+    *(spans.seconds, spans.minutes, spans.hours, cadence.every),
     *(schedule.constant, schedule.schedule, schedule.cycle, schedule.repeat, schedule.pieces),
     *(curves.linear, curves.cosine, curves.polynomial, curves.exponential, curves.one_cycle),
     *(curves.inverse_sqrt, curves.step_decay, curves.multi_step, curves.cyclic, curves.warm_restarts),
@@ -194,7 +195,7 @@ class _Reader:
         return {self.value(key): self.value(value) for key, value in pairs}
 
 
-_ALGEBRA = (Schedule, Part, Span)
+_ALGEBRA = (Schedule, Part, Span, Cadence)
 _FORMS: dict[type[ast.expr], Callable[[_Reader, Any], Any]] = {
     ast.Constant: _Reader.literal,
     ast.Name: _Reader.name,
