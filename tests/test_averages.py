@@ -14,11 +14,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from etude.errors import EtudeError, SettingError
 from etude.step.averages import Average, ema, swa
 from etude.step.averaging import Averages
+from etude.values.cadence import every
 from etude.values.part import everything, part
 from etude.values.progress import Extent, Progress
 from etude.values.reactive import when
 from etude.values.schedule import cycle, pieces, schedule
-from etude.values.spans import epochs, every, steps
+from etude.values.spans import epochs, steps
 from etude.values.tree import Tree
 from nets import alike, arrays, chain, seeded, tied
 from told_averages import AVERAGES

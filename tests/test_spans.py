@@ -1,4 +1,4 @@
-"""Spans and cadences: units, arithmetic, refusals, when something is due."""
+"""Spans: units, arithmetic, refusals."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 
 from etude.errors import ScheduleError
-from etude.values.progress import Extent, Progress
 from etude.values.spans import (
     Span,
     epochs,
-    every,
     fraction,
     hours,
     minutes,
@@ -110,62 +108,12 @@ def test_schedules_refuse_what_is_no_span_of_progress() -> None:
     assert progress_span(steps(0), "until(...)", zero=True) == steps(0)
 
 
-def due_steps(cadence: object, epoch: float = 0.1, steps_made: int = 30) -> list[int]:
-    """The steps after which a cadence is due, `epoch` of an epoch and 4 samples at a step."""
-    extent = Extent(steps=steps_made)
-    clocks = [Progress(n, n * epoch, 4 * n, 0, extent) for n in range(steps_made + 1)]
-    return [n for n in range(1, steps_made + 1) if cadence.due(clocks[n - 1], clocks[n])]  # type: ignore[attr-defined]
-
-
-def test_a_cadence_is_due_at_each_multiple() -> None:
-    assert due_steps(every(steps(10))) == [10, 20, 30]
-    assert due_steps(every(epochs(1))) == [10, 20, 30]
-    assert due_steps(every(samples(50))) == [13, 25]
-    assert due_steps(every(fraction(0.2))) == [6, 12, 18, 24, 30]
-    assert due_steps(every(epochs(0.3))) == [3, 6, 9, 12, 15, 18, 21, 24, 27, 30]
-
-
-def test_several_multiples_in_one_step_are_one_time() -> None:
-    assert every(epochs(0.25)).due(Progress(), Progress(1, 1.0))
-    assert not every(epochs(0.25)).due(Progress(1, 1.0), Progress(2, 1.2))
-
-
-def test_a_cadence_by_the_clock_counts_from_the_last_time() -> None:
-    cadence = every(minutes(1))
-    assert not cadence.due(Progress(), Progress(1), elapsed=59.0)
-    assert cadence.due(Progress(), Progress(1), elapsed=60.0)
-    assert not cadence.due(Progress(), Progress(1), elapsed=100.0, last=60.0)
-
-
-def test_a_minimum_holds_a_cadence_back() -> None:
-    cadence = every(steps(10), minimum=seconds(30))
-    assert not cadence.due(Progress(9), Progress(10), elapsed=20.0)
-    assert cadence.due(Progress(19), Progress(20), elapsed=40.0)
-    assert not cadence.due(Progress(20), Progress(21), elapsed=80.0)
-
-
-def test_a_cadence_is_a_value_that_prints_as_its_call() -> None:
-    assert repr(every(epochs(1))) == "every(epochs(1))"
-    assert repr(every(steps(10), minutes(1))) == "every(steps(10), seconds(60))"
-    assert every(steps(10)) == every(steps(10))
-    assert len({every(steps(10)), every(steps(10))}) == 1
-
-
-@pytest.mark.parametrize(
-    ("span", "minimum", "message"),
-    [
-        (100, None, r"every\(100\): 100 of what\? Write steps\(100\)"),
-        (None, None, "a span is needed"),
-        (steps(0), None, "longer than nothing"),
-        (steps(5), steps(1), r"minimum=steps\(1\)\): the minimum is time by the clock"),
-        (steps(5), 30, "the minimum is time by the clock"),
-    ],
-)
-def test_what_is_no_cadence(span: object, minimum: object, message: str) -> None:
-    with pytest.raises(ScheduleError, match=message):
-        every(span, minimum)  # type: ignore[arg-type]
-
-
-def test_a_cadence_in_shares_of_a_run_without_length_is_an_error() -> None:
-    with pytest.raises(ScheduleError, match="length of the run is not known"):
-        every(fraction(0.1)).due(Progress(0), Progress(1))
+@pytest.mark.parametrize("sign", ["|", "&"])
+def test_spans_are_joined_as_cadences_only(sign: str) -> None:
+    join = {"|": lambda a, b: a | b, "&": lambda a, b: a & b}[sign]
+    with pytest.raises(ScheduleError) as caught:
+        join(epochs(1), minutes(10))
+    assert f"epochs(1) {sign} seconds(600): spans are amounts" in str(caught.value)
+    assert f"Write every(epochs(1)) {sign} every(seconds(600))." in str(caught.value)
+    with pytest.raises(TypeError):
+        join(epochs(1), 3)

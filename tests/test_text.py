@@ -9,13 +9,14 @@ import pytest
 from torch import Tensor, nn
 
 from etude.errors import EtudeError, PartError, ScheduleError, SettingError
+from etude.values.cadence import every
 from etude.values.curves import cosine, cyclic, linear, multi_step, one_cycle, warm_restarts, warmup
 from etude.values.marks import FROZEN, INHERIT
 from etude.values.part import everything, part, where
 from etude.values.reactive import plateau, when
 from etude.values.rules import rules, times
 from etude.values.schedule import constant, cycle, pieces, repeat, schedule
-from etude.values.spans import epochs, every, fraction, hours, minutes, samples, seconds, steps, tokens
+from etude.values.spans import epochs, fraction, hours, minutes, samples, seconds, steps, tokens
 from etude.values.text import read, write
 
 

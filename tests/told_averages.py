@@ -11,9 +11,10 @@ from torch import nn
 from etude.errors import EtudeError, PartError, ScheduleError, SettingError, StateError
 from etude.step.averages import Average, ema, swa
 from etude.step.averaging import Averages, put
+from etude.values.cadence import every
 from etude.values.progress import Extent, Progress
 from etude.values.schedule import pieces, schedule
-from etude.values.spans import epochs, every, seconds, steps
+from etude.values.spans import epochs, seconds, steps
 from etude.values.tree import Tree
 from nets import chain
 
@@ -101,6 +102,11 @@ AVERAGES: dict[str, tuple[Callable[[], Any], type[EtudeError], list[str]]] = {
     ),
     "cadence of an average": (lambda: swa(every=5), ScheduleError, ["swa(every=5)", "Write steps(5)"]),
     "cadence by the clock": (lambda: swa(every=seconds(5)), ScheduleError, ["swa(every=seconds(5))", "resume exactly"]),
+    "several cadences": (
+        lambda: swa(every=every(epochs(1)) | every(steps(5))),
+        SettingError,
+        ["swa(every=every(epochs(1)) | every(steps(5)))", "one span is needed", "Write every=epochs(1)"],
+    ),
     "cadence with a minimum": (
         lambda: swa(every=every(epochs(1), seconds(5))),
         SettingError,

@@ -4,8 +4,10 @@ from etude import optim
 from etude._version import __version__
 from etude.bind.left import learning_rate_multipliers, rules_of, set_rules
 from etude.errors import (
+    CheckpointError,
     DataError,
     EtudeError,
+    Interrupted,
     MissingPackageError,
     NonFiniteError,
     PartError,
@@ -17,6 +19,8 @@ from etude.errors import (
     StateError,
 )
 from etude.front import train
+from etude.keep.destination import Directory, File
+from etude.keep.retain import best, last, thinning
 from etude.listen.bar import Bar
 from etude.listen.jsonl import JsonLines
 from etude.run import events
@@ -66,10 +70,14 @@ __all__ = [
     "GAN",
     "INHERIT",
     "Bar",
+    "CheckpointError",
     "DataError",
+    "Directory",
     "EtudeError",
     "Evaluate",
     "Extent",
+    "File",
+    "Interrupted",
     "JsonLines",
     "MissingPackageError",
     "NonFiniteError",
@@ -91,6 +99,7 @@ __all__ = [
     "Trainer",
     "Update",
     "__version__",
+    "best",
     "constant",
     "cosine",
     "cycle",
@@ -104,6 +113,7 @@ __all__ = [
     "fraction",
     "hours",
     "inverse_sqrt",
+    "last",
     "learning_rate_multipliers",
     "linear",
     "minutes",
@@ -125,6 +135,7 @@ __all__ = [
     "step_decay",
     "steps",
     "swa",
+    "thinning",
     "times",
     "tokens",
     "train",

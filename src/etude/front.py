@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
 
-from etude.errors import SettingError
+from etude.errors import Interrupted, SettingError
 from etude.listen.bar import Bar
 from etude.run.events import Listener
 from etude.run.plan import Plan
 from etude.run.result import Result
 from etude.run.run import Run
+from etude.values.spans import Span
 
 
 def train(
@@ -23,6 +25,9 @@ def train(
     *,
     progress: bool | str = "auto",
     listeners: Iterable[Listener] = (),
+    resume: str | os.PathLike[str] | None = None,
+    accept: str | Collection[str] | bool = (),
+    until: Span | None = None,
     **options: Any,
 ) -> Result:
     """Train `net` on `data`.
@@ -35,12 +40,19 @@ def train(
         progress: "auto": a bar on a terminal, nothing otherwise; True: a bar, or plain lines where there is no
             terminal; False: nothing.
         listeners: called with every event, after the bar.
+        resume: "auto": go on from the newest good checkpoint in the places that `checkpoint` names, or begin where
+            there is none; a file: go on from exactly that one. A run that had ended gives its result at once.
+        accept: differences between checkpoint and program that are meant: their names, or True for all.
+        until: save the run and leave after so much time in this process, hours(11.5).
 
     Returns:
         The result: net, history, rates, timings and everything that was chosen.
 
     Raises:
-        EtudeError: the plan cannot be carried out on this net with these data; nothing is changed then.
+        EtudeError: the plan cannot be carried out on this net with these data; nothing is changed then. CheckpointError
+            where a checkpoint is damaged or is none of this run; StateError where another process writes there.
+        Interrupted: a SIGTERM, SIGINT or SIGUSR1 came, or `until` was reached, and the state was saved. Not caught, it
+            ends the process with exit code 75: run again to go on. Without `checkpoint` signals do what they always do.
     """
     if plan is not None and not isinstance(plan, Plan):
         raise SettingError(f"train(net, data, {plan!r}): the third is a Plan. Write loss={plan!r} if that is the loss.")
@@ -50,14 +62,18 @@ def train(
         )
     _check_own(options, progress)
     told = _told(listeners)
-    run = Run(plan if plan is not None else Plan(**options), net, data)
-    return run.to(_bar(progress), *told).result()
+    made = plan if plan is not None else Plan(**options)
+    run = Run(made, net, data, resume=resume, accept=accept, until=until)
+    result = run.to(_bar(progress), *told).result()
+    if result.stop_reason == "interrupted":
+        raise Interrupted(run.newest_checkpoint, result.steps, result.stop_message)
+    return result
 
 
 def _check_own(options: Mapping[str, Any], progress: bool | str) -> None:
     """What is said to `train` itself, misspelt or of the wrong kind."""
     for name in options:
-        near = get_close_matches(name, ("progress", "listeners"), 1, 0.75)
+        near = get_close_matches(name, ("progress", "listeners", "resume", "accept", "until"), 1, 0.75)
         if near:
             raise SettingError(f'There is no option {name!r}. Nearest: "{near[0]}".')
     if progress not in (True, False, "auto"):

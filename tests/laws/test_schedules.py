@@ -13,6 +13,7 @@ from torch.optim import Optimizer, lr_scheduler
 from effort import examples
 from etude.errors import ScheduleError
 from etude.step.torch_schedules import from_torch
+from etude.values.cadence import every
 from etude.values.curves import (
     cosine,
     cyclic,
@@ -31,7 +32,7 @@ from etude.values.part import everything, part
 from etude.values.progress import Extent, Progress
 from etude.values.reactive import plateau, when
 from etude.values.schedule import Schedule, constant, cycle, pieces, repeat
-from etude.values.spans import Span, epochs, every, fraction, samples, steps, tokens
+from etude.values.spans import Span, epochs, fraction, samples, steps, tokens
 from etude.values.text import read, write
 
 quick = settings(max_examples=examples(60), deadline=None)

@@ -19,6 +19,7 @@ from etude.data.items import Items, Reader
 from etude.data.order import in_order, permutation
 from etude.data.source import source as adapted
 from etude.data.streams import Stream
+from etude.data.workers import read
 from etude.errors import DataError
 
 _NEAR, _FAR = 1 << 19, 1 << 23
@@ -195,7 +196,7 @@ class Flow:
             generator=torch.Generator(),  # its own, or the loader would draw from the process's
         )
         try:
-            yield from loader
+            yield from read(loader)
         except RuntimeError as error:
             raise DataError(
                 f"A worker reading the data set {source.title} ended: {error} "

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from etude.data.batch import each, numbers, outline
 from etude.data.form import Source
 from etude.data.items import collate, conversions, row
+from etude.data.workers import read
 from etude.errors import DataError
 
 
@@ -138,7 +139,7 @@ class _Passes:
         if self.generators:
             for generator, state in zip(self.generators, self.starts[epoch], strict=True):
                 generator.set_state(state)
-        yield from self.loader
+        yield from read(self.loader)
         if self.generators:
             self.starts[epoch + 1] = self._states()
 

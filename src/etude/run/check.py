@@ -17,6 +17,7 @@ from etude.data.source import Items, Source, check_finite, source, split_validat
 from etude.errors import DataError, PlanError
 from etude.run.dry_run import dry_run, materialise, prove_validation, restored_on_error, same_buffers, try_single
 from etude.run.evaluate import Evaluate, Evaluator
+from etude.run.said import first_batch
 from etude.step.averaging import Averages
 from etude.step.gan import GAN
 from etude.step.precision import Precision
@@ -43,6 +44,8 @@ class Checked:
         averages: the averages of the plan at work; one set for the run, whatever the number of updates.
         chosen: what was chosen where nothing was said, and every conversion of the data.
         idle: names of the arrays that never move.
+        first_batch: a digest of the first batch, by which other data are told from these.
+        example: the first batch itself where a destination exports the net; else None.
     """
 
     plan: Plan
@@ -55,6 +58,8 @@ class Checked:
     averages: Averages
     chosen: dict[str, Any] = field(default_factory=dict)
     idle: tuple[str, ...] = ()
+    first_batch: str = ""
+    example: Any = None
 
     @property
     def table(self) -> Any:
@@ -114,7 +119,10 @@ def prove(plan: Plan, net: nn.Module, data: Any) -> Checked:
             if flow.samples and flow.batch_size and 1 in (flow.batch_size, flow.samples % flow.batch_size):
                 try_single(net, works, batch, extent)
             evaluator = _evaluator(plan, evaluate, aside, net, works, flow, device)
-    return Checked(plan, net, works, flow, evaluator, extent, device, averages, chosen, _idle(net, works))
+    made = Checked(plan, net, works, flow, evaluator, extent, device, averages, chosen, _idle(net, works))
+    made.first_batch = first_batch(batch)
+    made.example = batch if any(of.export for of in plan.checkpoint or ()) else None
+    return made
 
 
 def _validation(plan: Plan, made: Source, chosen: dict[str, Any]) -> tuple[Evaluate | None, Source, Source | None]:

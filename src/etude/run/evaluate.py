@@ -76,6 +76,7 @@ class Evaluator:
         best_by: the name of the score by which the best is chosen, as in `scores`.
         larger: whether a larger score is better.
         cadence: when it is due.
+        known: the names of all scores, once `prove` was called.
     """
 
     def __init__(self, evaluate: Evaluate, net: nn.Module, works: Sequence[Work], flow: Flow) -> None:
@@ -86,6 +87,7 @@ class Evaluator:
         self._works = tuple(works)
         self._read = Reader(net)
         self._graph = False
+        self.known: tuple[str, ...] = ()
         self.metrics = Metrics(evaluate.metrics)
         self.metrics.to(flow.device)
         self._names = [work.names(len(works) == 1) for work in works]
@@ -109,10 +111,16 @@ class Evaluator:
             self._graph = True
             found = self._over([batch], progress)
         self.metrics.reset()
+        self.known = tuple(found)
         if self.best_by not in found:
             raise SettingError(f"best={self.best_by!r}: no such score. Scores: {', '.join(found)}.")
         for work in self._works:
             check_told(work.stepper.table.schedules(), [f"val.{name}" for name in found])
+
+    def better(self, name: str) -> str | None:
+        """Which way a score improves: "min", "max", or None where that is not known."""
+        metric = name if name in self.metrics.names else name.rpartition(".")[0]
+        return self.metrics.better[metric] if metric in self.metrics.names else "min"
 
     def scores(self, progress: Progress) -> dict[str, float]:
         """The mean of the loss and of each of its terms, and every metric, over all validation data."""
@@ -204,11 +212,16 @@ class Means:
 
     def values(self) -> dict[str, float]:
         """The mean of each term over all that was added, NaN over nothing; then it begins anew."""
-        for name in self._waiting:
-            self._read(name)
-        found = {name: total / count if count else float("nan") for name, (total, count) in self._sums.items()}
+        found = self.so_far()
         self._sums, self._waiting = {}, {}
         return found
+
+    def so_far(self) -> dict[str, float]:
+        """The mean of each term until now, in the order in which they first came."""
+        for name in self._waiting:
+            self._read(name)
+        sums = {name: self._sums[name] for name in self._waiting}
+        return {name: total / count if count else float("nan") for name, (total, count) in sums.items()}
 
     def _read(self, name: str) -> None:
         means, counts = self._waiting[name]
@@ -229,11 +242,12 @@ class Means:
         """The sum and the count of each term so far."""
         for name in self._waiting:
             self._read(name)
-        return {name: list(sums) for name, sums in self._sums.items()}
+        return {name: list(self._sums[name]) for name in self._waiting}
 
     def load(self, state: Mapping[str, Sequence[float]]) -> None:
         """Take over what `state` gave."""
-        self._sums, self._waiting = {name: (sums[0], sums[1]) for name, sums in state.items()}, {}
+        self._sums = {name: (sums[0], sums[1]) for name, sums in state.items()}
+        self._waiting = {name: ([], []) for name in state}
 
 
 def numbers(values: Sequence[float | Tensor]) -> list[float]:

@@ -79,15 +79,42 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
+class Saved:
+    """A checkpoint is on the disk, whole and durable. It is told at the first moment between two steps after that.
+
+    `progress` is the clock of the state that was saved, `path` the file, `bytes` its size, `seconds` how long training
+    stood still for it. `removed` lists older files that its destination does not keep.
+    """
+
+    progress: Progress
+    path: str
+    bytes: int
+    seconds: float
+    removed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SaveFailed:
+    """The state of `progress` could not be saved at `path`; what was there before still is."""
+
+    progress: Progress
+    path: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
-    """The run is over. `reason` is one word ("finished", "patience", "time", "non-finite", "frozen")."""
+    """The run is over. `reason` is one word ("finished", "patience", "time", "non-finite", "frozen", "interrupted").
+
+    An interrupted run is to be gone on with: it was asked to leave, by a signal or by `until`.
+    """
 
     progress: Progress
     reason: str
     message: str
 
 
-Event = Began | Stepped | Skipped | EpochEnded | Evaluated | Settled | Ended
+Event = Began | Stepped | Skipped | EpochEnded | Evaluated | Settled | Saved | SaveFailed | Ended
 
 
 class Listener(Protocol):

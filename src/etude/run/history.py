@@ -46,6 +46,12 @@ class History(Mapping[str, Series]):
     def see(self, event: Event) -> None:
         """Take what `event` tells; events without numbers are passed over."""
         if type(event) is Stepped:
+            # The order of the names must not depend on when the losses happen to be read.
+            for name in event.losses:
+                if name not in self._series:
+                    self._series[name] = Series(name)
+            if "rate" not in self._series:
+                self._series["rate"] = Series("rate")
             self._pending.append(event)
             if len(self._pending) >= BULK:
                 self._read()
@@ -55,7 +61,7 @@ class History(Mapping[str, Series]):
             self._add("val.", event, event.scores)
 
     def _add(self, prefix: str, event: EpochEnded | Evaluated, numbers: Mapping[str, float]) -> None:
-        self._read()  # so that the order of the names does not depend on when the losses happen to be read
+        self._read()
         for name, value in numbers.items():
             self._grow(prefix + name, [int(event.progress.step)], [event.progress.epoch], [float(value)])
 

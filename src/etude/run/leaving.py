@@ -52,6 +52,8 @@ class Leaving:
                 if number != signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = (signal.getsignal(number), _action(number))
                     signal.signal(number, self._asked)
+                    if not (number == signal.SIGINT and _at_a_prompt()):
+                        _forget_after_one(number)
         return self
 
     def __exit__(
@@ -65,8 +67,9 @@ class Leaving:
 
     @property
     def requested(self) -> str:
-        self._heard = bool(self._came)
-        return self._came
+        came = self._came
+        self._heard = self._heard or bool(came)
+        return came
 
     @property
     def note(self) -> str:
@@ -122,3 +125,15 @@ def _action(number: int) -> Any:
         return None
     kept = ctypes.create_string_buffer(1024)  # struct sigaction is smaller on every system
     return kept if _LIBC.sigaction(number, None, kept) == 0 else None
+
+
+def _forget_after_one(number: int) -> None:
+    """Have the operating system itself drop a handler with the first signal.
+
+    Python's handlers run between two instructions of the main thread. Where that is held up in C, by a device that does
+    not answer say, the first signal is not noted before the second comes; that one should end the process all the same.
+    """
+    action = _action(number)
+    if action is not None and hasattr(_LIBC, "sysv_signal"):
+        handler = ctypes.c_void_p.from_buffer(action)  # the first field of a struct sigaction
+        _LIBC.sysv_signal(number, handler)

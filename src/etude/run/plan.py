@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from etude.errors import PlanError, SettingError, nearest
+from etude.keep.destination import DestinationLike, destinations
 from etude.run.check import Checked, prove
 from etude.run.metrics import MetricLike
 from etude.run.randomness import own_randomness
@@ -55,7 +56,8 @@ class Plan:
         patience: stop when more than so many looks in a row brought no improvement of at least `min_delta`. By the
             validation score, or by the epoch's training loss when there are no validation data.
         min_delta: the smallest change that counts as an improvement; equality never does.
-        time_limit: a span of time, minutes(30); looked at after every step.
+        time_limit: a span of time, minutes(30), over all processes of the run; looked at after every step.
+        checkpoint: where the state is saved: `Directory("runs/digits")`, `File("run.safetensors")`, a path, or several.
         precision: "fp32", "fp64", "bf16" or "fp16" (autocast); None: fp32, the net as it is.
         device: where to train; None: where the net is; "auto": an accelerator if there is one.
         seed: of the data order, of dropout and of noise; a run repeats to the bit on the same machine.
@@ -93,6 +95,7 @@ class Plan:
         patience: int | None = None,
         min_delta: float = 0.0,
         time_limit: Span | None = None,
+        checkpoint: DestinationLike = None,
         precision: str | None = None,
         device: str | torch.device | None = None,
         seed: int = 0,
@@ -121,7 +124,8 @@ class Plan:
         self.evaluate_with = evaluate_with
         self.patience = _whole("patience", patience, 0)
         self.min_delta = _number("min_delta", min_delta)
-        self.time_limit = _time(time_limit)
+        self.time_limit = check_time("time_limit", time_limit)
+        self.checkpoint = destinations(checkpoint) or None
         self.precision = check_precision(precision)
         self.device = device
         self.seed = _seed(seed)
@@ -242,9 +246,10 @@ def _number(name: str, value: float) -> float:
     return value
 
 
-def _time(limit: Span | None) -> Span | None:
+def check_time(name: str, limit: Span | None) -> Span | None:
+    """An option that is a span of time, or None; SettingError where it is something else."""
     if limit is not None and not (isinstance(limit, Span) and limit.unit == "seconds" and limit.amount > 0):
-        raise SettingError(f"time_limit={limit!r}: a span of time is needed. Write minutes(30), hours(2).")
+        raise SettingError(f"{name}={limit!r}: a span of time is needed. Write minutes(30), hours(2).")
     return limit
 
 

@@ -6,25 +6,22 @@ import copy
 import hashlib
 import json
 import os
-import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from math import isfinite
 from pathlib import Path
-from types import BuiltinFunctionType, FunctionType, UnionType
+from types import UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from etude._version import __version__
-from etude.data.batch import outline
 from etude.errors import SettingError, StateError
 from etude.run.check import Checked
 from etude.run.events import Ended, Event, Skipped, Stepped
 from etude.run.history import History
+from etude.run.said import option_text, versions
 from etude.run.weights import SavedAverages, save_weights
 from etude.step.averages import unknown_average
 from etude.step.averaging import put
@@ -57,14 +54,16 @@ class Result:
         steps, epochs, samples: how much was done.
         batch_size, batches_per_epoch, training_samples, validation_samples: effective values; None where unknown.
         seconds, throughput: wall-clock time of the run, and samples a second.
-        stop_reason, stop_message: one word ("finished", "patience", "time", "non-finite", "frozen"), and a sentence.
+        stop_reason, stop_message: one word ("finished", "patience", "time", "non-finite", "frozen", "interrupted"),
+            and a sentence.
         seed, device, precision: with which it ran.
         versions: of etude, torch, numpy and Python.
         chosen: what was chosen where nothing was said, and what was converted.
         call: the options of the plan that were given, as text.
         plan: the plan itself; None in a result that was loaded.
         score: for the picture: names, steps, and the effective rate of each array at each of them (None where held).
-        checkpoints: files written, none yet.
+        checkpoints: checkpoints that the run has written and that are there, in the order in which they came.
+        failed_saves: how many could not be written.
         averages: each average of the plan as it was after the last step, by name of the array:
             `result.averages["ema"]["0.weight"]`. Of a result that was loaded they are read when asked for.
     """
@@ -96,6 +95,7 @@ class Result:
     call: dict[str, str]
     score: dict[str, Any]
     checkpoints: list[str] = field(default_factory=list)
+    failed_saves: int = 0
     plan: Any = None
     averages: Mapping[str, dict[str, Tensor]] = field(default_factory=dict, compare=False)
     _final: dict[str, Tensor] | None = None
@@ -233,26 +233,34 @@ _MARK = "$"
 
 
 class Gatherer:
-    """Collects what a run tells, and makes the result of it."""
+    """Collects what a run tells, and makes the result of it.
+
+    Attributes:
+        history: every series so far. before: the clock before the last step that was made.
+    """
 
     def __init__(self, checked: Checked) -> None:
         self.checked = checked
         self.history = History()
         self._ended: Ended | None = None
-        self._before = self._now = Progress(extent=checked.extent)
+        self.before = self._now = Progress(extent=checked.extent)
 
     def see(self, event: Event) -> Event:
         """Take an event, and hand it on."""
         self.history.see(event)
         if type(event) is Stepped:
-            self._before, self._now = self._now, event.progress
+            self.before, self._now = self._now, event.progress
         elif type(event) is Skipped:
             self._now = event.progress
         elif type(event) is Ended:
             self._ended = event
         return event
 
-    def result(self, best: Best, seconds: float) -> Result:
+    def go_on(self, history: History, before: Progress, now: Progress) -> None:
+        """Begin with what was collected until `now`; the last step that was made was made at `before`."""
+        self.history, self.before, self._now = history, before, now
+
+    def result(self, best: Best, seconds: float, checkpoints: list[str], failed: int) -> Result:
         """Everything, once the run has ended."""
         assert self._ended is not None
         checked, progress = self.checked, self._ended.progress
@@ -262,7 +270,7 @@ class Gatherer:
             history=self.history,
             best_epoch=None if best.progress is None else best.progress.epoch,
             best_step=None if best.progress is None else int(best.progress.step),
-            learning_rates=_rates(checked, self._before),
+            learning_rates=_rates(checked, self.before),
             learning_rate_multipliers=_multipliers(checked),
             update_schedule={w.name: _text(w.stepper.table.update_schedule) for w in checked.works},
             optimizer={"loss" if alone else w.name: _settings(w) for w in checked.works},
@@ -282,9 +290,11 @@ class Gatherer:
             precision=plan.precision,
             versions=versions(),
             chosen=dict(checked.chosen),
-            call={name: _option(value) for name, value in plan.options().items()},
+            call={name: option_text(value) for name, value in plan.options().items()},
             score=_score(checked, int(progress.step)),
             plan=plan,
+            checkpoints=list(checkpoints),
+            failed_saves=failed,
             averages=best.averages,
             _final=best.final,
         )
@@ -293,16 +303,6 @@ class Gatherer:
 def gather(checked: Checked) -> Gatherer:
     """A collector for the run of a proved plan."""
     return Gatherer(checked)
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes."""
-    return {
-        "etude": __version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def _rates(checked: Checked, before: Progress) -> dict[str, float]:
@@ -340,22 +340,6 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, bool | int | float | str)
-
-
-def _option(value: Any) -> str:
-    """An option of the plan as text, of moderate length, the same in every process."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key!r}: {_option(one)}" for key, one in value.items()) + "}"
-    if isinstance(value, tuple | list) and not any(isinstance(one, Tensor | np.ndarray) for one in value):
-        inside = ", ".join(map(_option, value))
-        return f"[{inside}]" if isinstance(value, list) else f"({inside}{',' * (len(value) == 1)})"
-    if isinstance(value, Tensor | np.ndarray | tuple | list):
-        return outline(value)
-    if isinstance(value, FunctionType | BuiltinFunctionType | type):
-        return f"{value.__module__}.{value.__qualname__}"
-    text = repr(value)
-    # The address of an object says nothing about it, and differs from run to run.
-    return type(value).__qualname__ if text.startswith("<") else text
 
 
 def _text(value: Any) -> str | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -11,20 +12,22 @@ from torch import Tensor, nn
 
 from etude.data.batch import Batch
 from etude.data.cursor import Cursor
-from etude.errors import NonFiniteError, StateError, warn
+from etude.errors import NonFiniteError, SettingError, StateError, warn
+from etude.keep.files import Saved
 from etude.run.check import Checked
-from etude.run.evaluate import Means, total_losses
+from etude.run.evaluate import Means
 from etude.run.events import Began, Ended, EpochEnded, Event, Listener, Settled, Skipped, Stepped
+from etude.run.going import SUM, Going, epoch_losses
 from etude.run.keep_best import Best
-from etude.run.plan import Plan
+from etude.run.leaving import Leaving
+from etude.run.plan import Plan, check_time
 from etude.run.randomness import own_randomness, seed_step
-from etude.run.result import Result, gather
+from etude.run.result import Result
+from etude.run.saving import Saving
 from etude.step.loss import Measured
 from etude.step.work import Report, Work
 from etude.values.progress import Progress
-
-_SUM = "sum of "
-"""Before the name of a loss whose weights change: its mean is kept beside those of its terms."""
+from etude.values.spans import Span
 
 
 class Run:
@@ -35,25 +38,67 @@ class Run:
     Nothing happens until the first event is asked for, and nothing after the last one was. The net given is the net
     that is trained.
 
+    Args:
+        plan, net, data: what is trained, on what, and how.
+        resume: "auto": go on from the newest good checkpoint in the plan's destinations, or begin if there is none; a
+            file: go on from exactly that one. None: begin.
+        accept: differences between the file and the program that are meant: their names, or True for all.
+        until: leave after so much time in this process, to be gone on with: the state is saved, the last event is
+            `Ended` with the reason "interrupted". The same follows a SIGTERM, SIGINT or SIGUSR1 while the run has a
+            place to be saved in.
+        clock: gives seconds; for tests.
+
     Attributes:
-        checked: the plan, proved. progress: the clock. cursor: the next batch.
+        checked: the plan, proved.
 
     Raises:
-        EtudeError: the plan cannot be carried out; nothing was changed.
+        EtudeError: the plan cannot be carried out; nothing was changed. From the first event on also CheckpointError,
+            PlanError: `resume` is no good checkpoint of this run; StateError, SettingError: nothing can be saved there.
     """
 
-    def __init__(self, plan: Plan, net: nn.Module, data: Any) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        net: nn.Module,
+        data: Any,
+        *,
+        resume: str | os.PathLike[str] | None = None,
+        accept: str | Collection[str] | bool = (),
+        until: Span | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self.checked: Checked = plan.check(net, data)
         self.plan = plan
         self.net = net
-        self.progress = Progress(extent=self.checked.extent)
-        self.cursor = Cursor()
+        self._going = Going(self.checked, clock)
+        self._saving = Saving(self.checked, clock)
+        self._resume, self._accept = resume, (accept,) if isinstance(accept, str) else accept
+        self._until = check_time("until", until)
+        if until is not None and not self._saving.active:
+            raise SettingError(
+                f"until={until!r} saves the run and leaves, and no place is given. Write checkpoint=Directory(...) too; "
+                "or time_limit= for the end of the run."
+            )
         self._alone = len(self.checked.works) == 1
         self._terms = {work.name: work.names(self._alone)[1] for work in self.checked.works}
-        self._totals = [work.names(self._alone)[0] for work in self.checked.works]
         self._listeners: list[Listener] = []
         self._events: Generator[Event, None, None] = self._run()
         self._result: Result | None = None
+
+    @property
+    def progress(self) -> Progress:
+        """The clock."""
+        return self._going.progress
+
+    @property
+    def cursor(self) -> Cursor:
+        """The next batch."""
+        return self._going.cursor
+
+    @property
+    def newest_checkpoint(self) -> str:
+        """The file written last, or gone on from; "" where there is none."""
+        return self._saving.newest
 
     def to(self, *listeners: Listener | None) -> Run:
         """Let listeners see each event before whoever iterates does; None is passed over. Returns the run."""
@@ -87,19 +132,21 @@ class Run:
 
     def _run(self) -> Generator[Event, None, None]:
         checked, plan, works = self.checked, self.plan, self.checked.works
-        gatherer, best = gather(checked), Best(checked)
-        means, clock = Means(), _Stopwatch()
-        batches = checked.flow.batches(self.cursor)
+        going, saving, best, means = self._going, self._saving, self._going.best, self._going.means
         # A module that was set to evaluation by itself in a net that trains stays so.
         if not self.net.training:
             self.net.train()
-        with own_randomness():
-            yield gatherer.see(Began(self.progress, summary(checked)))
+        with own_randomness(), saving, Leaving(saving.active) as leaving:
+            resumed = saving.resume(self._resume, self._accept, going)
+            see = going.gatherer.see
+            batches = checked.flow.batches(going.cursor)
+            yield see(Began(going.progress, summary(checked, resumed)))
             reason, message = self._nothing_to_do()
+            reason = reason or best.out_of_patience() or going.watch.reached(plan.time_limit)
             while not reason and not (reason := self._reached_end()):
                 taken = [next(batches)]
-                seed_step(plan.seed, int(self.progress.step), checked.device, plan.compile)
-                before = self.progress
+                seed_step(plan.seed, int(going.progress.step), checked.device, plan.compile)
+                before = going.progress
                 try:
                     reports = self._step(works, taken, batches)
                 except NonFiniteError as error:
@@ -107,42 +154,42 @@ class Run:
                         raise
                     reason, message = "non-finite", str(error)
                     break
-                self._advance(taken)
+                going.advance(taken)
                 made = [(work, report) for work, report in reports if not report.refused]
                 if any(report.moved for _, report in made):
-                    checked.averages.update(before, self.progress)
+                    checked.averages.update(before, going.progress)
                 if not made:
-                    yield gatherer.see(Skipped(self.progress, "the loss or a gradient is not finite"))
+                    yield see(Skipped(going.progress, "the loss or a gradient is not finite"))
                 else:
                     self._add(means, made)
-                    yield gatherer.see(self._stepped(before, made, taken, clock.elapsed()))
+                    yield see(self._stepped(before, made, taken, going.watch.elapsed()))
                 if taken[-1].last or (len(taken) > 1 and any(batch.last for batch in taken)):
-                    yield gatherer.see(self._epoch_ended(means, best))
-                if best.due(before, self.progress, clock.elapsed()):
-                    yield gatherer.see(best.look(self.progress))
-                yield Settled(self.progress)
-                reason = best.out_of_patience() or clock.reached(plan.time_limit)
-            if best.never_looked and reason != "non-finite":
-                yield gatherer.see(best.look(self.progress))
-            yield gatherer.see(Ended(self.progress, reason, message or best.message(reason)))
+                    yield see(saving.hear(self._epoch_ended(means, best)))
+                if best.due(before, going.progress, going.watch.elapsed()):
+                    yield see(saving.hear(best.look(going.progress)))
+                yield from map(see, saving.settle(before, going))
+                yield Settled(going.progress)
+                reason = best.out_of_patience() or going.watch.reached(plan.time_limit)
+                if not reason and (asked := leaving.requested or self._time_is_up()):
+                    reason, message = "interrupted", asked
+            if best.never_looked and reason not in ("non-finite", "interrupted"):
+                yield see(saving.hear(best.look(going.progress)))
+            if reason != "non-finite" or self._alone:
+                yield from map(see, saving.finish(going, "" if reason == "interrupted" else reason))
+            yield see(Ended(going.progress, reason, message or best.message(reason)))
         for work in works:
             work.stepper.optimizer.finish()
         best.restore()
         self.net.eval()
-        self._result = gatherer.result(best, clock.elapsed())
+        self._result = going.gatherer.result(best, going.watch.elapsed(), saving.files, saving.failed)
 
-    def _advance(self, taken: list[Batch]) -> None:
-        """The clock and the cursor after the batches of a step."""
-        batch = taken[-1]
-        samples, tokens = batch.samples, batch.tokens
-        for other in taken[:-1]:
-            samples, tokens = samples + other.samples, tokens + other.tokens
-        self.cursor = batch.next
-        self.progress = self.progress.tick(samples=samples, tokens=tokens, epoch=batch.progress_epoch)
+    def _time_is_up(self) -> str:
+        """Why the run leaves now to be gone on with; "" where it does not."""
+        return f"until={self._until!r}" if self._until and self._going.watch.here() >= self._until.amount else ""
 
     def _step(self, works: tuple[Work, ...], taken: list[Batch], batches: Iterator[Batch]) -> list[tuple[Work, Report]]:
         """Let every update whose turn it is act; batches that one takes for itself are added to `taken`."""
-        progress, shared = self.progress, taken[0]
+        progress, shared = self._going.progress, taken[0]
         if len(works) == 1 and works[0].update.turn is None:
             return [(works[0], works[0].step(progress, shared.values))]
         reports: list[tuple[Work, Report]] = []
@@ -178,7 +225,12 @@ class Run:
         losses: Mapping[str, Tensor] = {"loss": report.loss} if simple else _losses(reports, self._alone)
         samples = taken[0].samples if len(taken) == 1 else sum([batch.samples for batch in taken])
         return Stepped(
-            self.progress, losses, samples, work.rate(before), tuple([w.name for w, r in reports if r.moved]), seconds
+            self._going.progress,
+            losses,
+            samples,
+            work.rate(before),
+            tuple([w.name for w, r in reports if r.moved]),
+            seconds,
         )
 
     def _add(self, means: Means, reports: list[tuple[Work, Report]]) -> None:
@@ -190,19 +242,14 @@ class Run:
             found = dict(zip(names, report.terms, strict=True))
             if not work.losses.fixed:
                 # The mean of what was minimised, step by step; the terms keep their own counts.
-                found[_SUM + work.names(self._alone)[0]] = Measured(report.loss, report.samples)
+                found[SUM + work.names(self._alone)[0]] = Measured(report.loss, report.samples)
             means.add(found)
 
     def _epoch_ended(self, means: Means, best: Best) -> EpochEnded:
-        found = means.values()
-        sums = {name.removeprefix(_SUM): found.pop(name) for name in list(found) if name.startswith(_SUM)}
-        if found:
-            found.update(total_losses(self.checked.works, found, self.progress))
-            if sums and not self._alone:
-                sums["loss"] = sum(sums.get(name, found[name]) for name in self._totals if name in found)
-            found.update(sums)
+        going = self._going
+        found = epoch_losses(self.checked, means.values(), going.progress)
         best.epoch(found)
-        return EpochEnded(self.progress, self.cursor.epoch, found)
+        return EpochEnded(going.progress, going.cursor.epoch, found)
 
     def _nothing_to_do(self) -> tuple[str, str]:
         if any(work.stepper.table.ever_moving() for work in self.checked.works):
@@ -211,26 +258,13 @@ class Run:
         return "frozen", "every array is frozen; nothing was trained"
 
     def _reached_end(self) -> str:
-        plan = self.plan
-        if plan.steps is not None and self.progress.step >= plan.steps:
+        plan, going = self.plan, self._going
+        if plan.steps is not None and going.progress.step >= plan.steps:
             return "finished"
-        return "finished" if plan.epochs is not None and self.cursor.epoch >= plan.epochs else ""
+        return "finished" if plan.epochs is not None and going.cursor.epoch >= plan.epochs else ""
 
 
-class _Stopwatch:
-    """Seconds since the run began."""
-
-    def __init__(self) -> None:
-        self._began = time.perf_counter()
-
-    def elapsed(self) -> float:
-        return time.perf_counter() - self._began
-
-    def reached(self, limit: Any) -> str:
-        return "time" if limit is not None and self.elapsed() >= limit.amount else ""
-
-
-def summary(checked: Checked) -> dict[str, Any]:
+def summary(checked: Checked, resumed: Saved | None = None) -> dict[str, Any]:
     """The facts of a run for its first event."""
     tree = checked.works[0].stepper.table.tree
     alone = len(checked.works) == 1
@@ -248,6 +282,7 @@ def summary(checked: Checked) -> dict[str, Any]:
         "optimizer": ", ".join(dict.fromkeys(work.stepper.name for work in checked.works)),
         "updates": tuple(work.name for work in checked.works),
         "terms": tuple(term for work in checked.works for term in work.names(alone)[1]),
+        "resumed": None if resumed is None else resumed.path,
     }
 
 

@@ -19,10 +19,11 @@ from typing import Any, final
 from etude.errors import ScheduleError, SettingError, nearest
 from etude.values import preview
 from etude.values.algebra import argument
+from etude.values.cadence import Cadence, Every
 from etude.values.part import Part, PartLike, everything, part
 from etude.values.progress import Extent, Progress
 from etude.values.schedule import Constant, Memory, Schedule, ScheduleLike, schedule
-from etude.values.spans import Cadence, Span, epochs, progress_span, steps
+from etude.values.spans import Span, epochs, progress_span, steps
 
 _BUFFERS = ("average", "copy")
 _EACH_STEP, _EACH_EPOCH = steps(1), epochs(1)
@@ -231,10 +232,12 @@ def _average(
 
 
 def _span(kind: str, every: Span | Cadence) -> Span:
-    if isinstance(every, Cadence):
+    if isinstance(every, Every):
         if every.minimum is not None:
             raise SettingError(f"{kind}(every={every!r}): no minimum of time is possible here. Write {every.span!r}.")
         every = every.span
+    if isinstance(every, Cadence):
+        raise SettingError(f"{kind}(every={every!r}): one span is needed here, not several. Write every=epochs(1).")
     return progress_span(every, f"{kind}(every={every!r})")
 
 

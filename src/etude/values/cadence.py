@@ -96,7 +96,8 @@ class Either(Cadence):
 
     def due(self, before: Progress, after: Progress, elapsed: float = 0.0, last: float | None = None) -> bool:
         # Each is asked, so that a span that cannot be told is found at once, not when the others leave it to decide.
-        return any([each.due(before, after, elapsed, last) for each in self.members])
+        found = [each.due(before, after, elapsed, last) for each in self.members]
+        return any(found)
 
     def __repr__(self) -> str:
         return " | ".join(map(repr, self.members))
@@ -110,7 +111,8 @@ class Both(Cadence):
     members: tuple[Cadence, ...]
 
     def due(self, before: Progress, after: Progress, elapsed: float = 0.0, last: float | None = None) -> bool:
-        return all([each.due(before, after, elapsed, last) for each in self.members])
+        found = [each.due(before, after, elapsed, last) for each in self.members]
+        return all(found)
 
     def __repr__(self) -> str:
         return " & ".join(f"({each!r})" if isinstance(each, Either) else repr(each) for each in self.members)

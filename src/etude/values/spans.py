@@ -51,16 +51,18 @@ class Span:
 
     __rmul__ = __mul__
 
-    def __or__(self, other: Span) -> NoReturn:
-        return self._not_joined(other, "|")
+    def __or__(self, other: Span) -> Span:
+        if isinstance(other, Span):
+            raise self._not_joined(other, "|")
+        return NotImplemented
 
-    def __and__(self, other: Span) -> NoReturn:
-        return self._not_joined(other, "&")
+    def __and__(self, other: Span) -> Span:
+        if isinstance(other, Span):
+            raise self._not_joined(other, "&")
+        return NotImplemented
 
-    def _not_joined(self, other: object, sign: str) -> NoReturn:
-        if not isinstance(other, Span):
-            return NotImplemented  # type: ignore[return-value]
-        raise ScheduleError(
+    def _not_joined(self, other: Span, sign: str) -> ScheduleError:
+        return ScheduleError(
             f"{self!r} {sign} {other!r}: spans are amounts, and only cadences are joined. "
             f"Write every({self!r}) {sign} every({other!r})."
         )

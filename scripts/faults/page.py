@@ -1,0 +1,4 @@
+"""The page."""
+from typing import Any
+def page(record: Any) -> str:
+    return ""

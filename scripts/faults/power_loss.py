@@ -1,0 +1,376 @@
+"""The power is cut at any instant of twenty commits: what may be on the disk then, and what is found again.
+
+The calls of the library are recorded once. From them follows every disk that a cut may leave (see `disk_states`). Each
+is laid out in a folder, and the library looks for the newest good checkpoint there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from disk_states import Call, Recorder, State, Tree, expanded, lay_out
+from findings import SOURCE, Finding
+from seams import in_place_of_os, instead, nothing
+from subjects import alike, save, scratch, state
+
+ASKED = (
+    "After a cut at any instant the newest commit that was reported, or a later one, is found, with the right bits; "
+    "nothing damaged bears the name of a checkpoint; no fsync can be left out."
+)
+SHORT, FULL = 600, 10_000
+
+COMMITS = 20
+KINDS = ("Directory", "File")
+NUMBERS = 6000
+"""In each state."""
+
+
+def look(count: int, seed: int) -> Iterator[Finding]:
+    """Cut the power, at as many moments as it takes for `count` disks to be different."""
+    with scratch(in_memory=True) as folder:
+        for kind in KINDS:
+            calls = _recorded(kind, folder / kind)
+            yield _cuts(kind, calls, folder, count // 2)
+            yield _without_each_sync(kind, calls, folder, max(1, 500 // count))
+            yield _traced(kind, calls, folder)
+
+
+def planted(seed: int) -> Iterator[Finding]:
+    """Commits by a library that lacks something."""
+    for kind in KINDS:
+        for fault, plant in _faults().items():
+            with scratch(in_memory=True) as folder:
+                with plant():
+                    calls = _recorded(kind, folder / kind)
+                yield _noticed(f"{fault}, {kind}", _states(kind, calls, folder), folder)
+
+
+# ---------------------------------------------------------------------------------------------------- the subject
+
+
+def commits(kind: str, place: Path, say: Callable[[str, int], None]) -> None:
+    """Twenty commits, told before and after; the folder and the one above it are made first."""
+    from etude.keep.files import Image
+    from etude.keep.store import Store
+
+    store = Store(_destination(kind, place))
+    store.open()
+    image = Image()
+    for step in range(1, COMMITS + 1):
+        say("begun", step)
+        save(store, image, step, NUMBERS)
+        say("reported", step)
+    store.close()
+
+
+def _destination(kind: str, place: Path) -> Any:
+    from etude.keep.destination import Directory, File
+    from etude.keep.retain import last
+
+    inside = place / "runs" / "digits"
+    return File(inside / "run.safetensors") if kind == "File" else Directory(inside, keep=last(1))
+
+
+def _recorded(kind: str, place: Path) -> list[Call]:
+    from etude.keep import disk
+
+    place.mkdir()
+    recorder = Recorder()
+    with in_place_of_os(recorder, disk):
+        commits(kind, place, recorder.say)
+    return recorder.calls
+
+
+# ------------------------------------------------------------------------------------------------------- looking
+
+
+def _states(kind: str, calls: Sequence[Call], folder: Path, draws: int = 2, **span: Any) -> Iterator[tuple[State, Tree]]:
+    """Disks that differ in their bytes, or in what had been promised by then."""
+    seen: set[bytes] = set()
+    for state in expanded(calls, str(folder / kind), draws, **span):
+        tree = state.build()
+        told = hashlib.sha256(f"{state.begun} {state.reported}".encode())
+        for path in sorted(tree):
+            told.update(f"\0{path}\0".encode() + (tree[path] or b""))
+        if told.digest() not in seen:
+            seen.add(told.digest())
+            yield state, tree
+
+
+def _cuts(kind: str, calls: Sequence[Call], folder: Path, count: int) -> Finding:
+    """All disks, or so many drawn ones that `count` are reached; where fewer are asked for, some."""
+    draws = 2
+    total = sum(1 for _ in expanded(calls, str(folder / kind), draws))
+    while total < 1.3 * count:
+        draws *= 2
+        total = sum(1 for _ in expanded(calls, str(folder / kind), draws))
+    every = max(1, int(total / (1.3 * count)))
+    tried, wrong, found = 0, [], Counter[str]()
+    for number, (state, tree) in enumerate(_states(kind, calls, folder, draws)):
+        if number % every == 0:
+            tried += 1
+            said = _looked(kind, state, tree, folder, found)
+            wrong += [said] if said else []
+    figures = {"commits": COMMITS, "calls": len(calls), **found}
+    return Finding(f"disks after a cut, {kind}", tried, tuple(wrong), figures)
+
+
+def _looked(kind: str, state: State, tree: Tree, folder: Path, found: Counter[str]) -> str:
+    """What is wrong with what the library finds on one disk; an empty text if nothing is."""
+    from etude.keep.store import Store
+
+    place = folder / "after"
+    place.mkdir()
+    try:
+        lay_out(tree, str(folder / kind), place)
+        store = Store(_destination(kind, place))
+        store.open()
+        try:
+            saved, refused = store.newest_good()
+            said = _judged(saved, [str(error) for error in refused], state)
+        finally:
+            store.close()
+        strays = [path.name for path in place.rglob("*.part")]
+        found["the newest begun" if saved and saved.record["step"] == state.begun else "the one before"] += 1
+        return said or (f"left behind: {strays}" if strays else "")
+    except Exception as error:
+        return f"after {state.at} calls: {type(error).__name__}: {error}"
+    finally:
+        shutil.rmtree(place)
+
+
+def _judged(saved: Any, refused: list[str], state_: State) -> str:
+    where = f"after {state_.at} calls, step {state_.reported} reported, {state_.begun} begun"
+    step = 0 if saved is None else saved.record["step"]
+    if refused:
+        return f"{where}: damaged under the name of a checkpoint: {refused[0]}"
+    if not state_.reported <= step <= state_.begun:
+        return f"{where}: step {step} was found"
+    if step and not alike(saved.tensors, state(step, NUMBERS)):
+        return f"{where}: wrong bits in step {step}"
+    return ""
+
+
+def _noticed(fault: str, states: Iterator[tuple[State, Tree]], folder: Path) -> Finding:
+    """How many disks it took until one showed the fault."""
+    tried = 0
+    kind = fault.rsplit(" ", 1)[-1]
+    for state, tree in states:
+        tried += 1
+        said = _looked(kind, state, tree, folder, Counter())
+        if said:
+            return Finding(fault, tried, (), {"noticed as": re.sub(r"^after \d+ calls,? ?", "", said)[:90]})
+    return Finding(fault, tried, (f"{fault}: not noticed on {tried} disks",))
+
+
+# ------------------------------------------------------------------------------------------ every fsync is needed
+
+
+def _without_each_sync(kind: str, calls: Sequence[Call], folder: Path, every: int) -> Finding:
+    """The same calls with one fsync missing: for each of them some disk must show it.
+
+    What follows a removal need not be durable: a file that is there again after a cut does no harm.
+    """
+    syncs = [at for at, call in enumerate(calls) if call.kind in ("sync", "sync folder") and _needed(calls, at)]
+    chosen = syncs[::every]
+    wrong = []
+    for at in chosen:
+        rest = [*calls[:at], *calls[at + 1 :]]
+        states = _states(kind, rest, folder, since=at, until=_next(rest, at, calls[at]))
+        if not any(_looked(kind, state, tree, folder, Counter()) for state, tree in states):
+            wrong.append(f"without call {at}, {calls[at].kind} of {Path(calls[at].path).name}: not noticed")
+    unneeded = sum(call.kind in ("sync", "sync folder") for call in calls) - len(syncs)
+    return Finding(f"one fsync left out, {kind}", len(chosen), tuple(wrong), {"of removals, left alone": unneeded})
+
+
+def _needed(calls: Sequence[Call], at: int) -> bool:
+    """Whether something hangs on a sync: data of a file that stays, or a name that is given."""
+    call = calls[at]
+    if call.kind == "sync":
+        return any(later.kind == "rename" and later.path == call.path for later in calls[at:])
+    since = at
+    while since and not (calls[since - 1].kind == "sync folder" and calls[since - 1].path == call.path):
+        since -= 1
+    return any(
+        (before.kind == "rename" and os.path.dirname(before.other) == call.path)
+        or (before.kind == "folder" and os.path.dirname(before.path) == call.path)
+        for before in calls[since:at]
+    )
+
+
+def _next(calls: Sequence[Call], at: int, left: Call) -> int:
+    """Until when the missing call can be seen: two commits later at most."""
+    words = [i for i, call in enumerate(calls) if i >= at and call.kind == "reported"]
+    return words[min(2, len(words) - 1)] + 1 if words else len(calls)
+
+
+# ------------------------------------------------------------------------------------------------- faults to plant
+
+
+def _faults() -> dict[str, Callable[[], Any]]:
+    from etude.keep import disk
+
+    return {
+        "files are not synced": lambda: instead(disk, "sync", nothing),
+        "folders are not synced": lambda: instead(disk, "sync_folder", nothing),
+        "renamed before the file is synced": _renamed_first,
+        "written in place": _in_place,
+        "the old ones removed before the commit": _removed_first,
+        "new folders are not synced": lambda: instead(disk, "make_folder", _made_only),
+    }
+
+
+def _made_only(path: Path) -> None:
+    """A folder and those above it, none of whose names is durable."""
+    from etude.keep import disk
+
+    if not path.is_dir():
+        _made_only(path.parent)
+        disk.os.mkdir(path)
+
+
+@contextmanager
+def _renamed_first() -> Iterator[None]:
+    """A commit whose file gets its name first, and is synced afterwards."""
+    from etude.keep import disk
+
+    sync, rename, late = disk.sync, disk.rename, list[int]()
+
+    def sync_later(fd: int) -> None:
+        late.append(os.dup(fd))
+
+    def rename_then_sync(old: Any, new: Any) -> None:
+        rename(old, new)
+        while late:
+            os.close(late.pop())
+        fd = disk.open_to_read(new)
+        sync(fd)
+        disk.close(fd)
+
+    with instead(disk, "sync", sync_later), instead(disk, "rename", rename_then_sync):
+        yield
+
+
+@contextmanager
+def _in_place() -> Iterator[None]:
+    """A commit that writes under the last name from the start."""
+    from etude.keep import disk, files
+
+    target: list[str] = []
+    write = files.Image.write
+
+    def told(image: Any, path: Any, record: Any) -> int:
+        target[:] = [os.path.abspath(path)]
+        return write(image, path, record)
+
+    def open_target(path: Any) -> int:
+        return int(disk.os.open(target[0] if target else path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666))
+
+    with ExitStack() as stack:
+        stack.enter_context(instead(files.Image, "write", told))
+        stack.enter_context(instead(disk, "create", open_target))
+        stack.enter_context(instead(disk, "rename", nothing))
+        yield
+
+
+@contextmanager
+def _removed_first() -> Iterator[None]:
+    """A commit that takes away all older files before the new one has its name."""
+    from etude.keep import disk
+
+    rename = disk.rename
+
+    def remove_then_rename(old: Any, new: Any) -> None:
+        folder = Path(new).parent
+        for path in folder.glob("*.safetensors"):
+            disk.remove(path)
+        disk.sync_folder(folder)
+        rename(old, new)
+
+    with instead(disk, "rename", remove_then_rename):
+        yield
+
+
+# ------------------------------------------------------------------------------------- the recorder against strace
+
+
+def _traced(kind: str, calls: Sequence[Call], folder: Path) -> Finding:
+    """The same commits under strace: the system must have been asked for exactly what was recorded."""
+    what = f"recorded calls that strace saw too, {kind}"
+    if shutil.which("strace") is None:
+        return Finding(what, 0, skipped="there is no strace")
+    place, log = folder / f"traced {kind}", folder / f"log {kind}"
+    place.mkdir()
+    asked = "trace=openat,open,creat,pwrite64,write,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat"
+    program = [sys.executable, __file__, kind, str(place)]
+    trace = ["strace", "-f", "-y", "-e", asked, "-e", "signal=none", "-s", "0", "-o", str(log)]
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    ended = subprocess.run([*trace, *program], capture_output=True, text=True, env=environment)
+    if ended.returncode:
+        return Finding(what, 0, skipped=f"strace cannot be used here: {ended.stderr.strip()[-120:]}")
+    ours, theirs = _asked(calls, folder / kind), _seen(log, place)
+    wrong = [f"recorded {one}, traced {other}" for one, other in zip(ours, theirs, strict=False) if one != other]
+    if len(ours) != len(theirs):
+        wrong.append(f"{len(ours)} calls were recorded, {len(theirs)} traced")
+    return Finding(what, len(ours), tuple(wrong))
+
+
+def _asked(calls: Sequence[Call], root: Path) -> list[str]:
+    """What was recorded, page by page no longer: kind and name of each call."""
+    told: list[str] = []
+    for call in calls:
+        if call.kind in ("begun", "reported"):
+            continue
+        line = f"{call.kind} {_short(call.other or call.path, root)}"
+        if call.kind != "write" or told[-1:] != [line]:
+            told.append(line)
+    return told
+
+
+_LINES = (
+    ("create", re.compile(r'open(?:at)?\(.*?"([^"]+)", [^)]*O_CREAT')),
+    ("write", re.compile(r"(?:pwrite64|write)\(\d+<([^>]+)>")),
+    ("hurry", re.compile(r"fdatasync\(\d+<([^>]+)>")),
+    ("sync", re.compile(r"fsync\(\d+<([^>]+)>")),
+    ("rename", re.compile(r'rename(?:at2?)?\(.*"([^"]+)"')),
+    ("remove", re.compile(r'unlink(?:at)?\(.*?"([^"]+)"')),
+    ("folder", re.compile(r'mkdir(?:at)?\(.*?"([^"]+)"')),
+)
+
+
+def _seen(log: Path, root: Path) -> list[str]:
+    """What strace saw of the calls on the folder, the lock left out: it is no part of what is kept."""
+    told: list[str] = []
+    for text in log.read_text().splitlines():
+        for kind, pattern in _LINES:
+            found = pattern.search(text)
+            if found is None or " = -1 " in text:
+                continue
+            path = found[1].removesuffix(" (deleted)")
+            if path.startswith(f"{root}") and not path.endswith(".lock"):
+                of_folder = kind == "sync" and not path.endswith((".part", ".safetensors"))
+                line = f"{'sync folder' if of_folder else kind} {_short(path, root)}"
+                if kind != "write" or told[-1:] != [line]:
+                    told.append(line)
+            break
+    return told
+
+
+def _short(path: str, root: Path) -> str:
+    """A name below the root; those that are drawn are all alike."""
+    return re.sub(r"\.etude-[0-9a-f]{8}\.part", "part", os.path.relpath(path, root))
+
+
+if __name__ == "__main__":
+    with suppress(IndexError):
+        commits(sys.argv[1], Path(sys.argv[2]), nothing)

@@ -1,0 +1,124 @@
+"""Worker processes that read data: how they meet signals, and how they end."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import get_start_method, parent_process, util
+from multiprocessing.connection import wait
+from time import monotonic
+from types import FrameType
+from typing import Any, Final
+from weakref import WeakSet
+
+from torch.utils.data import DataLoader
+
+GRACE: Final = 5.0
+"""Seconds for which a worker goes on reading after a SIGTERM."""
+
+_SIGNALS: Final = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
+_OPEN: Final[WeakSet[Any]] = WeakSet()
+
+
+def read(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The batches of a loader; its workers, if it has any, let the run finish the step it is in.
+
+    Schedulers and terminals send their signals to every process of a job. A worker ignores SIGINT and SIGUSR1, and goes
+    on for `GRACE` seconds after a SIGTERM, unless a second one comes. It ends at once when the process that started it
+    has ended, however that happened, and before the interpreter of that process exits. The `worker_init_fn` of the
+    loader is called as ever; the loader itself is not changed.
+    """
+    if not loader.num_workers or os.name != "posix":
+        return iter(loader)
+    reading = _read(loader)
+    _OPEN.add(reading)
+    return reading
+
+
+def _read(loader: DataLoader[Any]) -> Iterator[Any]:
+    given = loader.worker_init_fn
+    # Until a worker has set its handlers, signals wait: the mask of this thread is what it starts with.
+    with _held_back(loader):
+        try:
+            loader.worker_init_fn = Beginning(given)
+            batches = iter(loader)
+        finally:
+            loader.worker_init_fn = given
+    yield from batches
+
+
+@contextmanager
+def _held_back(loader: DataLoader[Any]) -> Iterator[None]:
+    """Signals wait in this thread, and in processes that it starts; not in a server that starts them for others too."""
+    context = loader.multiprocessing_context
+    method = get_start_method() if context is None else context.get_start_method()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, () if method == "forkserver" else _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What a worker does first: a `worker_init_fn` around that of the loader, if there is one."""
+
+    then: Callable[[int], None] | None
+
+    def __call__(self, number: int) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, _nothing)
+        parent = parent_process()
+        if parent is not None:
+            told = (parent.sentinel, _told_of_signals())
+            threading.Thread(target=_end_in_time, args=told, name="etude: end in time", daemon=True).start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        if self.then is not None:
+            self.then(number)
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """A handler for what is dealt with elsewhere."""
+
+
+def _told_of_signals() -> int:
+    """A file from which the numbers of signals can be read that came, also while the main thread is held up in C."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    return reading
+
+
+def _end_in_time(parent: int, told: int) -> None:
+    """End this process `GRACE` seconds after the first SIGTERM, at the second, or when its parent has ended.
+
+    The loader's own way out would wait until somebody has read what this worker has sent, which nobody will.
+    """
+    last: float | None = None
+    while True:
+        ready = wait([parent, told], None if last is None else last - monotonic())
+        if told not in ready or parent in ready:
+            break
+        came = os.read(told, 4096).count(signal.SIGTERM)
+        if came and (last is not None or came > 1):
+            break
+        last = monotonic() + GRACE if came else last
+    shutil.rmtree(util.get_temp_dir(), ignore_errors=True)  # of the sockets through which batches are sent
+    os._exit(1)
+
+
+def _end_readers(process: int) -> None:
+    """Workers of readers that are still held by something, a traceback say, end before the interpreter does."""
+    for reading in list(_OPEN) if os.getpid() == process else ():
+        with suppress(ValueError):  # another thread reads from it now
+            reading.close()
+
+
+atexit.register(_end_readers, os.getpid())

@@ -1,0 +1,144 @@
+"""What a checkpoint of a run holds: one list, and its version.
+
+Tensors stand in the file under names of their own; all else is one record of plain values in the file's header. The
+record says by name which arrays belong to what, so nothing is found by its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from etude._version import __version__
+from etude.errors import CheckpointError, nearest
+from etude.step.states import is_clock, is_count, is_names
+
+FORMAT = 1
+"""Rises when a field is added, goes, or means something else. What older ones lack is made up for in `upgraded`."""
+
+RUN, LOOP, WEIGHTS = "run", "loop", "weights"
+"""Kinds of files: the state of a run, that of a hand-written loop, and a net alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One entry of the record: its name, what it holds, and whether a value may be that."""
+
+    name: str
+    what: str
+    fits: Callable[[Any], bool]
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_cursor(value: Any) -> bool:
+    return isinstance(value, Mapping) and set(value) == {"epoch", "batch"} and all(map(is_count, value.values()))
+
+
+def _is_sums(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(own, list) and len(own) == 2 for own in value.values())
+
+
+def _is_net(value: Any) -> bool:
+    lists = isinstance(value, Mapping) and is_names(value.get("arrays")) and is_names(value.get("buffers"))
+    return bool(lists and isinstance(value["ties"], list) and isinstance(value["extra"], Mapping))
+
+
+def _is_run(value: Any) -> bool:
+    return isinstance(value, Mapping) and _is_text(value.get("start")) and is_count(value.get("counter"))
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+STATE = (
+    Field("run", "start time (UTC) and counter of the run: {start, counter}", _is_run),
+    Field("progress", "the clock: step, epoch, samples, tokens", is_clock),
+    Field("before", "the clock before the last step that was made", is_clock),
+    Field("cursor", "the next batch: epoch, batch", _is_cursor),
+    Field("seconds", "time the run has taken, over all processes", _is_number),
+    Field("seed", "of the data order, of dropout and of noise; all chance follows from it and the clock", is_count),
+    Field("net", "names of arrays and of buffers outside the state_dict, tie groups, extra state", _is_net),
+    Field("updates", "of each update: optimizer, memory of arrays and schedules, loss scale, turn", _is_mapping),
+    Field("averages", "how often each average has taken the arrays, and what its schedules remember", _is_mapping),
+    Field("best", "the best score, when it was reached, and the looks since then", _is_mapping),
+    Field("means", "sum and count of each loss term in the epoch in progress", _is_sums),
+    Field("history", "names of the series; their numbers are tensors", is_names),
+    Field("losses", "the last epoch's loss and the last validation loss", _is_mapping),
+    Field("scores", "what was measured at this very step, by name of the series", _is_mapping),
+    Field("saves", "of each destination: when it saved last, at which step, its best, and how often", _is_list),
+    Field("files", "paths of the files that the run had written before and that were still there", is_names),
+    Field("plan", "what file and program must agree in: options, net, data, settings of arrays", _is_mapping),
+    Field("machine", "device, threads and versions: what bits may depend on besides", _is_mapping),
+    Field("ended", 'why the run ended ("finished", "patience", ...); "" while it goes on', _is_text),
+)
+"""Everything that a run needs to go on, besides the tensors."""
+
+PREFIXES = {
+    "": "arrays of the net, as in its state_dict; arrays that are shared once",
+    "buffer:": "buffers that a state_dict leaves out",
+    "optimizer:": "memory of the optimizers: optimizer:<update>:<array>.<memory>",
+    "average:": "averages: average:<name>:<array>",
+    "best:": "arrays of the net at its best, where validation data were looked at: best:<array>",
+    "history:": "series of the history: history:<series>:<steps, epochs or values>",
+    "state:": "tensors inside other entries",
+}
+"""What the names of tensors begin with."""
+
+
+def stamped(record: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """A record with its kind, its format, and the version that wrote it."""
+    return {"kind": kind, "format": FORMAT, "version": __version__, **record}
+
+
+def checked(record: Mapping[str, Any], path: str, kind: str) -> dict[str, Any]:
+    """A record of this kind, brought to the present format.
+
+    Raises:
+        CheckpointError: it is of another kind, of a format that is not known here, or lacks a field; every field that
+            is missing, unknown or of the wrong form is named.
+    """
+    found = record.get("kind")
+    if found != kind:
+        raise CheckpointError(path, _KINDS[kind], _KINDS.get(str(found), f"a file of kind {found!r}"), damaged=False)
+    version, wrote = record.get("format"), record.get("version")
+    if not is_count(version) or not 1 <= version <= FORMAT:
+        expected = f"format {FORMAT} or an earlier one"
+        raise CheckpointError(path, expected, f"format {version!r}, written by étude {wrote}", damaged=False)
+    made = upgraded(record)
+    faults = _faults(made) if kind == RUN else []
+    if faults:
+        raise CheckpointError(path, f"the state of a run in format {FORMAT}", "; ".join(faults), damaged=False)
+    return made
+
+
+def upgraded(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of any known format as one of the present: there is only one so far."""
+    return {key: value for key, value in record.items() if key not in ("kind", "format", "version")}
+
+
+def _faults(record: Mapping[str, Any]) -> list[str]:
+    names = [field.name for field in STATE]
+    found = [f"no field {name!r}" for name in names if name not in record]
+    found += [f"an unknown field {name!r}.{nearest(name, names)}" for name in record if name not in names]
+    wrong = [field for field in STATE if field.name in record and not field.fits(record[field.name])]
+    return found + [f"{field.name!r} is not: {field.what}" for field in wrong]
+
+
+_KINDS = {
+    RUN: "the state of a run",
+    LOOP: "the state of a hand-written loop (etude.Checkpoints)",
+    WEIGHTS: "the arrays of a net (Result.save)",
+}

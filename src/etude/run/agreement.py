@@ -1,0 +1,113 @@
+"""What a checkpoint and the program that goes on from it must agree in, and how they differ."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from etude.errors import PlanError, SettingError, nearest, warn
+from etude.run.check import Checked
+from etude.run.said import option_text, versions
+from etude.step.states import listed
+
+FREE = frozenset({"checkpoint", "workers", "time_limit", "strict", "device"})
+"""Options that may differ: they change no bit of a step; the device itself is told with the machine."""
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+_MISSING = "(nothing said)"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that file and program say differently. `name` is what `accept` takes."""
+
+    name: str
+    saved: str
+    now: str
+
+    def __str__(self) -> str:
+        return f"  {self.name}: {self.saved} in the file, {self.now} now"
+
+
+def facts(checked: Checked) -> dict[str, str]:
+    """What a run was told, as text by name: options, data, arrays, and the settings of each array."""
+    plan, flow = checked.plan, checked.flow
+    said = {name: option_text(value) for name, value in plan.options().items() if name not in FREE}
+    per_epoch = flow.batches_per_epoch
+    arrays = {name: f"{_kind(array)}" for name, array in checked.works[0].stepper.table.tree.arrays.items()}
+    return {
+        **said,
+        "data": f"{flow.samples} samples in {per_epoch} batches an epoch, the first with digest {checked.first_batch}",
+        "net": f"{len(arrays)} arrays, digest {_digest(repr(arrays))}",
+        "settings": f"digest {_digest(repr(list(_settings(checked))))}",
+    }
+
+
+def machine(checked: Checked) -> dict[str, str]:
+    """What bits may depend on besides."""
+    return {"device": checked.device.type, "threads": str(torch.get_num_threads()), **versions()}
+
+
+def agree(path: str, saved: Mapping[str, str], now: Mapping[str, str], accept: Collection[str] | bool) -> None:
+    """Raise PlanError unless every difference is accepted.
+
+    Raises:
+        PlanError: the differences as a list, and what to write.
+        SettingError: `accept` names something in which nothing differs.
+    """
+    found = list(differences(saved, now))
+    names = [one.name for one in found]
+    asked = names if accept is True else list(accept or ())
+    for name in asked:
+        if name not in names:
+            raise SettingError(
+                f"accept={name!r}: {path} does not differ in it. It differs in: {listed(names) or 'nothing'}."
+                f"{nearest(name, names)}"
+            )
+    refused = [one for one in found if one.name not in asked]
+    if refused:
+        lines = "\n".join(map(str, refused))
+        accepted = ", ".join(repr(one.name) for one in refused)
+        raise PlanError(
+            f"{path} was saved by a run that was told otherwise:\n{lines}\nGoing on would give neither run. Say the "
+            f"same as then; or, if the change is meant, write accept=[{accepted}]. Nothing was changed."
+        )
+
+
+def differences(saved: Mapping[str, str], now: Mapping[str, str]) -> Iterator[Difference]:
+    """Everything that file and program say differently; settings of arrays only if nothing else explains it."""
+    names = [name for name in dict.fromkeys([*saved, *now]) if saved.get(name) != now.get(name)]
+    for name in names:
+        if name == "settings" and len(names) > 1:
+            continue
+        yield Difference(name, saved.get(name, _MISSING), now.get(name, _MISSING))
+
+
+def tell_machine(path: str, saved: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Warn where another machine, or other versions, may give other bits."""
+    changed = [f"{name} {saved.get(name)} -> {value}" for name, value in now.items() if saved.get(name) != value]
+    if changed:
+        warn(f"{path} was saved elsewhere ({', '.join(changed)}): the run goes on, the same bits are not promised.")
+
+
+def _settings(checked: Checked) -> Iterator[str]:
+    """What the rules, those left on modules too, make of every array."""
+    for work in checked.works:
+        yield f"{work.name}: {work.stepper.settings()}"
+        yield repr(work.stepper.table.multipliers())
+        for row in work.stepper.table.rows:
+            yield f"{row.names}: {row.choices}"
+
+
+def _kind(array: Tensor) -> str:
+    return f"{array.dtype} {tuple(array.shape)}"
+
+
+def _digest(text: str) -> str:
+    # The address of a function differs in every process.
+    return hashlib.sha256(_ADDRESS.sub("", text).encode()).hexdigest()[:12]

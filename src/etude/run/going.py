@@ -1,0 +1,143 @@
+"""What a run has in hand while it goes on. Between two steps all of it is whole, and then it can be kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from math import nan
+from typing import Any
+
+from torch import Tensor
+
+from etude.data.batch import Batch
+from etude.data.cursor import Cursor
+from etude.keep.plain import pack, unpack
+from etude.run.agreement import facts, machine
+from etude.run.check import Checked
+from etude.run.evaluate import Means, total_losses
+from etude.run.gathering import Packed, into_run, of_run
+from etude.run.history import History
+from etude.run.keep_best import Best
+from etude.run.result import gather
+from etude.step.states import clock_in, clock_of
+from etude.values.progress import Progress
+from etude.values.spans import Span
+
+SUM = "sum of "
+"""Before the name of a loss whose weights change: its mean is kept beside those of its terms."""
+
+
+class Stopwatch:
+    """Seconds that a run has taken.
+
+    Args:
+        clock: gives seconds.
+
+    Attributes:
+        before: what earlier processes took.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._began = clock()
+        self.before = 0.0
+
+    def here(self) -> float:
+        """Since the run began in this process."""
+        return self._clock() - self._began
+
+    def elapsed(self) -> float:
+        """Over all processes."""
+        return self.before + self.here()
+
+    def reached(self, limit: Span | None) -> str:
+        """ "time" once the run has taken as long as it may."""
+        return "time" if limit is not None and self.elapsed() >= limit.amount else ""
+
+
+class Going:
+    """A run between its first event and its last.
+
+    Attributes:
+        progress: the clock. cursor: the next batch. means: of the epoch in progress.
+        gatherer: the history, and what the result is made of. best: the best net so far. watch: the time taken.
+    """
+
+    def __init__(self, checked: Checked, clock: Callable[[], float]) -> None:
+        self.checked = checked
+        self.progress = Progress(extent=checked.extent)
+        self.cursor = Cursor()
+        self.means = Means()
+        self.gatherer = gather(checked)
+        self.best = Best(checked)
+        self.watch = Stopwatch(clock)
+
+    def advance(self, taken: list[Batch]) -> None:
+        """The clock and the cursor after the batches of a step."""
+        batch = taken[-1]
+        samples, tokens = batch.samples, batch.tokens
+        for other in taken[:-1]:
+            samples, tokens = samples + other.samples, tokens + other.tokens
+        self.cursor = batch.next
+        self.progress = self.progress.tick(samples=samples, tokens=tokens, epoch=batch.progress_epoch)
+
+    def losses(self) -> tuple[float, float | None]:
+        """The mean loss of the last epoch, or of this one so far; the last validation loss, None without such data."""
+        history = self.gatherer.history
+        found = epoch_losses(self.checked, self.means.so_far(), self.progress) if "epoch.loss" not in history else {}
+        loss = found.get("loss", nan) if "epoch.loss" not in history else history["epoch.loss"].values[-1]
+        if self.checked.evaluator is None:
+            return loss, None
+        return loss, history["val.loss"].values[-1] if "val.loss" in history else nan
+
+    def state(self) -> Packed:
+        """Everything that a later process needs to go on; tensors are those at work, not copies."""
+        checked, gatherer = self.checked, self.gatherer
+        record, tensors = of_run(checked, self.best.state())
+        history = gatherer.history.columns()
+        tensors.update({f"history:{name}": column for name, column in history.items()})
+        loss, val = self.losses()
+        plain = {
+            "progress": clock_of(self.progress),
+            "before": clock_of(gatherer.before),
+            "cursor": {"epoch": self.cursor.epoch, "batch": self.cursor.batch},
+            "seconds": self.watch.elapsed(),
+            "seed": checked.plan.seed,
+            "means": self.means.state(),
+            "history": list(gatherer.history),
+            "losses": {"loss": loss, "val": val},
+            "plan": facts(checked),
+            "machine": machine(checked),
+        }
+        return record | pack(plain)[0], tensors
+
+    def load(self, path: str, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave.
+
+        Raises:
+            CheckpointError: it does not fit this run.
+        """
+        extent = self.checked.extent
+        progress = clock_in(record["progress"], extent)
+        best = into_run(self.checked, path, record, tensors, progress)
+        self.progress, self.cursor = progress, Cursor(**record["cursor"])
+        self.best.load(best)
+        self.means.load(unpack(record["means"], tensors))
+        columns = ("steps", "epochs", "values")
+        keys = [f"{name}:{column}" for name in record["history"] for column in columns]
+        history = History.from_columns({key: tensors[f"history:{key}"] for key in keys})
+        self.gatherer.go_on(history, clock_in(record["before"], extent), progress)
+        self.watch.before = record["seconds"]
+
+
+def epoch_losses(checked: Checked, found: dict[str, float], progress: Progress) -> dict[str, float]:
+    """The means of an epoch by name: of every term, and of the weighted sums."""
+    works, alone = checked.works, len(checked.works) == 1
+    sums = {name.removeprefix(SUM): found.pop(name) for name in list(found) if name.startswith(SUM)}
+    if found:
+        found.update(total_losses(works, found, progress))
+        if sums and not alone:
+            totals = [work.names(alone)[0] for work in works]
+            sums["loss"] = sum(sums.get(name, found[name]) for name in totals if name in found)
+        found.update(sums)
+    return found

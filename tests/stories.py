@@ -1,0 +1,217 @@
+"""What a run shows: a picture of its whole state at every settled step, to compare with another's, bit for bit.
+
+whole, resumed = follow(job(7)), follow(job(7), resume=path)
+print(difference(whole, resumed, 4))
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import etude
+from etude.run.events import Began, Ended, EpochEnded, Evaluated, Event, Settled, Skipped, Stepped
+from etude.run.result import Result
+from jobs import Counting, Job
+from nets import bytes_of
+
+Picture = Mapping[str, Any]
+"""All state of a run at one moment, by name: plain values, and of tensors type, shape and bytes."""
+
+
+@dataclass
+class Story:
+    """What a run showed.
+
+    Attributes:
+        pictures: of the state, by the number of steps made: where the run began, and at every settled step.
+        told: what was told, by the number of steps made: losses, rates, means, scores, refusals, the end.
+        ids: of the samples of each step, in the order in which the net saw them.
+        end: what came out; empty if the run was left.
+    """
+
+    pictures: dict[int, Picture] = field(default_factory=dict)
+    told: dict[int, list[tuple[Any, ...]]] = field(default_factory=dict)
+    ids: dict[int, list[int]] = field(default_factory=dict)
+    end: Picture = field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        """How many were made."""
+        return max(self.pictures)
+
+
+class Ticking:
+    """A clock that a second has passed on at every step, whatever was its time when the run began."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def __call__(self, event: Event | None = None) -> float:
+        self.now += isinstance(event, Stepped | Skipped)
+        return self.now
+
+
+def follow(
+    job: Job, *, resume: Any = None, checkpoint: Any = None, leave: int | None = None, seed: int = 1, **more: Any
+) -> Story:
+    """Carry a job out and take down what it shows.
+
+    Args:
+        job: the job. resume: from what file, or "auto"; None: from the start.
+        checkpoint: destinations. leave: after so many steps the run is left, as by `break`.
+        seed: of the arrays of the net; a run that resumes takes none of them, so it is given others.
+        more: options in place of those of the job.
+    """
+    net = job.net(seed if resume is None else seed + 100)
+    clock = Ticking(0.0 if resume is None else 1000.0)
+    options = {**job.options(net), **more}
+    # What the process draws for itself, and what a net was doing before, is nobody's concern.
+    torch.manual_seed(net_free := random.randrange(1 << 30))
+    np.random.seed(net_free)
+    net.eval()
+    if checkpoint is not None:
+        options["checkpoint"] = checkpoint
+    run = etude.Run(etude.Plan(**options), net, job.data(), resume=resume, clock=clock)
+    story, seen = Story(), _Seen(net)
+    for event in run.to(clock):
+        step = int(event.progress.step)
+        if isinstance(event, Began | Settled):
+            story.pictures[step] = picture(run)
+            story.ids[step] = seen.taken()
+        elif isinstance(event, Stepped | Skipped | EpochEnded | Evaluated | Ended):
+            story.told.setdefault(step, []).append(_told(event))
+        if isinstance(event, Settled) and step == leave:
+            return story
+    story.end = outcome(run.result())
+    return story
+
+
+class _Seen:
+    """Numbers of the samples that a net sees in training."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self._batches: list[tuple[int, ...]] = []
+        net.register_forward_pre_hook(self)
+
+    def __call__(self, module: nn.Module, given: tuple[Any, ...]) -> None:
+        if module.training and given and isinstance(given[0], Tensor):
+            batch = tuple((given[0][:, 0].double() * 64).round().int().tolist())
+            # A net may be called several times on one batch.
+            if batch not in self._batches:
+                self._batches.append(batch)
+
+    def taken(self) -> list[int]:
+        found, self._batches = [number for batch in self._batches for number in batch], []
+        return found
+
+
+def _told(event: Any) -> tuple[Any, ...]:
+    """An event as plain values, without what the wall clock has to do with."""
+    if isinstance(event, Stepped):
+        losses = {name: _exact(loss) for name, loss in event.losses.items()}
+        return "stepped", losses, _exact(event.rate), event.samples, event.updates, event.seconds
+    if isinstance(event, Skipped):
+        return "skipped", event.reason
+    if isinstance(event, EpochEnded):
+        return "epoch", event.epoch, _exact(dict(event.means))
+    if isinstance(event, Evaluated):
+        return "evaluated", _exact(dict(event.scores)), event.best
+    return "ended", event.reason, event.message
+
+
+def picture(run: etude.Run) -> Picture:
+    """All state that a run shows: its clock, every array, what optimizers, schedules and averages remember."""
+    checked, found = run.checked, dict[str, Any]()
+    found["clock"] = (run.progress.step, run.progress.epoch, run.progress.samples, run.progress.tokens)
+    found["cursor"] = (run.cursor.epoch, run.cursor.batch)
+    for name, array in (*checked.net.named_parameters(), *checked.net.named_buffers()):
+        found[f"net {name}"] = _exact(array)
+    for name, module in checked.net.named_modules():
+        if isinstance(module, Counting):
+            found[f"net {name} calls"] = module.calls
+    for work in checked.works:
+        found[f"{work.name} scale"] = work._precision.scale.state()
+        found[f"{work.name} heard"] = _exact(work._heard)
+        found[f"{work.name} schedules"] = [_exact(kept) for kept in work.stepper.memory.values()]
+        for name, own in zip(work.stepper.table.names, work.stepper.optimizer.state(), strict=True):
+            found |= {f"{work.name} {name} {key}": _exact(kept) for key, kept in own.items()}
+    state = checked.averages.state()
+    for name, one in state["each"].items():
+        found[f"average {name}"] = (one["count"], one["passed"], sorted(one["copied"]))
+        found |= {f"average {name} {key}": _exact(kept) for key, kept in one["arrays"].items()}
+    found["averages hear"] = [_exact(kept) for kept in state["memory"].values()]
+    return found
+
+
+def outcome(result: Result) -> Picture:
+    """Everything in a result but how long it took and where it was kept."""
+    assert result.net is not None
+    assert result.final_net is not None
+    found: dict[str, Any] = {"training": [module.training for module in result.net.modules()]}
+    for title, net in (("net", result.net), ("final", result.final_net)):
+        found |= {f"{title} {name}": _exact(a) for name, a in (*net.named_parameters(), *net.named_buffers())}
+    for name, average in result.averages.items():
+        found |= {f"average {name} {key}": _exact(kept) for key, kept in average.items()}
+    for name, series in result.history.items():
+        found[f"series {name}"] = (series.steps, series.epochs, _exact(series.values))
+    found["order"] = list(result.history)
+    plain = ("best_epoch", "best_step", "learning_rates", "learning_rate_multipliers", "update_schedule", "optimizer")
+    more = ("steps", "epochs", "samples", "stop_reason", "stop_message", "score", "seconds", "losses", "best_scores")
+    return found | {name: _exact(getattr(result, name)) for name in (*plain, *more)}
+
+
+def _exact(value: Any) -> Any:
+    """A value of which equal means: alike to the bit, NaN and the sign of zero included; it can be sent elsewhere."""
+    if isinstance(value, Tensor):
+        return str(value.dtype), tuple(value.shape), bytes_of(value.detach())
+    if isinstance(value, float):
+        return value.hex()
+    if isinstance(value, Mapping):
+        return {key: _exact(own) for key, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_exact(own) for own in value]
+    return value
+
+
+def difference(one: Story, other: Story, cut: int) -> str:
+    """The first thing in which two runs differ after `cut` steps, in words; "" if in nothing."""
+    for step in sorted(step for step in {*one.pictures, *other.pictures} if step >= cut):
+        if step not in one.pictures or step not in other.pictures:
+            return f"one run made {one.steps} steps, the other {other.steps}"
+        found = _first(one.pictures[step], other.pictures[step])
+        if found:
+            return f"after step {step}: {found}"
+        told = (story.told.get(step, []) if step > cut else _last(story, step) for story in (one, other))
+        if (mine := next(told)) != (theirs := next(told)):
+            return f"told after step {step}: {_shown(mine)} and {_shown(theirs)}"
+    found = _first(one.end, other.end) if one.end and other.end else ""
+    return f"in the end: {found}" if found else ""
+
+
+def _last(story: Story, step: int) -> list[tuple[Any, ...]]:
+    """What is told after a run has settled: at the cut, all before that was told to somebody else."""
+    return [one for one in story.told.get(step, []) if one[0] == "ended"]
+
+
+def _first(one: Picture, other: Picture) -> str:
+    for name in {**one, **other}:
+        if name not in one or name not in other:
+            return f"{name!r} is in one of the two only"
+        if one[name] != other[name]:
+            return f"{name!r} is {_shown(one[name])} and {_shown(other[name])}"
+    return ""
+
+
+def _shown(value: Any) -> str:
+    """A value for people: of tensors the first numbers."""
+    if isinstance(value, tuple) and len(value) == 3 and isinstance(value[2], bytes):
+        numbers = torch.frombuffer(bytearray(value[2]), dtype=getattr(torch, value[0].removeprefix("torch.")))
+        return f"{value[0]} {value[1]} {numbers[:4].tolist()}"
+    return f"{value!r:.300}"
