@@ -639,7 +639,7 @@ HAND: dict[str, Job] = {
             "no patience", "norms", "arrays", validation=lambda: table(6, 3), patience=0, learning_rate=lambda: 2.0
         ),
         _by_hand(
-            "patience for the loss of an epoch", "norms", "items", patience=0, min_delta=0.1, learning_rate=lambda: 0.3
+            "patience for the loss of an epoch", "norms", "items", patience=0, min_delta=5.0
         ),
         _by_hand("stopped by a sample", "norms", "spoiled items", non_finite="stop", epochs=5),
         _by_hand("refused by a sample", "counting", "spoiled items", averages=lambda: ema(0.5), epochs=4),

@@ -88,6 +88,7 @@ def test_the_first_event_has_the_facts() -> None:
         "optimizer": "adamw",
         "updates": ("loss",),
         "terms": ("a", "b"),
+        "resumed": None,
     }
 
 

@@ -81,15 +81,17 @@ class Bundle:
         """Look whether all of it can become what is in a file.
 
         Raises:
-            StateError: it cannot; everything that is seen to differ is named. CheckpointError: the file lacks what every
-                file of its kind has.
+            StateError: it cannot; everything that is seen to differ is named.
+            CheckpointError: the file lacks what every file of its kind has.
         """
         try:
             found = [*self._strange(saved.record["objects"]), *self._misfits(saved)]
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(saved.path, "the state of a loop", f"{type(error).__name__}: {error}") from error
         if found:
-            raise StateError("\n  ".join([f"{saved.path} does not fit what load() was given:", *found, "Nothing was changed."]))
+            raise StateError(
+                "\n  ".join([f"{saved.path} does not fit what load() was given:", *found, "Nothing was changed."])
+            )
 
     def put(self, saved: Saved) -> dict[str, Any]:
         """Make all of it what is in a file that fits, and return the values in it.
@@ -113,6 +115,10 @@ class Bundle:
                 f"({type(error).__name__}: {error}). {end}."
             ) from error
         return values
+
+    def bare(self) -> list[str]:
+        """The net whose arrays bear their own names in the file, if there is one."""
+        return [key for key, item in self.items.items() if isinstance(item, OfNet) and item.bare]
 
     def machine(self) -> dict[str, str]:
         """What bits may depend on besides."""
@@ -160,7 +166,9 @@ class Bundle:
 
     def _values_in(self, saved: Saved) -> dict[str, Any]:
         entries = saved.record["objects"]
-        found = {key: unpack(entry["value"], saved.tensors) for key, entry in entries.items() if entry["kind"] in _VALUES}
+        found = {
+            key: unpack(entry["value"], saved.tensors) for key, entry in entries.items() if entry["kind"] in _VALUES
+        }
         return {key: Cursor(*own) if entries[key]["kind"] == "cursor" else own for key, own in found.items()}
 
     def _undone(self, done: list[str], before: Mapping[str, Kept]) -> list[str]:

@@ -12,101 +12,107 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import accumulate, pairwise
 from threading import Thread
+from types import TracebackType
 
 PIECE = 4 << 20
 """Bytes in a piece."""
 
-_HELPERS = min(3, (os.cpu_count() or 1) - 1) or 1
+_HELPERS = max(1, min(3, (os.cpu_count() or 1) - 1))
 """How many threads help the one that waits."""
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """Bytes that are hashed at once: from `begin` to `end`, counted from the first byte of the first array."""
+class Run:
+    """Pieces that lie one after another, together long enough to be worth a job.
 
+    Attributes:
+        first, last: their numbers; `last` is no longer one of them.
+        begin, end: their bytes, counted from the first byte of the first array of the file.
+    """
+
+    first: int
+    last: int
     begin: int
     end: int
 
 
 class Digests:
-    """The digests of arrays that lie in one run of bytes.
+    """The digests of arrays.
 
     Args:
-        spans: where each array begins and ends.
+        spans: where in the file each array begins and ends, in this order.
+
+    Attributes:
+        runs: what has to be taken, in any order.
     """
 
     def __init__(self, spans: Sequence[tuple[int, int]]) -> None:
-        made = [list(_pieces(*span)) for span in spans]
-        self._ends = [0, *accumulate(map(len, made))]
-        self._pieces = [piece for pieces in made for piece in pieces]
+        pieces = [list(_pieces(*span)) for span in spans]
+        self._lasts = [0, *accumulate(map(len, pieces))]
+        self._pieces = [piece for of_one in pieces for piece in of_one]
         self._found = [b""] * len(self._pieces)
         self.runs = list(_runs(self._pieces))
-        """First and last piece of what is worth handing to a thread."""
 
-    def span(self, run: tuple[int, int]) -> tuple[int, int]:
-        """Where the bytes of a run begin and end."""
-        return self._pieces[run[0]].begin, self._pieces[run[1] - 1].end
+    def take(self, run: Run, view: memoryview) -> None:
+        """Hash the pieces of a run.
 
-    def take(self, run: tuple[int, int], view: memoryview) -> None:
-        """Hash the pieces of a run; `view` begins with its first byte."""
-        start = self._pieces[run[0]].begin
-        for i in range(*run):
-            piece = self._pieces[i]
-            self._found[i] = sha256(view[piece.begin - start : piece.end - start]).digest()
+        Args:
+            view: the bytes of the run.
+        """
+        for i in range(run.first, run.last):
+            begin, end = self._pieces[i]
+            self._found[i] = sha256(view[begin - run.begin : end - run.begin]).digest()
 
     def all(self) -> list[str]:
-        """The digest of each array, as 64 hexadecimal digits, when all runs were taken."""
-        return [sha256(b"".join(self._found[a:b])).hexdigest() for a, b in pairwise(self._ends)]
+        """The digest of each array in 64 hexadecimal digits, once all runs are taken."""
+        return [sha256(b"".join(self._found[a:b])).hexdigest() for a, b in pairwise(self._lasts)]
 
 
-def _pieces(begin: int, end: int) -> Iterator[Piece]:
+def _pieces(begin: int, end: int) -> Iterator[tuple[int, int]]:
     for start in range(begin, max(end, begin + 1), PIECE):
-        yield Piece(start, min(start + PIECE, end))
+        yield start, min(start + PIECE, end)
 
 
-def _runs(pieces: Sequence[Piece]) -> Iterator[tuple[int, int]]:
-    """Whole pieces one after another, until they are as long as a piece."""
+def _runs(pieces: Sequence[tuple[int, int]]) -> Iterator[Run]:
     first = 0
-    for i, piece in enumerate(pieces):
-        last = i + 1 == len(pieces)
-        if last or piece.end - pieces[first].begin >= PIECE or pieces[i + 1].begin != piece.end:
-            yield first, i + 1
+    for i, (_, end) in enumerate(pieces):
+        begin = pieces[first][0]
+        if i + 1 == len(pieces) or end - begin >= PIECE or pieces[i + 1][0] != end:
+            yield Run(first, i + 1, begin, end)
             first = i + 1
 
 
 class Together:
-    """Jobs shared by a few threads and by whoever waits for them; after an error no further job begins.
+    """Jobs shared by a few threads and by whoever waits for them. Within `with` they are under way; after it none is.
 
     Args:
-        jobs: each is called once. helpers: how many threads to start at most, none for a single job.
+        jobs: each is called once; after an error no further one begins.
     """
 
-    def __init__(self, jobs: Sequence[Callable[[], object]], helpers: int = _HELPERS) -> None:
+    def __init__(self, jobs: Sequence[Callable[[], object]]) -> None:
         self._jobs = iter(jobs)
         self._errors: list[BaseException] = []
-        self._threads = [Thread(target=self._work, daemon=True) for _ in range(min(helpers, len(jobs) - 1))]
+        self._threads = [Thread(target=self._work, daemon=True) for _ in range(min(_HELPERS, len(jobs) - 1))]
 
-    def start(self) -> None:
-        """Begin, and return at once."""
-        for thread in self._threads:
+    def __enter__(self) -> Together:
+        for i, thread in enumerate(self._threads):
             try:
                 thread.start()
             except RuntimeError:
-                # No thread can be had, as when the process is ending: whoever waits does the work.
-                self._threads = [thread for thread in self._threads if thread.ident is not None]
-                break
+                # No thread is to be had, as when the process is ending: whoever waits does the work.
+                del self._threads[i:]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._jobs = iter(())
+        self._join()
 
     def finish(self) -> None:
-        """Help until all jobs are done; then the error of one that failed is raised."""
+        """Help until all jobs are done; the error of one that failed is raised then."""
         self._work()
         self._join()
         if self._errors:
             raise self._errors[0]
-
-    def stop(self) -> None:
-        """Begin no further job, and return when none runs."""
-        self._jobs = iter(())
-        self._join()
 
     def _join(self) -> None:
         for thread in self._threads:

@@ -29,9 +29,13 @@ class Holder:
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host} since {self.since}"
 
+    def is_here(self) -> bool:
+        """Whether it is a process of this machine."""
+        return self.host == socket.gethostname()
+
     def may_be_alive(self) -> bool:
         """Whether the process is there; on another machine nobody can say, so that it may be."""
-        if self.host != socket.gethostname():
+        if not self.is_here():
             return True
         try:
             os.kill(self.pid, 0)
@@ -68,8 +72,7 @@ def others_at_work(folder: str | os.PathLike[str]) -> bool:
     with os.scandir(folder) as found:
         names = [entry.path for entry in found if entry.name.startswith(".") and entry.name.endswith(".lock")]
     holders = [holder for path in names if (holder := _read_at(path)) is not None]
-    ours = (os.getpid(), socket.gethostname())
-    return any((holder.pid, holder.host) != ours and holder.may_be_alive() for holder in holders)
+    return any(holder.may_be_alive() and not (holder.is_here() and holder.pid == os.getpid()) for holder in holders)
 
 
 def _read_at(path: str) -> Holder | None:

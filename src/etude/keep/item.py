@@ -20,8 +20,8 @@ class Kept:
     """One object as it stands in a file.
 
     Attributes:
-        entry: plain values, for the record; "kind" and "class" say what it is. tensors: by name; in a file that was read
-            also those of other objects.
+        entry: plain values, for the record; "kind" and "class" say what it is.
+        tensors: by name; in a file that was read also those of other objects.
     """
 
     entry: Mapping[str, Any]
@@ -50,7 +50,7 @@ class Item(ABC):
 
     @abstractmethod
     def misfits(self, kept: Kept, names: Names) -> list[str]:
-        """Why it cannot become what was kept, as parts of a sentence; none where nothing is seen to speak against it."""
+        """Why it cannot become what was kept, as parts of a sentence; none where nothing speaks against it."""
 
     @abstractmethod
     def put(self, kept: Kept) -> None:

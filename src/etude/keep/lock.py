@@ -54,8 +54,8 @@ class Lock:
 
     Not covered: file systems that keep such locks on each machine for itself (some network mounts: Lustre with
     `localflock`, NFS with `local_lock`). There a second machine can take the lock too; it then writes its name into
-    the file, and the first one stops at its next `check`. On a file system without locks at all, a warning says so, a
-    holder on this machine is found by its process number, and one on another machine is not.
+    the file, and the first one is told at its next `check`. On a file system without locks at all a warning says so;
+    a holder on this machine is found by its process number, and one on another machine only at its next `check`.
 
     Args:
         path: the lock file. Its folder must be there; the file is made.
@@ -92,15 +92,15 @@ class Lock:
         Raises:
             CheckpointError: it was never taken, or another writer has it now.
         """
-        if not self.held or self._hold is None:
-            found = "a lock that this process does not hold"
+        if self._hold is None or not self.held:
+            found = "that this process does not hold it"
             raise CheckpointError(self.path, "the lock of this run", found, damaged=False)
         if not _is_at(self._hold.fd, self.path):
             self._again(self._hold)
             return
         now = read(self._hold.fd)
         if now is not None and now.token != self._hold.holder.token:
-            found = f"that of {now}: another run writes there too"
+            found = f"that {now} has taken it: another run writes there too"
             raise CheckpointError(self.path, "the lock of this run", found, damaged=False)
 
     def release(self) -> None:
@@ -119,9 +119,8 @@ class Lock:
             with _guard:
                 self._keep(_take(self.path))
         except (OSError, StateError) as error:
-            raise CheckpointError(
-                self.path, "the lock of this run", f"that it was removed, and {error}", False
-            ) from error
+            found = f"that it was removed, and: {error}"
+            raise CheckpointError(self.path, "the lock of this run", found, damaged=False) from error
         os.close(old.fd)
 
 
@@ -172,7 +171,7 @@ def _lock(fd: int) -> bool:
 def _lock_by_number(fd: int) -> bool:
     """The same where the file system has no locks: by whether the process named in the file is alive."""
     found = read(fd)
-    if found is not None and found.may_be_alive():
+    if found is not None and found.is_here() and found.pid != os.getpid() and found.may_be_alive():
         return False
     warn(
         "This file system has no locks (flock), so that a second run that writes to the same place from another "

@@ -12,14 +12,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from itertools import count
-from math import isfinite, nan
+from math import inf, isfinite, nan
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
-from etude.errors import CheckpointError, SettingError, StateError, warn
+from etude.errors import CheckpointError, SettingError, StateError, nearest, warn
 from etude.keep import generators, state
 from etude.keep.bundle import Bundle
 from etude.keep.destination import Directory
@@ -36,7 +37,6 @@ _LOOPS = count(1)
 """Numbers the loops of this process."""
 
 _TWO = last(2)
-_OWN = ("step", "epoch", "loss")
 
 
 class Checkpoints:
@@ -47,8 +47,8 @@ class Checkpoints:
 
     Args:
         folder: made where it is missing, with those above it, when it is first used.
-        keep: which files stay: `last(...)`, `best(...)`, `thinning(...)`, joined by `|`; the scores are "loss" and every
-            number that `save` is given by name. None: all.
+        keep: which files stay: `last(...)`, `best(...)`, `thinning(...)`, joined by `|`. The scores are "loss" and
+            every number that `save` is given by name. None: all files.
 
     Raises:
         SettingError: no path; a rule that cannot be followed; nothing can be written there.
@@ -62,7 +62,7 @@ class Checkpoints:
         known = None if keep is None else keep.check({**dict.fromkeys(self._scores), "loss": "min"})
         self._store = Store(self._folder, known)
         self._image = Image()
-        self._run = {"start": start_now(), "counter": next(_LOOPS)}
+        self._run = (start_now(), next(_LOOPS))
         self._number = 0
         self._loaded: frozenset[str] | None = None
         self._open = self._closed = False
@@ -82,8 +82,8 @@ class Checkpoints:
             The plain values that were saved, with "step", "epoch" and "loss"; an empty dict where nothing is saved yet.
 
         Raises:
-            StateError: what is given cannot be kept, or does not fit the file. All that is wrong is named, and nothing is
-                changed.
+            StateError: what is given cannot be kept, or does not fit the file. All that is wrong is named, and nothing
+                is changed.
             CheckpointError: the file is of another kind or version, or the folder cannot be read.
         """
         bundle = self._asked(objects, keep)
@@ -121,13 +121,13 @@ class Checkpoints:
         kept = self._taken(bundle)
         scores = self._measured(bundle.values, progress["loss"])
         self._ready()
-        record = self._record(bundle, kept, progress, scores)
-        name = Name(**self._run, epoch=int(progress["epoch"]), step=progress["step"], loss=progress["loss"])
-        path = self._store.target(name)
-        self._image.take(kept.tensors)
-        self._image.write(path, record)
+        record, tensors = _record(bundle, kept, progress, scores)
+        start, counter = self._run
+        path = self._store.target(Name(start, counter, int(epoch), int(step), progress["loss"]))
+        self._image.take(tensors)
+        self._image.write(path, {**record, "number": self._number + 1})
         self._number += 1
-        self._store.committed(path, Entry(str(path), self._number, progress["step"], progress["epoch"], scores))
+        self._store.committed(path, Entry(str(path), self._number, int(step), float(epoch), scores))
         self._retain()
         return path
 
@@ -154,8 +154,8 @@ class Checkpoints:
         bundle = Bundle(objects, keep)
         if bundle.values:
             raise SettingError(
-                f"load(): {listed(bundle.values)} can be given to save(), and load() returns it. Give load() what has a "
-                "state: nets, trainers, optimizers, schedulers, random generators."
+                f"load(): {listed(bundle.values)} has no state to put back. Give load() nets, trainers, optimizers, "
+                "schedulers, random generators; plain values are given to save() alone, and load() returns them."
             )
         if keep is not None and not any(isinstance(item, OfTrainer) for item in bundle.items.values()):
             raise SettingError(f"load(keep={keep!r}): that is about the settings of a Trainer, and none is given.")
@@ -171,13 +171,15 @@ class Checkpoints:
     def _tell_machine(self, path: str, saved: Mapping[str, str], now: Mapping[str, str]) -> None:
         changed = [f"{name} {saved.get(name)} -> {value}" for name, value in now.items() if saved.get(name) != value]
         if changed:
-            warn(f"{path} was saved elsewhere ({', '.join(changed)}): the loop goes on, the same bits are not promised.")
+            warn(
+                f"{path} was saved elsewhere ({', '.join(changed)}): the loop goes on, the same bits are not promised."
+            )
 
     def _go_on(self, path: str, record: Mapping[str, Any]) -> None:
         """It is the same loop as before: names and numbers go on, so that its old files are removed in their turn."""
         name = Name.parse(os.path.basename(path))
         if name is not None:
-            self._run = {"start": name.start, "counter": name.counter}
+            self._run = (name.start, name.counter)
         self._number = int(record["number"])
 
     # ------------------------------------------------------------------------------------------------------- saving
@@ -190,16 +192,76 @@ class Checkpoints:
             self._open = True
 
     def _taken(self, bundle: Bundle) -> Kept:
+        """What is to be written, where a loop could go on from it."""
         kept = bundle.take()
+        if not kept.entry:
+            raise SettingError("save(): nothing to keep is given. Write save(step=step, net=net, optimizer=optimizer).")
         faults = bundle.unkept(kept)
         if self._loaded is not None:
-            faults += [f"{key} was given to load(), and is not given to save()" for key in self._loaded - set(bundle.items)]
-            faults += [f"{key} was not given to load(), and could not be put back" for key in set(bundle.items) - self._loaded]
+            faults += [f"{key} was given to load(): give it to save() too" for key in self._loaded - set(bundle.items)]
+            faults += [f"{key} has a state: give it to load() too" for key in set(bundle.items) - self._loaded]
         if faults:
-            raise StateError("\n  ".join(["Nothing was saved, since a loop could not go on from it:", *sorted(faults)]))
-        if not kept.entry:
-            raise SettingError("save(): nothing to keep was given. Write save(step=step, net=net, optimizer=optimizer).")
+            raise StateError("\n  ".join(["save(): from this no loop could go on to the same bits:", *sorted(faults)]))
         return kept
 
-    def _record(self, bundle: Bundle, kept: Kept, progress: Mapping[str, Any], scores: Mapping[str, float]) -> dict[str, Any]:
-        ...
+    def _measured(self, values: Mapping[str, Any], loss: float) -> dict[str, float]:
+        """What `keep` may go by."""
+        numbers = {key: float(value) for key, value in values.items() if _is_number(value)}
+        found = {"loss": loss, **numbers}
+        for name in sorted(self._scores - set(found)):
+            raise SettingError(
+                f"save(): {self._folder.keep!r} goes by {name!r}, which is not given. Given are the numbers "
+                f"{listed(found)}.{nearest(name, found)} Where it was not measured write {name}=math.nan."
+            )
+        return found
+
+    def _retain(self) -> None:
+        """Remove files that are not kept; that one cannot be removed is no reason to stop."""
+        try:
+            self._store.retain()
+        except CheckpointError as error:
+            if error.damaged:
+                raise
+            warn(f"{error} No file is lost; older ones stay.")
+
+
+def _record(
+    bundle: Bundle, kept: Kept, progress: Mapping[str, Any], scores: Mapping[str, float]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The record of a file, and its tensors."""
+    entries = {key: dict(entry) for key, entry in kept.entry.items()}
+    # The record of the net that bears its own names stands where every checkpoint has it.
+    net = next((entries[key].pop("net") for key in bundle.bare()), None)
+    random, more = pack(generators.of_process(), "state:random.")
+    record = {
+        "progress": pack(dict(progress))[0],
+        "scores": {name: value for name, value in scores.items() if isfinite(value)},
+        "net": net,
+        "objects": entries,
+        "random": random,
+        "machine": bundle.machine(),
+    }
+    return state.stamped(record, state.LOOP), {**kept.tensors, **more}
+
+
+def _count(step: Any) -> int:
+    if isinstance(step, bool) or not isinstance(step, Integral) or step < 0:
+        raise SettingError(f"save(step={step!r}): how many steps were made is a whole number of at least 0.")
+    return int(step)
+
+
+def _epoch(epoch: Any) -> float:
+    if not _is_number(epoch) or not 0 <= float(epoch) < inf:
+        raise SettingError(f"save(epoch={epoch!r}): a number of at least 0 is needed.")
+    return int(epoch) if isinstance(epoch, Integral) else float(epoch)
+
+
+def _loss(loss: Any) -> float:
+    one = loss.item() if isinstance(loss, Tensor) and loss.numel() == 1 else loss
+    if not _is_number(one):
+        raise SettingError(f"save(loss={loss!r}): a number is needed, or a tensor with one.")
+    return float(one)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool | np.bool_)

@@ -1,4 +1,4 @@
-"""A net in a file: its arrays, the buffers that its state_dict leaves out, its extra state, and which arrays are one."""
+"""A net in a file: its arrays, buffers that its state_dict leaves out, its extra state, and which arrays are one."""
 
 from __future__ import annotations
 

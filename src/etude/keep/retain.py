@@ -220,7 +220,7 @@ def best(score: str, n: int = 1, direction: str | None = None) -> BestBy:
     kept only as long as there are fewer than `n` others.
 
     Args:
-        score: "loss" of training, "val.loss", or "val.<metric>".
+        score: "val.loss", "val.<metric>", or "epoch.loss", the mean loss of an epoch of training.
         n: how many. direction: "min" or "max". None: as the metric says; "min" for a loss.
 
     Raises:

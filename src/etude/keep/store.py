@@ -134,8 +134,9 @@ class Store:
         kept = self._keep.kept(entries)
         going = [os.path.basename(entry.path) for entry in entries if entry.number not in kept]
         going = [name for name in going if name != self._newest]
-        if going:
-            self._verify()
+        if not going:
+            return []
+        self._verify()
         return self._remove(going)
 
     def newest_good(self, start: str | None = None) -> tuple[Saved | None, list[CheckpointError]]:
@@ -169,8 +170,9 @@ class Store:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return f"{self.destination!r}: no space left in {self._folder}. Make room there, or write to another disk."
         example = f'{type(self.destination).__name__}("runs/{self._path.name}")'
+        place = "" if error.filename is None else f"{error.filename}: "
         return (
-            f"{self.destination!r}: nothing can be written in {self._folder} ({error.strerror or error}). "
+            f"{self.destination!r}: nothing can be written in {self._folder} ({place}{error.strerror or error}). "
             f"Name a place where you may write, such as {example}."
         )
 
@@ -214,22 +216,24 @@ class Store:
 
     def _remove(self, names: list[str]) -> list[Path]:
         removed: list[Path] = []
-        failed: list[OSError] = []
+        failed: OSError | None = None
         for path in (self._folder / name for name in names):
             try:
-                disk.remove(path)
-                removed.append(path)
+                with contextlib.suppress(FileNotFoundError):
+                    disk.remove(path)
+                    removed.append(path)
                 with contextlib.suppress(FileNotFoundError):
                     disk.remove(path.with_suffix(ARCHIVE))
             except OSError as error:
-                failed.append(error)
-            else:
-                self._entries.pop(path.name, None)
-        if removed:
+                failed = failed or error
+        try:
             disk.sync_folder(self._folder)
-        if failed:
-            said = failed[0].strerror or str(failed[0])
-            raise CheckpointError(str(failed[0].filename), "to remove it, as newer ones are kept", said, damaged=False)
+        except OSError as error:
+            failed = failed or error
+        if failed is not None:
+            found = failed.strerror or str(failed)
+            path = failed.filename or self._folder
+            raise CheckpointError(str(path), "to remove it, as newer ones are kept", found, damaged=False) from failed
         return removed
 
     # ----------------------------------------------------------------------------------------- setting aside

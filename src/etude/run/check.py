@@ -119,10 +119,9 @@ def prove(plan: Plan, net: nn.Module, data: Any) -> Checked:
             if flow.samples and flow.batch_size and 1 in (flow.batch_size, flow.samples % flow.batch_size):
                 try_single(net, works, batch, extent)
             evaluator = _evaluator(plan, evaluate, aside, net, works, flow, device)
-    made = Checked(plan, net, works, flow, evaluator, extent, device, averages, chosen, _idle(net, works))
-    made.first_batch = first_batch(batch)
-    made.example = batch if any(of.export for of in plan.checkpoint or ()) else None
-    return made
+    example = batch if any(of.export for of in plan.checkpoint or ()) else None
+    facts = (averages, chosen, _idle(net, works), first_batch(batch), example)
+    return Checked(plan, net, works, flow, evaluator, extent, device, *facts)
 
 
 def _validation(plan: Plan, made: Source, chosen: dict[str, Any]) -> tuple[Evaluate | None, Source, Source | None]:

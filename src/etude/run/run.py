@@ -76,8 +76,8 @@ class Run:
         self._until = check_time("until", until)
         if until is not None and not self._saving.active:
             raise SettingError(
-                f"until={until!r} saves the run and leaves, and no place is given. Write checkpoint=Directory(...) too; "
-                "or time_limit= for the end of the run."
+                f"until={until!r} saves the run and leaves, and no place is given. Write checkpoint=Directory(...) "
+                "too; or time_limit= for the end of the run."
             )
         self._alone = len(self.checked.works) == 1
         self._terms = {work.name: work.names(self._alone)[1] for work in self.checked.works}

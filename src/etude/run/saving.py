@@ -108,7 +108,7 @@ class Saving:
         self._image = Image()
         self._writer: Writer[list[_Wrote]] = Writer()
         self._exporter = Exporter(checked) if any(place.of.export for place in self.places) else None
-        self._run = {"start": start_now(), "counter": next(_RUNS)}
+        self._start, self._counter = start_now(), next(_RUNS)
         self._scores: dict[str, float] = {}
 
     def __enter__(self) -> Saving:
@@ -186,7 +186,7 @@ class Saving:
 
     def _go_on(self, record: Mapping[str, Any]) -> None:
         """This is the run that saved the file: names and counts go on."""
-        self._run = dict(unpack(record["run"], {}))
+        self._start, self._counter = record["run"]["start"], record["run"]["counter"]
         self.files = [path for path in unpack(record["files"], {}) if os.path.exists(path)]
         for place, kept in zip(self.places, unpack(record["saves"], {}), strict=False):
             if kept["kind"] == type(place.of).__name__:
@@ -249,7 +249,7 @@ class Saving:
         record, tensors = going.state()
         record |= pack(
             {
-                "run": self._run,
+                "run": {"start": self._start, "counter": self._counter},
                 "scores": dict(self._scores),
                 "saves": [place.state() for place in self.places],
                 "files": list(self.files),
@@ -260,7 +260,7 @@ class Saving:
 
     def _name(self, going: Going, losses: tuple[float, float | None]) -> Name:
         epoch = ceil(going.progress.epoch - 1e-9)
-        return Name(self._run["start"], self._run["counter"], epoch, int(going.progress.step), *losses)
+        return Name(self._start, self._counter, epoch, int(going.progress.step), *losses)
 
     def _write(
         self,
