@@ -592,8 +592,14 @@ def _taking_turns() -> list[Update]:
     """Two updates: one trains the statistics of a batch norm, the other, when its turn comes, holds them."""
     rule = {"body.1": FROZEN}
     return [
-        Update("head", "cross_entropy", "head", learning_rate_multipliers=rule, turn=cycle(False, False, True, False)),
-        Update("body", "cross_entropy", "body", turn=when("body.loss", above=1.0, at_most=2), noise=0.01),
+        Update(
+            "head",
+            "cross_entropy",
+            part("head") | "body.1",
+            learning_rate_multipliers=rule,
+            turn=cycle(False, False, True, False),
+        ),
+        Update("body", "cross_entropy", "body", turn=when("body.loss", above=0.1, at_most=5), noise=0.01),
     ]
 
 
@@ -638,10 +644,8 @@ HAND: dict[str, Job] = {
         _by_hand(
             "no patience", "norms", "arrays", validation=lambda: table(6, 3), patience=0, learning_rate=lambda: 2.0
         ),
-        _by_hand(
-            "patience for the loss of an epoch", "norms", "items", patience=0, min_delta=5.0
-        ),
-        _by_hand("stopped by a sample", "norms", "spoiled items", non_finite="stop", epochs=5),
+        _by_hand("patience for the loss of an epoch", "norms", "items", patience=0, min_delta=5.0),
+        _by_hand("stopped by a sample", "norms", "spoiled items", non_finite="stop", epochs=5, seed=27),
         _by_hand("refused by a sample", "counting", "spoiled items", averages=lambda: ema(0.5), epochs=4),
         _by_hand("all is frozen", "plain", "arrays", learning_rate_multipliers={everything: FROZEN}),
         _by_hand(

@@ -134,6 +134,7 @@ def picture(run: etude.Run) -> Picture:
     for name, array in (*checked.net.named_parameters(), *checked.net.named_buffers()):
         found[f"net {name}"] = _exact(array)
     for name, module in checked.net.named_modules():
+        found[f"net {name} training"] = module.training
         if isinstance(module, Counting):
             found[f"net {name} calls"] = module.calls
     for work in checked.works:

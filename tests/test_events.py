@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 import torch
 
-from etude.run.events import Began, Ended, EpochEnded, Evaluated, Event, Settled, Skipped, Stepped
+from etude.run.events import Began, Ended, EpochEnded, Evaluated, Event, Saved, SaveFailed, Settled, Skipped, Stepped
 from etude.values.progress import Progress
 from small import kinds, run
 
@@ -19,6 +19,8 @@ ALL = (
     EpochEnded(Progress(1), 1, {"loss": 1.0}),
     Evaluated(Progress(1), {"loss": 1.0}, True),
     Settled(Progress(1)),
+    Saved(Progress(1), "run.safetensors", 2048, 0.01),
+    SaveFailed(Progress(1), "run.safetensors", "no space is left"),
     Ended(Progress(1), "finished", "all planned steps were made"),
 )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 START = "2021-06-21T10-15-30"
 """When the runs began, as their files say."""
@@ -71,3 +71,29 @@ def save(store: Any, image: Any, step: int, numbers: int = 4000) -> Path:
     store.committed(path, Entry(str(path), step, step, 1.0))
     store.retain()
     return path
+
+
+def small_run(folder: Path, steps: int, **options: Any) -> Any:
+    """A run of a small net with everything that a state can hold: averages, the best net, batch norm, dropout.
+
+    Args:
+        folder: where it is saved, at every fourth step. steps: how many it has. options: more for `etude.train`.
+    """
+    import etude
+    from etude.keep.destination import Directory
+    from etude.keep.retain import last
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        net = nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12), nn.Dropout(0.2), nn.Linear(12, 3))
+        data = torch.randn(60, 6), torch.randint(0, 3, (60,))
+    plan: dict[str, Any] = {
+        "loss": "cross_entropy",
+        "steps": steps,
+        "batch_size": 10,
+        "averages": etude.ema(0.9),
+        "validation": 0.2,
+        "checkpoint": Directory(folder, etude.every(etude.steps(4)), keep=last(3)),
+        "progress": False,
+    }
+    return etude.train(net, data, **(plan | options))

@@ -20,6 +20,8 @@ from etude.errors import (
 )
 from etude.front import train
 from etude.keep.destination import Directory, File
+from etude.keep.load import load_net
+from etude.keep.loop import Checkpoints
 from etude.keep.retain import best, last, thinning
 from etude.listen.bar import Bar
 from etude.listen.jsonl import JsonLines
@@ -71,6 +73,7 @@ __all__ = [
     "INHERIT",
     "Bar",
     "CheckpointError",
+    "Checkpoints",
     "DataError",
     "Directory",
     "EtudeError",
@@ -116,6 +119,7 @@ __all__ = [
     "last",
     "learning_rate_multipliers",
     "linear",
+    "load_net",
     "minutes",
     "multi_step",
     "one_cycle",

@@ -24,6 +24,12 @@ from etude.step.states import listed
 _VALUES = ("value", "cursor")
 """Kinds of entries that `load` returns; the others go back into objects."""
 
+_WORDS = {"net": "a net", "trainer": "a Trainer", "state": "an object with a state_dict", "generator": "a generator"}
+"""What entries of other kinds are, in words."""
+
+_FIELDS = {"objects": Mapping, "random": Mapping, "machine": Mapping, "progress": Mapping, "number": int}
+"""What the record of a loop has besides the net, and as what."""
+
 
 class Bundle:
     """The objects and values of one call, by the names they have in it.
@@ -54,9 +60,10 @@ class Bundle:
         entries: dict[str, Any] = {}
         tensors: dict[str, Tensor] = {}
         faults: list[str] = []
+        names = names_in(self.items)
         for key in (*self.items, *self.values):
             try:
-                kept = self._kept(key)
+                kept = self.items[key].take(names) if key in self.items else _of_value(key, self.values[key])
             except StateError as error:
                 faults.append(str(error))
                 continue
@@ -73,8 +80,8 @@ class Bundle:
         for key, item in self.items.items():
             lost = [array for array in item.moves() if array.numel() and place_of(array) not in places]
             if lost:
-                forms = listed(dict.fromkeys("x".join(map(str, array.shape)) for array in lost))
-                found.append(f"{key} moves {len(lost)} arrays that nothing given has, of shape {forms}")
+                forms = ", ".join(dict.fromkeys("x".join(map(str, array.shape)) or "one number" for array in lost))
+                found.append(f"{key} moves arrays that are in nothing given: {len(lost)} of shape {forms}")
         return found
 
     def fit(self, saved: Saved) -> None:
@@ -84,14 +91,18 @@ class Bundle:
             StateError: it cannot; everything that is seen to differ is named.
             CheckpointError: the file lacks what every file of its kind has.
         """
+        for name, kind in _FIELDS.items():
+            if not isinstance(saved.record.get(name), kind):
+                raise CheckpointError(saved.path, f"{name!r} in its record", f"{saved.record.get(name)!r:.60}", False)
         try:
-            found = [*self._strange(saved.record["objects"]), *self._misfits(saved)]
+            self._values_in(saved)
+            misfits = [*self._strange(saved.record["objects"]), *self._misfits(saved)]
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise CheckpointError(saved.path, "the state of a loop", f"{type(error).__name__}: {error}") from error
-        if found:
-            raise StateError(
-                "\n  ".join([f"{saved.path} does not fit what load() was given:", *found, "Nothing was changed."])
-            )
+            found = f"{type(error).__name__}: {error}"
+            raise CheckpointError(saved.path, "the state of a loop", found, damaged=False) from error
+        if misfits:
+            first = f"{saved.path} does not fit what load() was given:"
+            raise StateError("\n  ".join([first, *misfits, "Nothing was changed."]))
 
     def put(self, saved: Saved) -> dict[str, Any]:
         """Make all of it what is in a file that fits, and return the values in it.
@@ -100,7 +111,8 @@ class Bundle:
             StateError: an object refused what was kept. All objects are as they were before.
         """
         values = self._values_in(saved)
-        before = {key: _copied(self._kept(key)) for key in self.items}
+        names = names_in(self.items)
+        before = {key: _copied(item.take(names)) for key, item in self.items.items()}
         done: list[str] = []
         try:
             for key, item in self.items.items():
@@ -132,15 +144,6 @@ class Bundle:
             "python": platform.python_version(),
         }
 
-    def _kept(self, key: str) -> Kept:
-        if key in self.items:
-            return self.items[key].take(names_in(self.items))
-        value = self.values[key]
-        if isinstance(value, Cursor):
-            return Kept({"kind": "cursor", "value": [value.epoch, value.batch]}, {})
-        packed, tensors = pack({key: value})
-        return Kept({"kind": "value", "value": packed[key]}, tensors)
-
     def _strange(self, entries: Mapping[str, Any]) -> Iterable[str]:
         """What is in the file or in the call alone."""
         for key, item in self.items.items():
@@ -150,11 +153,10 @@ class Bundle:
             elif kind in _VALUES:
                 yield f"{key}: the file has a plain value. Leave {key} out: load() returns it."
             elif kind != item.kind:
-                yield f"{key}: the file has what save() kept of a {kind}, here it is a {item.kind}."
+                yield f"{key}: it is {_WORDS[item.kind]}, in the file {_WORDS[kind]}."
         for key, entry in entries.items():
             if key not in self.items and entry["kind"] not in _VALUES:
-                made = entry["class"]
-                yield f"{key}: the file has the state of a {made}. Give it: load({key}={key}); or load the net alone."
+                yield f"{key}: the file has the state of {entry['class']}. Write load({key}={key}, ...)."
 
     def _misfits(self, saved: Saved) -> Iterable[str]:
         names, entries = names_in(self.items), saved.record["objects"]
@@ -182,6 +184,13 @@ class Bundle:
                 except Exception:
                     lost.append(key)
         return lost
+
+
+def _of_value(key: str, value: Any) -> Kept:
+    if isinstance(value, Cursor):
+        return Kept({"kind": "cursor", "value": [value.epoch, value.batch]}, {})
+    packed, tensors = pack({key: value})
+    return Kept({"kind": "value", "value": packed[key]}, tensors)
 
 
 def _of(saved: Saved, key: str) -> Kept:

@@ -17,7 +17,7 @@ from torch import Tensor
 from etude.errors import CheckpointError
 from etude.keep import disk, parsing
 from etude.keep.digests import Digests, Run, Together
-from etude.keep.header import Entry, Header
+from etude.keep.header import Entry, Header, short
 from etude.keep.image import PART, Image, write
 
 __all__ = ["PART", "Image", "Saved", "read", "read_arrays", "read_record", "verify", "write"]
@@ -158,17 +158,17 @@ class _Opened:
         for entry, found in zip(entries, digests.all(), strict=True):
             told = self.header.digests[entry.name]
             if found != told:
-                expected = f"the array {entry.name[:60]!r} with the digest {told!s:.16}..."
+                expected = f"the array {short(entry.name)} with the digest {told!s:.16}..."
                 raise CheckpointError(self.path, expected, f"one with {found:.16}...")
 
     def _array(self, flat: Tensor, entry: Entry, at: int) -> Tensor:
         try:
             array = entry.of(flat, at)
         except (RuntimeError, TypeError) as error:
-            found = f"one of shape {entry.shape!s:.60}"
-            raise CheckpointError(self.path, f"the array {entry.name[:60]!r} of a possible shape", found) from error
+            found = f"one of shape {short(entry.shape)}"
+            raise CheckpointError(self.path, f"the array {short(entry.name)} of a possible shape", found) from error
         if entry.dtype == torch.bool and (array.view(torch.uint8) > 1).any():
-            raise CheckpointError(self.path, f"ones and zeros in the array {entry.name[:60]!r}", "other numbers")
+            raise CheckpointError(self.path, f"ones and zeros in the array {short(entry.name)}", "other numbers")
         return array
 
 

@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from reprlib import Repr
 from typing import Any
 
 import torch
@@ -21,6 +22,11 @@ from etude.errors import StateError
 
 MOST = 100_000_000
 """Bytes of a header at most, as in the safetensors library."""
+
+_ROOM = 64 << 20
+_FOR_A_BYTE = 8
+_FOR_A_VALUE = 80
+"""Memory that parsing may take beyond the size of the arrays, and what it takes for a byte and for a value at most."""
 
 _ALIGNED = 64
 NO_DIGEST = "0" * 64
@@ -47,12 +53,17 @@ CODES = {
 
 DTYPES = {code: dtype for dtype, code in CODES.items()}
 _INTS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-OTHERS = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in vars(torch).values()
-    if isinstance(dtype, torch.dtype) and dtype not in CODES and (dtype.is_complex or dtype.itemsize in _INTS)
-}
-"""Dtypes that are kept as others of the same size: complex numbers as pairs, all else as ints."""
+_LACKING = (
+    torch.complex32,
+    torch.complex64,
+    torch.complex128,
+    torch.float8_e4m3fnuz,
+    torch.float8_e5m2fnuz,
+    torch.float8_e8m0fnu,
+    torch.float4_e2m1fn_x2,
+)
+OTHERS = {str(dtype).removeprefix("torch."): dtype for dtype in _LACKING}
+"""Dtypes that not every reader knows: complex numbers are kept as pairs, all else as ints of the same size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +105,30 @@ def known(dtype: torch.dtype) -> bool:
     return dtype in CODES or str(dtype).removeprefix("torch.") in OTHERS
 
 
+_SHORT = Repr()
+_SHORT.maxstring = 100
+
+
+def short(value: object) -> str:
+    """A value as it is written in a message, however long it may be."""
+    return _SHORT.repr(value)
+
+
+_ADVICE = "Keep long lists as tensors."
+
+
+def in_proportion(text: bytes | bytearray | str, size: int) -> bool:
+    """Whether parsing a header takes little memory, or no more than arrays of `size` bytes do themselves.
+
+    A hostile header of some megabytes may stand for gigabytes of empty lists.
+    """
+    if isinstance(text, str):
+        values = text.count(",") + text.count("[") + text.count("{")
+    else:
+        values = text.count(b",") + text.count(b"[") + text.count(b"{")
+    return _FOR_A_VALUE * values + _FOR_A_BYTE * len(text) <= _ROOM + size
+
+
 class Writing:
     """Makes the headers of files with the same arrays.
 
@@ -102,6 +137,7 @@ class Writing:
     """
 
     def __init__(self, entries: Sequence[Entry]) -> None:
+        self._bytes = entries[-1].end if entries else 0
         self._names = [entry.name for entry in entries]
         self._arrays = json.dumps({entry.name: _described(entry) for entry in entries}, separators=(",", ":"))
         others = {e.name: str(e.dtype).removeprefix("torch.") for e in entries if e.dtype not in CODES}
@@ -122,21 +158,21 @@ class Writing:
         """The first bytes of a file: length and header.
 
         Args:
-            record: what `text` made of the record. digests: of the arrays; without them the length is right.
+            record: what `text` made of the record. digests: of the arrays; without them only the length is right.
 
         Raises:
-            StateError: it would be longer than readers take.
+            StateError: it would be more than readers take.
         """
         marks = dict(zip(self._names, digests or [NO_DIGEST] * len(self._names), strict=True))
         ours = {"format": "pt", "etude": record, **self._others, "digests": _text(marks), "digest": NO_DIGEST}
         arrays = "" if self._arrays == "{}" else f",{self._arrays[1:-1]}"
         text = f'{{"__metadata__":{_text(ours)}{arrays}}}'.encode()
         text += b" " * (-(8 + len(text)) % _ALIGNED)
+        told = f"The header would have {len(text):,} bytes, {len(record):,} of them the record"
         if len(text) > MOST:
-            raise StateError(
-                f"The header would have {len(text):,} bytes, {len(record):,} of them the record, and readers take "
-                f"{MOST:,}: keep long lists as tensors."
-            )
+            raise StateError(f"{told}, and readers take {MOST:,}. {_ADVICE}")
+        if not in_proportion(text, self._bytes):
+            raise StateError(f"{told}, with more values than {self._bytes:,} bytes of arrays allow. {_ADVICE}")
         found = sha256(text).hexdigest().encode()
         whole = text.replace(b'"digest":"' + NO_DIGEST.encode(), b'"digest":"' + found, 1)
         return len(text).to_bytes(8, "little") + whole

@@ -35,7 +35,7 @@ class OfNet(Item):
         arrays, others = _state(self.net)
         shapeless = [name for name, array in arrays.items() if not has_shape(array)]
         if shapeless:
-            raise StateError(f"{self.key}: {some(shapeless)} has no shape yet. Call the net once before.")
+            raise StateError(f"{self.key}: {some(shapeless)} without a shape as yet. Call the net once before.")
         odd = [name for name in arrays if ":" in name]
         if odd:
             raise StateError(f"{self.key}: {some(odd)}: the name of an array cannot have a colon. Rename the module.")

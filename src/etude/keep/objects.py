@@ -35,7 +35,7 @@ class OfState(Item):
     def misfits(self, kept: Kept, names: Names) -> list[str]:
         saved, here = kept.entry["class"], class_of(self.given)
         if saved != here:
-            return [f"it is a {here}, the file has the state of a {saved}"]
+            return [f"it is of class {here}, in the file of {saved}"]
         return _other_order(kept.entry["moves"], [_named(array, names) for array in self.moves()])
 
     def put(self, kept: Kept) -> None:
@@ -110,7 +110,7 @@ class OfGenerator(Item):
 
     def misfits(self, kept: Kept, names: Names) -> list[str]:
         saved, here = kept.entry["class"], generators.kind_of(self.generator)
-        return [] if saved == here else [f"it is a {here}, the file has the state of a {saved}"]
+        return [] if saved == here else [f"it is {here}, in the file {saved}"]
 
     def put(self, kept: Kept) -> None:
         generators.put(self.generator, unpack(kept.entry["value"], kept.tensors))

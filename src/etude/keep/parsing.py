@@ -14,12 +14,7 @@ from typing import Any, NoReturn
 import torch
 
 from etude.errors import CheckpointError
-from etude.keep.header import CODES, DTYPES, MOST, NO_DIGEST, OTHERS, Entry, Header, stored
-
-_ROOM = 64 << 20
-_FOR_A_BYTE = 8
-_FOR_A_VALUE = 80
-"""Memory for a header beyond the size of its file, and what parsing takes for a byte and for a value, at most."""
+from etude.keep.header import CODES, DTYPES, MOST, NO_DIGEST, OTHERS, Entry, Header, in_proportion, short, stored
 
 _OURS = {"etude", "digests", "digest"}
 _DIGEST = re.compile(rb'"digest":"([0-9a-f]{64})"')
@@ -72,9 +67,9 @@ def parsed(path: str, raw: bytearray, size: int) -> Header:
 class _Reading:
     """Takes a header apart, each thing it says being what it should."""
 
-    def __init__(self, path: str, bytes_: int) -> None:
+    def __init__(self, path: str, size: int) -> None:
         self._path = path
-        self._bytes = bytes_
+        self._bytes = size
 
     def check_digest(self, raw: bytearray) -> None:
         places = [place.span(1) for place in islice(_DIGEST.finditer(raw), 2)]
@@ -91,7 +86,8 @@ class _Reading:
     def _refuse(self, raw: bytearray) -> NoReturn:
         """A header without a digest of ours: another program's, or ours and damaged."""
         whole = self._json(raw, "a header in JSON")
-        if _OURS.isdisjoint(whole.get("__metadata__") or ()):
+        ours = whole.get("__metadata__", {})
+        if isinstance(ours, dict) and _OURS.isdisjoint(ours):
             found = f"a safetensors file of another program: {_FOREIGN}"
             raise CheckpointError(self._path, "a checkpoint of étude", found, damaged=False)
         self._wrong("a header with one digest of itself", "none, or several")
@@ -100,7 +96,7 @@ class _Reading:
         whole = self._json(raw, "a header in JSON")
         ours = whole.pop("__metadata__", None)
         if not isinstance(ours, dict) or not all(isinstance(text, str) for text in ours.values()):
-            self._wrong("metadata that are texts", f"{ours!r:.60}")
+            self._wrong("metadata that are texts", short(ours))
         others = self._json(ours.get("dtypes", "{}"), "dtypes in JSON")
         entries = self._entries(whole, others)
         digests = self._json(ours.get("digests", ""), "digests in JSON")
@@ -110,16 +106,15 @@ class _Reading:
 
     def _json(self, text: bytearray | str, expected: str) -> dict[str, Any]:
         """An object in JSON, unless it would take far more memory than its file is long."""
-        values = _values(text)
-        if _FOR_A_VALUE * values + _FOR_A_BYTE * len(text) > _ROOM + self._bytes:
-            self._wrong("a header in proportion to its file", f"{len(text):,} bytes with {values:,} values")
+        if not in_proportion(text, self._bytes):
+            self._wrong("a header in proportion to its file", f"{len(text):,} bytes with too many values")
         try:
             plain = text.decode() if isinstance(text, bytearray) else text
             found = json.loads(plain, object_pairs_hook=_unique, parse_int=_int)
         except (ValueError, RecursionError) as error:
             self._wrong(expected, f"{error!s:.200}")
         if not isinstance(found, dict):
-            self._wrong(expected, f"{found!r:.60}")
+            self._wrong(expected, short(found))
         return found
 
     def _entries(self, arrays: Mapping[str, Any], others: Mapping[str, Any]) -> tuple[Entry, ...]:
@@ -130,7 +125,7 @@ class _Reading:
         at = 0
         for entry in made:
             if entry.begin != at:
-                self._wrong(f"the array {entry.name[:60]!r} at byte {at:,}", f"it at {entry.begin:,}")
+                self._wrong(f"the array {short(entry.name)} at byte {at:,}", f"it at {entry.begin:,}")
             at = entry.end
         if at != self._bytes:
             self._wrong(f"{at:,} bytes of arrays", f"{self._bytes:,}")
@@ -138,29 +133,29 @@ class _Reading:
 
     def _entry(self, name: str, told: Any, other: Any) -> Entry:
         if not isinstance(told, dict) or told.keys() != {"dtype", "shape", "data_offsets"}:
-            self._wrong(f"dtype, shape and place of the array {name[:60]!r}", f"{told!r:.60}")
+            self._wrong(f"dtype, shape and place of the array {short(name)}", short(told))
         code, shape, place = told["dtype"], told["shape"], told["data_offsets"]
         if not isinstance(code, str) or code not in DTYPES:
-            self._wrong(f"a dtype of {name[:60]!r}", f"{code!r:.60}")
+            self._wrong(f"a dtype of {short(name)}", short(code))
         if not _are_counts(shape) or not _are_counts(place) or len(shape) > 64 or len(place) != 2:
-            self._wrong(f"whole numbers as shape and place of {name[:60]!r}", f"{shape!r:.60}, {place!r:.60}")
+            self._wrong(f"whole numbers as shape and place of {short(name)}", f"{short(shape)}, {short(place)}")
         dtype = self._dtype(name, DTYPES[code], other)
         begin, end = place
         if math.prod(shape) * DTYPES[code].itemsize != end - begin or begin % dtype.itemsize:
-            self._wrong(f"a place of {name[:60]!r} that fits {code} {shape!r:.60}", f"{place!r:.60}")
+            self._wrong(f"a place of {short(name)} that fits {code} {short(shape)}", short(place))
         if dtype.is_complex and shape[-1:] != [2]:
-            self._wrong(f"pairs of numbers for {name[:60]!r}", f"{shape!r:.60}")
+            self._wrong(f"pairs of numbers for {short(name)}", short(shape))
         return Entry(name, dtype, tuple(shape[:-1] if dtype.is_complex else shape), begin, end)
 
-    def _dtype(self, name: str, stored: torch.dtype, other: Any) -> torch.dtype:
+    def _dtype(self, name: str, kept: torch.dtype, other: Any) -> torch.dtype:
         if other is None:
-            return stored
-        if not isinstance(other, str) or other not in OTHERS or stored(OTHERS[other]) != stored:
-            self._wrong(f"a dtype of {name[:60]!r} that can be kept as {CODES[stored]}", f"{other!r:.60}")
+            return kept
+        if not isinstance(other, str) or other not in OTHERS or stored(OTHERS[other]) != kept:
+            self._wrong(f"a dtype of {short(name)} that is kept as {CODES[kept]}", short(other))
         return OTHERS[other]
 
     def _apart(self, some: Iterable[str], others: Iterable[str]) -> str:
-        return ", ".join(f"{name[:60]!r}" for name in sorted(set(some) ^ set(others))[:3]) + " in one of two lists"
+        return ", ".join(short(name) for name in sorted(set(some) ^ set(others))[:3]) + " in one of two lists"
 
     def _wrong(self, expected: str, found: str) -> NoReturn:
         raise CheckpointError(self._path, expected, found)
@@ -170,7 +165,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         twice = max(Counter(name for name, _ in pairs).items(), key=lambda item: item[1])[0]
-        raise ValueError(f"the name {twice[:60]!r} twice")
+        raise ValueError(f"the name {short(twice)} twice")
     return found
 
 
@@ -178,13 +173,6 @@ def _int(text: str) -> int:
     if len(text) > 1000:
         raise ValueError(f"a number of {len(text):,} digits")
     return int(text)
-
-
-def _values(text: bytearray | str) -> int:
-    """How many values a text in JSON can have at most, or a few less."""
-    if isinstance(text, str):
-        return text.count(",") + text.count("[") + text.count("{")
-    return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
 def _are_counts(value: Any) -> bool:

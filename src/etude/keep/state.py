@@ -51,8 +51,10 @@ def _is_sums(value: Any) -> bool:
 
 
 def _is_net(value: Any) -> bool:
-    lists = isinstance(value, Mapping) and is_names(value.get("arrays")) and is_names(value.get("buffers"))
-    return bool(lists and isinstance(value["ties"], list) and isinstance(value["extra"], Mapping))
+    if not isinstance(value, Mapping) or not all(is_names(value.get(key)) for key in ("arrays", "buffers", "still")):
+        return False
+    ties = value.get("ties")
+    return isinstance(ties, list) and all(map(is_names, ties)) and isinstance(value.get("extra"), Mapping)
 
 
 def _is_run(value: Any) -> bool:
@@ -70,7 +72,9 @@ STATE = (
     Field("cursor", "the next batch: epoch, batch", _is_cursor),
     Field("seconds", "time the run has taken, over all processes", _is_number),
     Field("seed", "of the data order, of dropout and of noise; all chance follows from it and the clock", is_count),
-    Field("net", "names of arrays and of buffers outside the state_dict, tie groups, extra state", _is_net),
+    Field(
+        "net", "names of arrays, of buffers outside a state_dict, of modules in evaluation; ties, extra state", _is_net
+    ),
     Field("updates", "of each update: optimizer, memory of arrays and schedules, loss scale, turn", _is_mapping),
     Field("averages", "how often each average has taken the arrays, and what its schedules remember", _is_mapping),
     Field("best", "the best score, when it was reached, and the looks since then", _is_mapping),

@@ -248,7 +248,7 @@ class Store:
             try:
                 files.read_record(self._path)
             except CheckpointError as error:
-                if not isinstance(error.__cause__, OSError):
+                if error.damaged or error.__cause__ is None:
                     folder.set_aside(self._path, ".before")
         self._given.add(self._path.name)
 

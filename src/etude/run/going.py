@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from math import nan
 from typing import Any
@@ -11,11 +10,12 @@ from torch import Tensor
 
 from etude.data.batch import Batch
 from etude.data.cursor import Cursor
+from etude.keep.arrays import Packed
 from etude.keep.plain import pack, unpack
 from etude.run.agreement import facts, machine
 from etude.run.check import Checked
 from etude.run.evaluate import Means, total_losses
-from etude.run.gathering import Packed, into_run, of_run
+from etude.run.gathering import into_run, of_run
 from etude.run.history import History
 from etude.run.keep_best import Best
 from etude.run.result import gather
@@ -37,10 +37,14 @@ class Stopwatch:
         before: what earlier processes took.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._began = clock()
+        self._began = 0.0
         self.before = 0.0
+
+    def begin(self) -> None:
+        """Count from now on."""
+        self._began = self._clock()
 
     def here(self) -> float:
         """Since the run began in this process."""

@@ -175,7 +175,7 @@ class Result:
             record[_AVERAGES] = {"names": names, "mark": mark}
         _replace(path, json.dumps({"format": _FORMAT, **record}, indent=1, allow_nan=False).encode())
         if net and self.net is not None:
-            save_weights(arrays, self.net, self.averages, mark, path.stat().st_mode)
+            save_weights(arrays, self.net, self.averages, mark)
 
     @classmethod
     def load(cls, path: str | Path) -> Result:

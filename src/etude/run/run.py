@@ -46,7 +46,7 @@ class Run:
         until: leave after so much time in this process, to be gone on with: the state is saved, the last event is
             `Ended` with the reason "interrupted". The same follows a SIGTERM, SIGINT or SIGUSR1 while the run has a
             place to be saved in.
-        clock: gives seconds; for tests.
+        clock: gives seconds, for tests; None: `time.perf_counter`.
 
     Attributes:
         checked: the plan, proved.
@@ -65,11 +65,12 @@ class Run:
         resume: str | os.PathLike[str] | None = None,
         accept: str | Collection[str] | bool = (),
         until: Span | None = None,
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.checked: Checked = plan.check(net, data)
         self.plan = plan
         self.net = net
+        clock = clock or time.perf_counter
         self._going = Going(self.checked, clock)
         self._saving = Saving(self.checked, clock)
         self._resume, self._accept = resume, (accept,) if isinstance(accept, str) else accept
@@ -138,11 +139,14 @@ class Run:
             self.net.train()
         with own_randomness(), saving, Leaving(saving.active) as leaving:
             resumed = saving.resume(self._resume, self._accept, going)
+            going.watch.begin()
             see = going.gatherer.see
             batches = checked.flow.batches(going.cursor)
             yield see(Began(going.progress, summary(checked, resumed)))
             reason, message = self._nothing_to_do()
-            reason = reason or best.out_of_patience() or going.watch.reached(plan.time_limit)
+            if resumed is not None:
+                # What ended the run after the step at which it was saved ends it now.
+                reason = reason or best.out_of_patience() or going.watch.reached(plan.time_limit)
             while not reason and not (reason := self._reached_end()):
                 taken = [next(batches)]
                 seed_step(plan.seed, int(going.progress.step), checked.device, plan.compile)

@@ -12,6 +12,7 @@ from typing import Any
 
 from etude.errors import PlanError, warn
 from etude.keep import files, state
+from etude.keep.arrays import Packed
 from etude.keep.destination import Directory, File, destinations
 from etude.keep.files import Image, Saved
 from etude.keep.names import Name, start_now
@@ -24,7 +25,6 @@ from etude.run.check import Checked
 from etude.run.events import EpochEnded, Evaluated, Event, SaveFailed
 from etude.run.events import Saved as SavedEvent
 from etude.run.exporting import Exporter
-from etude.run.gathering import Packed
 from etude.run.going import Going
 from etude.values.progress import Progress
 

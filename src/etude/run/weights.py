@@ -1,43 +1,40 @@
-"""The arrays of a net and its averages in one safetensors file.
+"""The arrays of a net and its averages in one file, beside the record of a result.
 
-The net's arrays have the names of its `state_dict`, as in any such file. Those of an average stand beside them as
-"average:<name>:<array>", which no module can call an array of its own.
+It is a safetensors file with digests, as a checkpoint is. The net's arrays have the names of its `state_dict`; those of
+an average stand beside them as "average:<name>:<array>".
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
 
 from torch import Tensor, nn
 
-from etude.errors import StateError
+from etude.errors import CheckpointError, StateError
+from etude.keep import state
+from etude.keep.arrays import of_net
+from etude.keep.files import read_arrays, read_record
+from etude.keep.image import write
 
 _MARK = "result"
 """Under what the file says of which record it is."""
 
 
-def save_weights(
-    path: Path, net: nn.Module, averages: Mapping[str, Mapping[str, Tensor]], mark: str, mode: int
-) -> None:
+def save_weights(path: Path, net: nn.Module, averages: Mapping[str, Mapping[str, Tensor]], mark: str) -> None:
     """Write the arrays of a net and its averages; a file that is there is replaced in one instant.
 
     Args:
-        path: of the file. net: its `state_dict` is written, arrays that are shared once.
+        path: of the file. net: arrays that are shared are written once.
         averages: each by name of the array. mark: what `SavedAverages` knows the file by.
-        mode: the rights of the file; safetensors makes files for their owner alone.
-    """
-    from safetensors.torch import save_model
 
-    held = path.with_name(f".{path.name}.part")
-    if averages:
-        save_model(cast("nn.Module", _Together(net, averages)), str(held), {_MARK: mark})
-    else:
-        save_model(net, str(held))
-    held.chmod(mode)
-    os.replace(held, path)
+    Raises:
+        CheckpointError: it could not be written; what was there is as it was.
+    """
+    record, tensors = of_net(net)
+    tensors |= {_key(name, array): value for name, of in averages.items() for array, value in of.items()}
+    names = {name: list(of) for name, of in averages.items()}
+    write(path, state.stamped({"net": record, "averages": names, _MARK: mark}, state.WEIGHTS), tensors)
 
 
 class SavedAverages(Mapping[str, dict[str, Tensor]]):
@@ -55,21 +52,17 @@ class SavedAverages(Mapping[str, dict[str, Tensor]]):
 
         Raises:
             KeyError: none has that name.
-            StateError: the file is not there, or was written with another result.
+            StateError: the file is not there, is damaged, or was written with another result.
         """
-        from safetensors import SafetensorError, safe_open
-
         names = self._names[name]
         try:
-            with safe_open(self._path, "pt") as file:
-                found = (file.metadata() or {}).get(_MARK)
-                if found != self._mark:
-                    raise StateError(
-                        f"{self._path} was written with another result: save this one with net=True again."
-                    )
-                return {array: file.get_tensor(_key(name, array)) for array in names}
-        except (OSError, SafetensorError) as error:
-            raise StateError(f"The average {name!r} cannot be read from {self._path}: {error}.") from None
+            found = read_record(self._path).get(_MARK)
+            if found != self._mark:
+                raise StateError(f"{self._path} was written with another result: save this one with net=True again.")
+            arrays = read_arrays(self._path, {_key(name, array) for array in names})
+            return {array: arrays[_key(name, array)] for array in names}
+        except CheckpointError as error:
+            raise StateError(f"The average {name!r} cannot be read from {self._path}: {error}") from None
 
     def __contains__(self, name: object) -> bool:
         return name in self._names
@@ -82,18 +75,6 @@ class SavedAverages(Mapping[str, dict[str, Tensor]]):
 
     def __repr__(self) -> str:
         return f"SavedAverages({str(self._path)!r}, {', '.join(map(repr, self._names))})"
-
-
-class _Together:
-    """What safetensors takes for a net: the state of a net with averages beside it."""
-
-    def __init__(self, net: nn.Module, averages: Mapping[str, Mapping[str, Tensor]]) -> None:
-        self._net, self._averages = net, averages
-
-    def state_dict(self) -> dict[str, Any]:
-        """The net's state, and every average under its own names."""
-        beside = {_key(name, array): value for name, of in self._averages.items() for array, value in of.items()}
-        return {**self._net.state_dict(), **beside}
 
 
 def _key(name: str, array: str) -> str:

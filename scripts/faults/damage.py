@@ -1,0 +1,351 @@
+"""Checkpoints that were damaged, and files that were never checkpoints: each is refused by one error, or is harmless.
+
+A folder holds two good checkpoints of a run. The newer one is spoilt, or something else is put in its place; then it
+is opened in every way the library has, and the newest good one of the folder is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from crafted import Crafted
+from findings import Finding, apart
+from hostile import MAKERS, Maker, record
+from seams import instead, nothing
+from spoilt import SPOILS
+from subjects import alike, bits, scratch, small_run
+from watch import BYTES, SECONDS, Watch
+
+ASKED = (
+    "Every damage is found, and named with file, expected and found; a run goes on from the checkpoint before. A file "
+    f"that is none is refused in {SECONDS:g} s with at most {BYTES >> 20} MB beyond its size, runs nothing and leads nowhere."
+)
+SHORT, FULL = 500, 10_000
+
+STEPS = 20
+"""Of each run; the files are those after 12 and 16."""
+
+Way = tuple[str, Callable[[Path], Any]]
+"""A way to open a file, by name."""
+
+
+def look(count: int, seed: int) -> Iterator[Finding]:
+    """Spoil `count` files, put `count` others in their place, and let runs go on from every fiftieth of both."""
+    yield from _done(_damaged, count, seed)
+    for kind in MAKERS:
+        yield from _done(_hostile, count // len(MAKERS), seed, kind)
+    yield from _done(_resumed, max(4, count // 50), seed)
+
+
+def planted(seed: int) -> Iterator[Finding]:
+    """A library that looks less closely."""
+    for fault, (plant, harness) in _faults().items():
+        yield from _done(_caught, seed, fault, plant, harness)
+
+
+def _done(work: Callable[..., Finding], *arguments: Any) -> Iterator[Finding]:
+    """A finding from a process of its own."""
+    yield Finding(**apart(lambda: asdict(work(*arguments))))
+
+
+# ---------------------------------------------------------------------------------------------------- the subject
+
+
+class Pair:
+    """A folder with the two newest checkpoints of a run.
+
+    Attributes:
+        folder: it. older, newer: the files. before, good: their bytes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "run"
+        small_run(self.folder, STEPS)
+        self.older, self.newer, last = sorted(self.folder.glob("*.safetensors"))
+        last.unlink()
+        self.before, self.good = self.older.read_bytes(), self.newer.read_bytes()
+
+    def put(self, made: bytes | Callable[[Path], None]) -> int:
+        """Something in the place of the newer file; its size."""
+        self.clear()
+        if callable(made):
+            made(self.newer)
+        else:
+            self.newer.write_bytes(made)
+        there = os.lstat(self.newer)
+        return there.st_size if stat.S_ISREG(there.st_mode) else 0
+
+    def clear(self) -> None:
+        """Nothing but the older file."""
+        for path in self.folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path != self.older:
+                path.unlink()
+
+
+def _ways() -> tuple[Way, ...]:
+    """Every way in which the library opens a file, but for resuming."""
+    from etude.keep import files
+
+    return (
+        ("read", files.read),
+        ("read_record", files.read_record),
+        ("read_arrays", lambda path: files.read_arrays(path, lambda name: True)),
+        ("verify", files.verify),
+        *((("load_net", _into_net),) if hasattr(__import__("etude"), "load_net") else ()),
+    )
+
+
+def _into_net(path: Path) -> Any:
+    """The arrays of a net that fits the good file, after they were loaded."""
+    from torch import nn
+
+    import etude
+
+    net = nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12), nn.Dropout(0.2), nn.Linear(12, 3))
+    etude.load_net(path, net)
+    return dict(net.state_dict())
+
+
+# ---------------------------------------------------------------------------------------------------------- damage
+
+
+def _damaged(count: int, seed: int) -> Finding:
+    """Flips, cuts, zeros and swaps."""
+    chance, wrong, said = Random(seed), list[str](), Counter[str]()
+    with scratch(in_memory=True) as folder:
+        pair = Pair(folder)
+        ways = [(name, way, _plain(way(pair.newer))) for name, way in _ways()]
+        older = _plain(_ways()[0][1](pair.older))
+        for number in range(count):
+            spoil = chance.choice(SPOILS)
+            made = spoil(chance, pair.good, pair.before)
+            pair.put(made)
+            where = f"{spoil.__name__} {number}"
+            if made == pair.good:
+                said["harmless"] += 1
+                continue
+            name, way, good = ways[number % len(ways)]
+            wrong += [f"{where}: {name}: {line}" for line in _refusal(pair.newer, ways[0][1], None, True)]
+            wrong += [f"{where}: {name}: {line}" for line in _refusal(pair.newer, way, good, True)]
+            wrong += [f"{where}: {line}" for line in _fallen_back(pair, older, True)]
+            said["refused"] += 1
+    return Finding("files with flipped, cut, zeroed, swapped bytes", count, tuple(wrong), dict(said))
+
+
+def _refusal(path: Path, way: Callable[[Path], Any], good: Any, damaged: bool) -> list[str]:
+    """What is wrong with how a spoilt file is refused; what comes back may be what would come from the good one."""
+    from etude.errors import CheckpointError
+
+    try:
+        found = _plain(way(path))
+    except CheckpointError as error:
+        return _told(error, path, damaged)
+    except Exception as error:
+        return [f"{type(error).__name__}: {str(error)[:200]}"]
+    if good is not None and _equal(found, good):
+        return []
+    return ["it was read as if it were good"]
+
+
+def _told(error: Any, path: Path, damaged: bool) -> list[str]:
+    """What is wrong with an error."""
+    wrong = []
+    text = str(error)
+    if error.file != str(path) or not error.expected or not error.found:
+        wrong.append(f"the error does not say file, expected and found: {text[:200]!r}")
+    if len(text) > 1500 or not all(letter.isprintable() for letter in text):
+        wrong.append(f"the message is too long or has letters that no terminal should get: {text[:200]!r}")
+    if damaged and not error.damaged:
+        said = ("pickle", "another program", "HDF5", "gzip", "GGUF")
+        wrong += [] if any(word in text for word in said) else [f"damage is not called damage: {text[:200]!r}"]
+    return wrong
+
+
+def _fallen_back(pair: Pair, older: Any, damaged: bool) -> list[str]:
+    """What is wrong with the newest good checkpoint of the folder, which is the older one."""
+    from etude.keep.destination import Directory
+    from etude.keep.store import Store
+
+    store = Store(Directory(pair.folder))
+    try:
+        store.open()
+        try:
+            saved, refused = store.newest_good()
+        finally:
+            store.close()
+    except Exception as error:
+        return [f"the newest good one: {type(error).__name__}: {str(error)[:200]}"]
+    wrong = []
+    if saved is None or saved.path != str(pair.older) or not _equal(_plain(saved), older):
+        wrong.append(f"not the checkpoint before was found, but {saved and saved.path}")
+    if [error.file for error in refused] != [str(pair.newer)]:
+        wrong.append(f"refused were {[error.file for error in refused]}")
+    if damaged and refused and refused[0].damaged and not list(pair.folder.glob("*.damaged")):
+        wrong.append("the damaged file was not set aside")
+    return wrong
+
+
+def _plain(value: Any) -> Any:
+    """What was read, without its path; arrays are copied."""
+    from etude.keep.files import Saved
+
+    if isinstance(value, Saved):
+        return value.record, {name: array.clone() for name, array in value.tensors.items()}
+    return value
+
+
+def _equal(some: Any, others: Any) -> bool:
+    if isinstance(some, tuple) and isinstance(others, tuple):
+        return some[0] == others[0] and alike(some[1], others[1])
+    if isinstance(some, Mapping) and some and hasattr(next(iter(some.values())), "dtype"):
+        return alike(some, others)
+    return bool(some == others)
+
+
+# --------------------------------------------------------------------------------------------------------- hostile
+
+
+def _hostile(count: int, seed: int, kind: str) -> Finding:
+    """Files of one kind, each opened in one way after another, and looked for in the folder."""
+    chance, wrong, said = Random(f"{seed} {kind}"), list[str](), Counter[str]()
+    with scratch(in_memory=True) as folder:
+        pair = Pair(folder)
+        older = _plain(_ways()[0][1](pair.older))
+        watch = Watch(folder)
+        for number in range(-40, count):
+            make = chance.choice(MAKERS[kind])
+            size = pair.put(make(chance, pair.good))
+            # The first ones let modules that are only needed for a message be imported.
+            found = _one(pair, older, make, number, watch, size, said)
+            wrong += [f"{make.__name__} {number}: {line}" for line in found if number >= 0]
+    figures: dict[str, int | float | str] = dict(said)
+    figures |= {"longest s": round(watch.longest, 2), "most MB beyond the size": round(watch.most / 2**20, 1)}
+    return Finding(f"hostile: {kind}", count, tuple(wrong), figures)
+
+
+def _one(pair: Pair, older: Any, make: Maker, number: int, watch: Watch, size: int, said: Counter[str]) -> list[str]:
+    from etude.errors import CheckpointError
+
+    name, way = _ways()[number % len(_ways())]
+    wrong, readable = [], False
+    with watch.looking(size) as seen:
+        try:
+            found = way(pair.newer)
+            readable = True
+        except CheckpointError as error:
+            wrong += _told(error, pair.newer, False)
+        except Exception as error:
+            wrong.append(f"{name}: {type(error).__name__}: {str(error)[:200]}")
+    wrong += seen
+    if number >= 0:
+        said["harmless" if readable else "refused"] += 1
+    if readable:
+        return wrong + ([] if make is record else _read_alike(pair.newer, name, found))
+    if number % 2 == 0:
+        with watch.looking(size) as seen:
+            fallen = _fallen_back(pair, older, False)
+        wrong += [*seen, *(fallen if name == "read" else [line for line in fallen if "refused" not in line])]
+    return wrong
+
+
+def _read_alike(path: Path, way: str, found: Any) -> list[str]:
+    """Whether the safetensors library reads the same arrays from a file that was taken for good."""
+    from etude.keep.files import read
+    from safetensors.torch import load
+
+    if way == "load_net":
+        return ["it was loaded into a net"]
+    try:
+        theirs = load(path.read_bytes())
+    except Exception as error:
+        return [f"{way} took what safetensors refuses: {error}"]
+    ours = read(path).tensors
+    same = ours.keys() == theirs.keys() and all(bool((bits(a) == bits(theirs[n])).all()) for n, a in ours.items())
+    return [] if same else [f"{way} found other arrays than safetensors"]
+
+
+# ---------------------------------------------------------------------------------------------- a run that goes on
+
+
+def _resumed(count: int, seed: int) -> Finding:
+    """A run is started again on a folder whose newest file is spoilt, hostile, or has a record that lies."""
+    from etude.errors import EtudeError
+
+    chance, wrong, said = Random(seed), list[str](), Counter[str]()
+    lies = MAKERS["lies with digests that fit"]
+    makers: list[Callable[..., Any]] = [*(make for makes in MAKERS.values() for make in makes), *SPOILS, *[record] * 20]
+    with scratch(in_memory=True) as folder:
+        pair = Pair(folder)
+        whole = folder / "whole"
+        small_run(whole, STEPS)
+        final = _final(whole)
+        for number in range(count):
+            make = chance.choice(makers)
+            more = (pair.before,) if make in SPOILS else ()
+            made = make(chance, pair.good, *more)
+            pair.put(made)
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                try:
+                    small_run(pair.folder, STEPS, resume="auto")
+                    line = "" if make in lies else _went_on(pair, made, final, [str(each.message) for each in told])
+                    said["went on"] += 1
+                except EtudeError as error:
+                    # Where a lie stands under a digest that fits, the run may refuse to go on; nowhere else.
+                    line = "" if make in lies else f"the run did not go on: {error}"
+                    said["stopped with a declared error"] += 1
+                except Exception as error:
+                    line = f"{type(error).__name__}: {str(error)[:200]}"
+            wrong += [f"{make.__name__} {number}: {line}"] if line else []
+            shutil.rmtree(pair.folder)
+            pair.folder.mkdir()
+            pair.older.write_bytes(pair.before)
+    return Finding("runs that go on over such a file", count, tuple(wrong), dict(said))
+
+
+def _went_on(pair: Pair, made: Any, final: Any, told: list[str]) -> str:
+    if made != pair.good and not any(pair.newer.name in line for line in told):
+        return f"the run does not say which file was passed over: {told}"
+    return "" if _equal(_final(pair.folder), final) else "the final bits differ"
+
+
+def _final(folder: Path) -> Any:
+    """The arrays of the last checkpoint of a run."""
+    from etude.keep.files import read
+
+    return read(max(folder.glob("*_00000020_*.safetensors"))).tensors
+
+
+# ------------------------------------------------------------------------------------------------- faults to plant
+
+
+def _faults() -> dict[str, tuple[Callable[[], Any], Callable[..., Finding]]]:
+    from etude.keep import bundle, disk, folder, header, store
+
+    pickles = partial(_hostile, kind="pickles and other formats")
+    links = partial(_hostile, kind="links, pipes, sockets, folders, devices")
+    lies = partial(_hostile, kind="lies with digests that fit")
+    texts = partial(_hostile, kind="lengths and texts")
+    return {}
+
+
+def _caught(seed: int, fault: str, plant: Callable[[], Any], harness: Callable[..., Finding]) -> Finding:
+    """Whether a harness finds something wrong with a library that has a fault."""
+    with plant():
+        found = harness(200, seed)
+    if found.wrong:
+        return Finding(fault, found.tried, (), {"wrong": len(found.wrong), "noticed as": found.wrong[0][:90]})
+    return Finding(fault, found.tried, (f"{fault}: not noticed",))

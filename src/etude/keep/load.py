@@ -1,0 +1,114 @@
+"""Just the net out of a checkpoint, or out of a file of weights from elsewhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from etude.errors import CheckpointError, StateError, nearest
+from etude.keep import disk, files, state
+from etude.keep.arrays import into_net, put_arrays
+
+Net = TypeVar("Net", bound=nn.Module)
+
+_PICKLES_FROM = (2, 10)
+"""The first torch whose weights_only=True is without known holes (CVE-2025-32434, CVE-2026-24747)."""
+
+
+def load_net(path: str | os.PathLike[str], net: Net, of: str = "net", *, foreign: bool = False) -> Net:
+    """Load the arrays of a checkpoint into a net; nothing else is taken from it.
+
+    Args:
+        path: of a checkpoint, or of what `Result.save(..., net=True)` wrote.
+        net: a net of the same arrays, in names, shapes, numbers and ties; it is changed in place.
+        of: "net": as it was when the checkpoint was saved; "best": as it was at its best validation score; or the name
+            of an average, which replaces the arrays it is of.
+        foreign: the file comes from elsewhere and has no digests: a safetensors file, or a .pt file that holds nothing
+            but tensors (read with weights_only=True, which runs no code of the file).
+
+    Returns:
+        The net.
+
+    Raises:
+        CheckpointError: the file is damaged, or of another kind; the net has other arrays, all of which are named. The
+            net is as it was.
+        StateError: the checkpoint has no such `of`; the nearest is named.
+    """
+    if foreign:
+        return _load_foreign(os.path.abspath(path), net)
+    saved = files.read(path)
+    record = _record(saved)
+    given = {"net", *(["best"] if any(name.startswith("best:") for name in saved.tensors) else []), *_averages(record)}
+    if of not in given:
+        raise StateError(f"{saved.path} has no {of!r}: it has {', '.join(sorted(given))}.{nearest(of, given)}")
+    tensors = dict(saved.tensors)
+    if of != "net":
+        prefix = "best:" if of == "best" else f"average:{of}:"
+        own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        hidden = set(record["net"]["buffers"])
+        # An average is kept in float32 where the array has fewer bits.
+        for name, value in own.items():
+            key = f"buffer:{name}" if name in hidden else name
+            tensors[key] = value.to(tensors[key].dtype) if key in tensors else value
+    into_net(net, saved.path, record["net"], tensors)
+    return net
+
+
+def _record(saved: files.Saved) -> dict[str, Any]:
+    kind = saved.record.get("kind")
+    if kind not in (state.RUN, state.WEIGHTS):
+        expected = "a checkpoint of a run, or the arrays of a net"
+        raise CheckpointError(saved.path, expected, f"a file of kind {kind!r}", damaged=False)
+    return state.checked(saved.record, saved.path, kind)
+
+
+def _averages(record: Mapping[str, Any]) -> list[str]:
+    """The averages that have begun."""
+    found = record["averages"]
+    each = found.get("each", found)
+    return [name for name, one in each.items() if not isinstance(one, Mapping) or one.get("count")]
+
+
+def _load_foreign(path: str, net: Net) -> Net:
+    given = _foreign_arrays(path)
+    put_arrays(net, path, given)
+    return net
+
+
+def _foreign_arrays(path: str) -> dict[str, Tensor]:
+    """The arrays of a file that this library did not write."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        disk.close(disk.open_to_read(path))
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise CheckpointError(path, "a file of weights", str(error.strerror or error), damaged=False) from error
+    if not content.startswith((b"PK\x03\x04", b"\x80")):
+        try:
+            return load(content)
+        except SafetensorError as error:
+            raise CheckpointError(path, "a safetensors file, or a .pt file of tensors", str(error)) from error
+    if torch.__version__ < torch.torch_version.TorchVersion(".".join(map(str, _PICKLES_FROM))):
+        needed = f"torch {'.'.join(map(str, _PICKLES_FROM))} or later, to read a pickle without running it"
+        raise CheckpointError(path, needed, f"torch {torch.__version__}", damaged=False)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(path, "a .pt file that holds nothing but tensors", _first_line(error)) from error
+    inside = found.get("state_dict", found.get("model", found)) if isinstance(found, Mapping) else found
+    if not isinstance(inside, Mapping) or not all(isinstance(value, Tensor) for value in inside.values()):
+        kind = type(inside).__name__
+        expected = "tensors by name, or a dict with such a dict under 'state_dict' or 'model'"
+        raise CheckpointError(path, expected, f"a {kind} with other things in it", damaged=False)
+    return {str(name): value for name, value in inside.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
