@@ -144,6 +144,14 @@ NETS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+def _idle() -> Net:
+    """A net of which one array has no part in the loss."""
+    net = NETS["norms"]()
+    assert isinstance(net, Net)
+    net.body.register_parameter("idle", nn.Parameter(torch.ones(3)))
+    return net
+
+
 # ------------------------------------------------------------------------------------------------------------- data
 
 
@@ -542,7 +550,7 @@ def _several(number: int, chance: random.Random, kind: str) -> Job:
 
 
 class Wilful(torch.optim.Optimizer):
-    """Somebody's optimizer: it lowers its own rate, counts in an attribute, and remembers in other numbers."""
+    """Somebody's optimizer: it lowers its own rate, and remembers in other numbers and another memory order."""
 
     def __init__(self, params: Any, lr: float = 0.1) -> None:
         super().__init__(params, {"lr": lr, "turns": 0})
@@ -555,9 +563,14 @@ class Wilful(torch.optim.Optimizer):
                 if p.grad is None:
                     continue
                 state = self.state[p]
-                state.setdefault("fine", torch.zeros_like(p, dtype=torch.float64)).add_(p.grad.double() / 3)
-                state.setdefault("rough", torch.zeros_like(p, dtype=torch.bfloat16)).lerp_(p.grad.bfloat16(), 0.3)
-                p.add_((state["fine"].float() + state["rough"].float() * group["turns"]), alpha=-group["lr"])
+                if not state:
+                    state["fine"] = torch.zeros_like(p, dtype=torch.float64)
+                    state["rough"] = torch.zeros_like(p, dtype=torch.bfloat16)
+                    state["turned"] = torch.linalg.qr(torch.ones(33, 33).tril())[0]
+                state["fine"].add_(p.grad.double() / 3)
+                state["rough"].lerp_(p.grad.bfloat16(), 0.3)
+                share = (state["turned"] @ torch.linspace(0, 1, 33)).mean()
+                p.add_((state["fine"].float() + state["rough"].float() * group["turns"] * share), alpha=-group["lr"])
             group["lr"] *= 0.9
 
 
@@ -584,7 +597,7 @@ def _by_hand(title: str, net: str, data: str, numbered: bool = True, **options: 
         fresh = {"optimizer", "validation", "updates", "averages", "learning_rate", "loss"}
         return given | {key: own() if key in fresh else own for key, own in options.items()}
 
-    net_of = lambda seed: seeded(NETS[net], seed)  # noqa: E731
+    net_of = lambda seed: seeded(_idle if net == "idle" else NETS[net], seed)  # noqa: E731
     return Job(-1, title, net_of, lambda: kind.make(torch.float32), made, numbered, kind.slow)
 
 
@@ -646,7 +659,9 @@ HAND: dict[str, Job] = {
         ),
         _by_hand("patience for the loss of an epoch", "norms", "items", patience=0, min_delta=5.0),
         _by_hand("stopped by a sample", "norms", "spoiled items", non_finite="stop", epochs=5, seed=27),
-        _by_hand("refused by a sample", "counting", "spoiled items", averages=lambda: ema(0.5), epochs=4),
+        _by_hand(
+            "refused by a sample", "counting", "spoiled items", averages=lambda: ema(0.5, every=steps(2)), epochs=4
+        ),
         _by_hand("all is frozen", "plain", "arrays", learning_rate_multipliers={everything: FROZEN}),
         _by_hand(
             "line search",
@@ -675,6 +690,33 @@ HAND: dict[str, Job] = {
         _by_hand("a wilful optimizer", "plain", "arrays", optimizer=lambda: Wilful),
         _by_hand("a loss that remembers", "plain", "arrays", loss=Noticing),
         _by_hand("time by the clock", "norms", "items", epochs=30, time_limit=seconds(11)),
+        _by_hand(
+            "looks by the clock", "norms", "rows", validation=lambda: Evaluate(table(6, 3), every=every(seconds(2)))
+        ),
+        _by_hand("rates that fall", "norms", "spoiled items", learning_rate=lambda: linear(0.1, 0.01), seed=7),
+        _by_hand("loader", "norms", "loader"),
+        _by_hand("iterable", "norms", "iterable"),
+        _by_hand("loader with a generator", "norms", "loader with a generator"),
     )
 }
 """Jobs of which each has something that is easily forgotten."""
+
+COMPILED: dict[str, Job] = {
+    made.title: made
+    for made in (
+        _by_hand("compiled", "norms", "arrays", epochs=1, compile=True, averages=lambda: ema(0.9)),
+        _by_hand("compiled, bf16", "norms", "items", epochs=2, compile=True, precision="bf16"),
+        _by_hand(
+            "compiled, in turn",
+            "convolved",
+            "arrays",
+            epochs=2,
+            compile=True,
+            update_schedule=cycle("body", "head"),
+            learning_rate=lambda: warmup(steps(2)) * cosine(0.05),
+        ),
+        _by_hand("compiled, refused", "norms", "spoiled items", epochs=2, compile=True, non_finite="skip"),
+        _by_hand("compiled, out of reach", "idle", "arrays", epochs=2, compile=True, ignore_stale_grad=True),
+    )
+}
+"""Jobs whose steps are compiled, which takes its time."""

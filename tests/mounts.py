@@ -17,9 +17,9 @@ _CANNOT = 77
 
 
 def on_small_disk(place: Path, size: str, work: Callable[[], object]) -> None:
-    """Do some work in a forked child, in which `place` is a disk of its own, of `size` ("1m"); skip where that is refused.
+    """Do some work in a forked child, in which `place` is a disk of its own, of `size` ("1m").
 
-    What fails in the child is printed there, and fails here.
+    What fails in the child is printed there, and fails here. Where no disk may be mounted, the test is skipped.
     """
     place.mkdir(exist_ok=True)
     sys.stdout.flush()

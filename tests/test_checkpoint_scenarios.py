@@ -452,36 +452,40 @@ def test_a17_what_cannot_be_written_is_found_before_the_first_step(kind: Any, tm
     assert same(arrays(net), before)
 
 
-def astray(made: etude.Run, folder: Path, lost: int, found: int = 0) -> list[Event]:
-    """The events of a run whose folder is not there any more after step `lost`, and again after step `found`."""
+def astray(made: etude.Run, folder: Path) -> list[Event]:
+    """The events of a run whose folder is gone after the first save, and there again after the first that failed."""
     events: list[Event] = []
     for event in made:
-        events.append(event)
-        if isinstance(event, Stepped) and event.progress.step == lost:
+        kinds = [type(each) for each in events]
+        if isinstance(event, Saved) and Saved not in kinds:
             folder.rename(folder.with_name("elsewhere"))
-        if isinstance(event, Stepped) and event.progress.step == found:
+        if isinstance(event, SaveFailed) and SaveFailed not in kinds:
             folder.with_name("elsewhere").rename(folder)
+        events.append(event)
     return events
 
 
 def test_a17_a_save_that_fails_is_told_and_counted_and_the_run_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "d"
-    made = run(Directory(folder, every(epochs(1))), epochs=4)
+    made = run(Directory(folder, every(steps(1))), epochs=5)
     with pytest.warns(UserWarning, match="could not be saved, and the run goes on"):
-        events = astray(made, folder, lost=7, found=11)
+        events = astray(made, folder)
     failures, result = [event for event in events if isinstance(event, SaveFailed)], made.result()
-    assert [int(event.progress.step) for event in failures] == [8]
+    failed = [int(event.progress.step) for event in failures]
+    assert failed
     assert str(folder) in failures[0].message
-    assert (result.failed_saves, result.stop_reason, result.steps) == (1, "finished", 16)
-    assert [name.step for name in names(result.checkpoints)] == [4, 12, 16]
+    assert (result.failed_saves, result.stop_reason, result.steps) == (len(failed), "finished", 20)
+    # Every other state is there, those after the failure too.
+    assert sorted([*failed, *(name.step for name in names(listed(folder)))]) == list(range(1, 21))
     assert listed(folder) == result.checkpoints
 
 
+@pytest.mark.filterwarnings("ignore:The state after step")
 def test_a17_or_ends_the_run_where_that_is_said(tmp_path: Path) -> None:
     folder = tmp_path / "d"
-    made = run(Directory(folder, every(steps(2)), on_failure="stop"), epochs=2)
+    made = run(Directory(folder, every(steps(1)), on_failure="stop"), epochs=5)
     with pytest.raises(CheckpointError, match=re.escape(str(folder))):
-        astray(made, folder, lost=3)
+        astray(made, folder)
 
 
 def test_a18_the_old_version_stands_there_until_the_new_one_is_whole(tmp_path: Path) -> None:
@@ -714,7 +718,7 @@ def places(folder: Path) -> list[Any]:
     return [File(folder / "run.safetensors", steps(1)), Directory(folder / "d", steps(4))]
 
 
-@pytest.mark.parametrize("step", [22, *(pytest.param(n, marks=pytest.mark.soak) for n in range(1, 56, 6))])
+@pytest.mark.parametrize("step", [22, *(pytest.param(n, marks=pytest.mark.soak) for n in range(4, 58, 7))])
 def test_e2_and_e8_killed_and_resumed_is_never_killed_bit_for_bit(step: int, tmp_path: Path) -> None:
     said = repr(places(tmp_path)).replace("File(", "etude.File(").replace("Directory(", "etude.Directory(")
     reached = killed_at(step, said.replace("every(steps(", "etude.every(etude.steps("))
@@ -738,7 +742,8 @@ def test_e2_and_e8_killed_and_resumed_is_never_killed_bit_for_bit(step: int, tmp
     assert result.history["loss"].values == quiet.history["loss"].values
     found = names(listed(tmp_path / "d"))
     assert len({(name.start, name.counter) for name in found}) == 1
-    assert [name.step for name in found] == list(range(4, 61, 4))
+    # The instant may lie between the two files of one save; the state is in the first then.
+    assert set(range(4, 61, 4)) - {name.step for name in found} <= {newest}
 
 
 def test_e8_a_run_that_ended_gives_its_result_at_once(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from hashlib import sha256
@@ -50,8 +51,8 @@ def array_of(dtype: str, *shape: int) -> Tensor:
     kind = getattr(torch, dtype)
     if kind == torch.bool:
         return torch.randint(2, shape).bool()
-    numbers = np.random.default_rng(7).bytes(int(np.prod(shape)) * kind.itemsize)
-    return torch.frombuffer(bytearray(numbers), dtype=torch.uint8).view(kind).view(shape)
+    raw = np.random.default_rng(7).integers(256, size=math.prod(shape) * kind.itemsize, dtype=np.uint8)
+    return torch.from_numpy(raw).view(kind).view(shape)
 
 
 def state() -> dict[str, Tensor]:

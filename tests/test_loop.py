@@ -48,7 +48,7 @@ def sow(seed: int) -> None:
 
 
 class Counting(nn.Module):
-    """A layer with all that a state_dict may have trouble with: an array under two names, extra state, hidden buffers."""
+    """All that may be lost of a net: an array under two names, extra state, buffers that no state_dict has."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,8 +99,11 @@ class WithTrainer(Job):
         net = Noisy()
         rate = warmup(steps(3)) * cosine(1e-2, 1e-4, over=steps(9)) * plateau("loss", patience=0)
         late = swa("head", every=steps(2))
-        self.net, self.trainer = net, etude.Trainer(
-            net, "adamw", learning_rate=rate, accumulate=3, averages=(ema(0.9), late), loss_scale="dynamic"
+        self.net, self.trainer = (
+            net,
+            etude.Trainer(
+                net, "adamw", learning_rate=rate, accumulate=3, averages=(ema(0.9), late), loss_scale="dynamic"
+            ),
         )
         self.objects = {"net": net, "trainer": self.trainer}
 
@@ -108,7 +111,7 @@ class WithTrainer(Job):
         loss = functional.cross_entropy(self.net(drawn()), Y, reduction="sum")
         self.trainer.scale(loss).backward()
         self.trainer.step(len(X))
-        self.trainer.see({"loss": float(loss)})
+        self.trainer.see({"loss": loss.item()})
 
 
 class WithTorch(Job):
@@ -120,7 +123,8 @@ class WithTorch(Job):
         self.optimizer = optimizer(self.net.parameters())
         self.scheduler = scheduler(self.optimizer)
         self.scaler = torch.amp.GradScaler("cpu", enabled=scale)
-        self.objects = {"net": self.net, "optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler}
+        self.objects = {"net": self.net, "optimizer": self.optimizer}
+        self.objects |= {"scheduler": self.scheduler, "scaler": self.scaler}
 
     def step(self, number: int) -> None:
         self.optimizer.zero_grad()
@@ -129,7 +133,7 @@ class WithTorch(Job):
         self.scaler.step(self.optimizer)
         self.scaler.update()
         listens = isinstance(self.scheduler, lr_scheduler.ReduceLROnPlateau)
-        self.scheduler.step(float(loss)) if listens else self.scheduler.step()
+        self.scheduler.step(loss.item()) if listens else self.scheduler.step()
 
 
 class WithLbfgs(Job):
@@ -146,7 +150,7 @@ class WithLbfgs(Job):
             self.optimizer.zero_grad()
             loss = functional.cross_entropy(self.net(X), Y)
             loss.backward()
-            return float(loss)
+            return loss.item()
 
         self.optimizer.step(closure)
 
@@ -160,10 +164,8 @@ class WithGenerators(Job):
         self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.01, momentum=0.9)
         self.torch, self.numpy = torch.Generator().manual_seed(3), np.random.default_rng(3)
         self.legacy, self.python = np.random.RandomState(3), random.Random(3)
-        self.objects = {
-            **{"net": self.net, "optimizer": self.optimizer},
-            **{"torch": self.torch, "numpy": self.numpy, "legacy": self.legacy, "python": self.python},
-        }
+        self.objects = {"net": self.net, "optimizer": self.optimizer}
+        self.objects |= {"torch": self.torch, "numpy": self.numpy, "legacy": self.legacy, "python": self.python}
         self.values = {"losses": [], "rows": torch.arange(4)}
 
     def step(self, number: int) -> None:
@@ -172,7 +174,7 @@ class WithGenerators(Job):
         loss = functional.cross_entropy(self.net(X + 0.1 * (noise + self.python.gauss(0, 1))), Y)
         loss.backward()
         self.optimizer.step()
-        self.values["losses"].append(float(loss))
+        self.values["losses"].append(loss.item())
         self.values["rows"] = self.values["rows"].roll(1)
 
 
@@ -267,6 +269,42 @@ def test_a_loop_that_goes_on_ends_with_the_same_bits(kind: str, tmp_path: Path) 
         differ = [name for name, array in expected.tensors.items() if not torch.equal(array, found.tensors[name])]
         assert not differ, f"from step {cut}: {differ}"
         assert {**found.record, "number": 0} == {**expected.record, "number": 0}
+
+
+class Writing(nn.Linear):
+    """A layer that writes more than its arrays into a state_dict, by hand."""
+
+    def __init__(self) -> None:
+        super().__init__(4, CLASSES)
+        self.seen = 0
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "seen"] = self.seen
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        self.seen = state_dict.pop(prefix + "seen")
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def test_what_a_layer_writes_by_hand_is_kept(tmp_path: Path) -> None:
+    one, two = nn.Sequential(Writing()), nn.Sequential(Writing())
+    one[0].seen = 7
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(step=1, net=one)
+        checkpoints.load(net=two)
+    assert two[0].seen == 7
+    assert torch.equal(one[0].weight, two[0].weight)
+
+
+def test_modes_are_kept(tmp_path: Path) -> None:
+    one, two = Noisy(), Noisy()
+    one.body[1].eval()
+    two.head.eval()
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(step=1, net=one)
+        checkpoints.load(net=two)
+    assert [module.training for module in two.modules()] == [module.training for module in one.modules()]
 
 
 def test_a_scheduler_gets_back_what_it_had_by_type(tmp_path: Path) -> None:
@@ -372,7 +410,7 @@ def test_of_several_nets_the_one_called_net_has_its_own_names(tmp_path: Path) ->
 
 def test_averages_have_names_of_their_own(tmp_path: Path) -> None:
     job = made("trainer", 1)
-    for number in range(3):
+    for number in range(6):
         job.step(number)
     with Checkpoints(tmp_path) as checkpoints:
         names = files.read(checkpoints.save(step=3, **job.objects)).tensors.keys()
@@ -487,7 +525,7 @@ def test_a_file_of_a_run_is_no_file_of_a_loop(tmp_path: Path) -> None:
         path = checkpoints.save(step=1, net=mlp())
         saved = files.read(path)
         files.write(path, {**saved.record, "kind": "run"}, saved.tensors)
-        with pytest.raises(CheckpointError, match="expected the state of a hand-written loop.*found the state of a run"):
+        with pytest.raises(CheckpointError, match=r"expected the state of a hand-written loop.*the state of a run"):
             checkpoints.load(net=mlp())
 
 
@@ -499,7 +537,7 @@ def test_a_record_that_lacks_something_is_refused_before_anything_changes(tmp_pa
         saved = files.read(path)
         for lack in ("objects", "net", "random", "machine", "progress", "number"):
             files.write(path, {key: own for key, own in saved.record.items() if key != lack}, saved.tensors)
-            with pytest.raises(CheckpointError, match="the state of a loop"):
+            with pytest.raises(CheckpointError, match=r"expected (the state of a loop|'\w+' in its record)"):
                 checkpoints.load(net=net)
     assert torch.equal(net[0].weight, before)
 
@@ -544,8 +582,8 @@ class Remembering:
         self.state = state["state"]
 
 
-def seven(width: int = 8, dtype: torch.dtype = torch.float32) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(4, width, dtype=dtype), nn.ReLU(), nn.Linear(width, CLASSES, dtype=dtype))
+def wide(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, CLASSES))
 
 
 def tied_net(tie: bool) -> nn.Sequential:
@@ -568,26 +606,34 @@ def of_adam(net: nn.Module, turned: bool = False) -> torch.optim.Optimizer:
 
 NET, TURNED = mlp(), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
 MISFITS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
-    ({"net": mlp()}, {"net": seven(6)}, "net: '0.weight' is 8x4 float32 in the file, 6x4 float32 here."),
-    ({"net": mlp()}, {"net": seven(8, torch.float64)}, "'0.bias' is 8 float32 in the file, 8 float64 here"),
-    ({"net": mlp()}, {"net": mlp()[:1]}, "net: the file has '2.weight', '2.bias', which the net lacks."),
-    ({"net": mlp()[:1]}, {"net": mlp()}, "net: the file lacks '2.weight', '2.bias'."),
-    ({"net": mlp()}, {"net": mlp().to("meta")}, "'0.weight' has no numbers here (on 'meta')"),
+    ({"net": mlp()}, {"net": wide(6)}, "net: the file has '0.weight' of shape (8, 4), in the net it has (6, 4)."),
+    (
+        {"net": mlp()},
+        {"net": mlp().double()},
+        "the file has '0.bias' of torch.float32, in the net it is torch.float64.",
+    ),
+    ({"net": mlp()}, {"net": mlp()[:1]}, "net: the file has '2.weight', '2.bias', which the net does not have."),
+    ({"net": mlp()[:1]}, {"net": mlp()}, "net: the file has no '2.weight', '2.bias', which the net has."),
+    (
+        {"net": mlp()},
+        {"net": mlp().to("meta")},
+        "the file has '0.weight', which has no numbers in the net; net.to_empty(",
+    ),
     (
         {"net": tied_net(True)},
         {"net": tied_net(False)},
-        "net: arrays that are one: in the file '0.weight', '1.weight', here none.",
+        "net: the file has '0.weight', '1.weight' as one array; tie them in the net.",
     ),
     (
         {"net": tied_net(False)},
         {"net": tied_net(True)},
-        "net: arrays that are one: in the file none, here '0.weight', '1.weight'.",
+        "net: the file has '0.weight', '1.weight' as arrays of their own, in the net they are one.",
     ),
-    ({"net": hidden_net(True)}, {"net": hidden_net(False)}, "the file has the buffers 'table', which the net lacks."),
+    ({"net": hidden_net(True)}, {"net": hidden_net(False)}, "the file has 'table', which the net does not have."),
     (
         {"net": NET, "optimizer": of_adam(NET)},
         {"net": NET, "optimizer": torch.optim.SGD(NET.parameters())},
-        "optimizer: it is a SGD, the file has the state of a Adam.",
+        "optimizer: it is of class SGD, in the file of Adam.",
     ),
     (
         {"net": TURNED, "optimizer": of_adam(TURNED)},
@@ -602,17 +648,21 @@ MISFITS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (
         {"net": NET, "a": torch.Generator()},
         {"net": NET, "a": random.Random()},
-        "a: it is a random.Random, the file has the state of a torch.Generator on cpu.",
+        "a: it is random.Random, in the file torch.Generator on cpu.",
     ),
     (
         {"net": NET, "a": np.random.default_rng()},
         {"net": NET, "a": np.random.Generator(np.random.SFC64())},
-        "a: it is a numpy.random.Generator(SFC64), the file has the state of a numpy.random.Generator(PCG64).",
+        "a: it is numpy.random.Generator(SFC64), in the file numpy.random.Generator(PCG64).",
     ),
-    ({"net": NET}, {"net": NET, "a": Remembering()}, "a: the file has no a; it has 'net'."),
+    ({"net": NET}, {"net": NET, "a": Remembering()}, "a: the file has no a; it has 'net', 'mark'."),
     ({"net": NET, "a": 3}, {"net": NET, "a": Remembering()}, "a: the file has a plain value. Leave a out: load() re"),
-    ({"net": NET, "a": Remembering()}, {"net": NET}, "a: the file has the state of a Remembering. Give it: load(a=a)"),
-    ({"net": NET, "a": Remembering()}, {"net": NET, "a": random.Random()}, "a: the file has what save() kept of a state"),
+    ({"net": NET, "a": Remembering()}, {"net": NET}, "a: the file has the state of Remembering. Write load(a=a, ...)."),
+    (
+        {"net": NET, "a": Remembering()},
+        {"net": NET, "a": random.Random()},
+        "a: it is a generator, in the file an object with a state_dict.",
+    ),
 ]
 
 
@@ -625,7 +675,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_changed(
         before = state_of(given)
         with pytest.raises(StateError, match=re.escape(message)) as raised:
             checkpoints.load(**given)
-    assert str(raised.value).startswith(str(tmp_path)) or message.endswith("'meta')")
+    assert str(raised.value).startswith(str(tmp_path))
     assert alike(state_of(given), before)
 
 
@@ -646,7 +696,7 @@ def alike(mine: list[Any], theirs: list[Any]) -> bool:
 def test_all_that_is_wrong_is_named_at_once(tmp_path: Path) -> None:
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(step=1, net=NET, optimizer=of_adam(NET), own=Remembering())
-        net = seven(6)
+        net = wide(6)
         with pytest.raises(StateError) as raised:
             checkpoints.load(net=net, optimizer=torch.optim.SGD(net.parameters()))
     lines = str(raised.value).splitlines()
@@ -716,7 +766,7 @@ def test_a_trainer_says_what_differs_or_is_told_what_holds(tmp_path: Path) -> No
             assert given["trainer"].learning_rate == 0.1
             checkpoints.load(keep="new", **(given := objects(0.2)))
             assert given["trainer"].learning_rate == 0.2
-        with pytest.raises(StateError, match="trainer cannot take what was kept of it .*the optimizer 'sgd', the trainer"):
+        with pytest.raises(StateError, match=r"trainer cannot take .*the optimizer 'sgd', the trainer has"):
             checkpoints.load(net=NET, trainer=etude.Trainer(NET, "adamw"))
 
 
@@ -750,9 +800,9 @@ def test_what_moves_arrays_that_nobody_keeps_is_an_error(tmp_path: Path) -> None
     optimizer = torch.optim.SGD([*net.parameters(), prompt], lr=0.1)
     trainer = etude.Trainer(mlp(), "sgd", learning_rate=0.1)
     with Checkpoints(tmp_path) as checkpoints:
-        with pytest.raises(StateError, match="optimizer moves 1 arrays that nothing given has, of shape '2x3'"):
+        with pytest.raises(StateError, match="optimizer moves arrays that are in nothing given: 1 of shape 2x3"):
             checkpoints.save(step=1, net=net, optimizer=optimizer)
-        with pytest.raises(StateError, match="trainer moves 4 arrays that nothing given has, of shape '8x4', '8'"):
+        with pytest.raises(StateError, match="trainer moves arrays that are in nothing given: 4 of shape 8x4, 8"):
             checkpoints.save(step=1, net=net, trainer=trainer)
         checkpoints.save(step=1, net=net, optimizer=optimizer, prompt=prompt)
 
@@ -783,10 +833,6 @@ class Colon(nn.Module):
         self.add_module("a:b", nn.Linear(1, 1))
 
 
-def direct(folder: Path, **keep: Any) -> Checkpoints:
-    return Checkpoints(folder, **keep)
-
-
 WRONG: list[tuple[type[Exception], str, Callable[[Checkpoints], Any]]] = [
     (SettingError, "save(): nothing to keep is given. Write save(step=step, net=net", lambda c: c.save(step=1)),
     (SettingError, "save(step=-1): how many steps were made is a whole", lambda c: c.save(step=-1, net=NET)),
@@ -799,8 +845,8 @@ WRONG: list[tuple[type[Exception], str, Callable[[Checkpoints], Any]]] = [
     (SettingError, "load(): 'place', 'x' has no state to put back.", lambda c: c.load(net=NET, place=(0, 1), x=1)),
     (SettingError, "load(keep='new'): that is about the settings of a Trainer", lambda c: c.load(net=NET, keep="new")),
     (SettingError, "keep='old': \"saved\"", lambda c: c.load(net=NET, keep="old")),
-    (StateError, "net: 'layer.weight', 'layer.bias' has no shape yet. Call", lambda c: c.load(net=Lazy())),
-    (StateError, "net: 'a:b.weight', 'a:b.bias': the name of an array cannot have", lambda c: c.load(net=Colon())),
+    (StateError, "net: 'layer.weight', 'layer.bias' without a shape as yet. Call", lambda c: c.load(net=Lazy())),
+    (StateError, "net: 'a:b.weight', 'a:b.bias': a name with a colon cannot be kept", lambda c: c.load(net=Colon())),
 ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, count, islice
 from typing import Any
 
@@ -124,6 +124,15 @@ class Flow:
             return self._of_items(self.source, cursor, stop)
         assert isinstance(self.source, Stream)
         return self._of_stream(self.source, cursor, stop)
+
+    def state(self, cursor: Cursor) -> list[Tensor]:
+        """What has to be kept besides a cursor: the generators that a loader brings along, if it has some."""
+        return self.source.state(cursor.epoch) if isinstance(self.source, Stream) else []
+
+    def load(self, cursor: Cursor, state: Sequence[Tensor]) -> None:
+        """Take over what `state` gave; before `batches`."""
+        if isinstance(self.source, Stream):
+            self.source.load(cursor.epoch, state)
 
     def _rows(self, source: Arrays | Items, epoch: int) -> Tensor:
         """The samples of one epoch in their order, as positions in the whole data."""

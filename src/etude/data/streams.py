@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from etude.data.batch import each, numbers, outline
+from etude.data.chance import undisturbed
 from etude.data.form import Source
 from etude.data.items import collate, conversions, row
 from etude.data.workers import read
@@ -43,6 +44,15 @@ class Stream(Source):
     converted: list[str] = field(default_factory=list)
     names: tuple[str, ...] = field(default=(), init=False)
     random_access: bool = field(default=False, init=False)
+
+    def state(self, epoch: int) -> list[Tensor]:
+        """What has to be kept besides the place for a pass to be as it would be; see `_Passes.state`."""
+        return self.open.state(epoch) if isinstance(self.open, _Passes) else []
+
+    def load(self, epoch: int, state: Sequence[Tensor]) -> None:
+        """Take over what `state` gave."""
+        if isinstance(self.open, _Passes):
+            self.open.load(epoch, state)
 
     def cast(self, dtype: torch.dtype) -> Stream:
         return replace(self, dtype=dtype, converted=[])
@@ -128,10 +138,20 @@ class _Passes:
 
     def __call__(self, epoch: int) -> Iterator[Any]:
         nearest = max(known for known in self.starts if known <= epoch) if self.generators else epoch
-        for passed in range(nearest, epoch):
-            for _ in self._pass(passed):
-                continue
+        with undisturbed():
+            for passed in range(nearest, epoch):
+                for _ in self._pass(passed):
+                    continue
         return self._pass(epoch)
+
+    def state(self, epoch: int) -> list[Tensor]:
+        """Of the loader's generators at the beginning of an epoch; nothing where it has none or it is not known."""
+        return self.starts.get(epoch, []) if self.generators else []
+
+    def load(self, epoch: int, state: Sequence[Tensor]) -> None:
+        """Take over what `state` gave."""
+        if len(state) == len(self.generators):
+            self.starts[epoch] = list(state)
 
     def _pass(self, epoch: int) -> Iterator[Any]:
         for owner in (self.loader.dataset, self.loader.sampler, self.loader.batch_sampler):

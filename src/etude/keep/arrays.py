@@ -8,56 +8,93 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from etude.errors import CheckpointError
+from etude.errors import CheckpointError, StateError
 from etude.keep.plain import pack, unpack
 from etude.step.states import listed
-from etude.values.tree import Tree
+from etude.values.tree import Tree, has_shape
 
 Packed: TypeAlias = "tuple[dict[str, Any], dict[str, Tensor]]"
 """Plain values, and the tensors that they speak of by name."""
 
+_EXTRA = "_extra_state"
+"""The last word of the names under which a state_dict has the extra state of modules."""
 
-def of_net(net: nn.Module) -> Packed:
-    """The arrays of a net with their names, ties and extra state; arrays are not copied."""
+_WRITING = ("state_dict", "_save_to_state_dict")
+"""Methods by which a module may write more than its arrays into a state_dict."""
+
+
+def of_net(net: nn.Module, key: str = "") -> Packed:
+    """The arrays of a net with their names, ties and extra state; arrays are not copied.
+
+    Args:
+        key: "": arrays have their own names, as in the file of a net alone; otherwise all stand under "state:<key>.".
+
+    Raises:
+        StateError: an array has no shape yet, or a colon in its name; or extra state cannot be kept.
+    """
     tree = Tree(net)
+    _check(tree)
     hidden = set(_hidden(tree))
-    extra, tensors = pack(dict(_extra(tree)), "state:net:")
-    tensors.update({f"buffer:{name}" if name in hidden else name: a.detach() for name, a in tree.arrays.items()})
+    extra, tensors = pack(dict(_extra(tree)), f"state:{key or 'net'}.extra.")
+    other, more = pack(_other(tree), f"state:{key or 'net'}.other.")
+    tensors |= more | {name_in_file(name, key, name in hidden): array.detach() for name, array in tree.arrays.items()}
     record = {
         "arrays": [name for name in tree.arrays if name not in hidden],
         "buffers": [name for name in tree.arrays if name in hidden],
         "ties": [list(names) for names in tree.names.values() if len(names) > 1],
         "extra": extra,
-        "still": [path for path, module in tree.nodes.items() if isinstance(module, nn.Module) and not module.training],
+        "other": other,
+        "still": [path for path, module in _modules(tree) if not module.training],
     }
     return record, tensors
 
 
+def name_in_file(name: str, key: str = "", hidden: bool = False) -> str:
+    """Under what name a file has an array; `hidden` are the buffers that a state_dict leaves out."""
+    return f"{f'state:{key}.' if key else ''}{'buffer:' if hidden else ''}{name}"
+
+
 @torch.no_grad()
-def into_net(net: nn.Module, path: str, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write the arrays of a file into a net.
+def into_net(
+    net: nn.Module, path: str, record: Mapping[str, Any], tensors: Mapping[str, Tensor], key: str = ""
+) -> None:
+    """Write the arrays of a file into a net. `key` as for `of_net`.
 
     Raises:
         CheckpointError: the net has other arrays, shapes or ties; everything that differs is named, and nothing is
             changed.
     """
+    _refuse(path, misfits(net, record, tensors, key))
     tree = Tree(net)
-    given = {name: tensors[name] for name in record["arrays"]}
-    given.update({name: tensors[f"buffer:{name}"] for name in record["buffers"]})
-    _refuse(path, [*_misfits(tree, given), *_untied(tree, record["ties"])])
-    _put(tree, given)
+    _put(tree, _given(record, tensors, key))
     for owner, state in unpack(record["extra"], tensors).items():
         module = tree.nodes[owner]
         assert isinstance(module, nn.Module)
         module.set_extra_state(state)
+    other = unpack(record.get("other", {}), tensors)
+    if other:
+        tree.net.load_state_dict({**tree.net.state_dict(), **other})
+
+
+def misfits(net: nn.Module, record: Mapping[str, Any], tensors: Mapping[str, Tensor], key: str = "") -> list[str]:
+    """What a file has otherwise than a net, as ends of a sentence: "found no '0.weight', which the net has"."""
+    tree = Tree(net)
+    extra = [path for path in record["extra"] if not isinstance(tree.nodes.get(path), nn.Module)]
+    found = [f"extra state of {listed(extra)}, which the net does not have"] if extra else []
+    return [*_misfits(tree, _given(record, tensors, key)), *_untied(tree, record["ties"]), *found]
+
+
+def _given(record: Mapping[str, Any], tensors: Mapping[str, Tensor], key: str) -> dict[str, Tensor]:
+    """The arrays and hidden buffers of a net in a file, by their own names."""
+    given = {name: tensors[name_in_file(name, key)] for name in record["arrays"]}
+    return given | {name: tensors[name_in_file(name, key, True)] for name in record["buffers"]}
 
 
 def modes_into(net: nn.Module, record: Mapping[str, Any]) -> None:
     """Bring each module of a net into the mode, training or evaluation, that it had."""
     still = set(record["still"])
-    for path, module in Tree(net).nodes.items():
-        if isinstance(module, nn.Module):
-            module.training = path not in still
+    for path, module in _modules(Tree(net)):
+        module.training = path not in still
 
 
 @torch.no_grad()
@@ -105,9 +142,39 @@ def _hidden(tree: Tree) -> Iterator[str]:
 
 def _extra(tree: Tree) -> Iterator[tuple[str, Any]]:
     """What modules keep besides arrays, by their path."""
-    for path, module in tree.nodes.items():
-        if isinstance(module, nn.Module) and type(module).get_extra_state is not nn.Module.get_extra_state:
+    for path, module in _modules(tree):
+        if type(module).get_extra_state is not nn.Module.get_extra_state:
             yield path, module.get_extra_state()
+
+
+def _other(tree: Tree) -> dict[str, Any]:
+    """What modules that write their own part of a state_dict put there besides arrays and extra state."""
+    if not any(map(_writes_itself, tree.net.modules())):
+        return {}
+    known = {path for paths in tree.names.values() for path in paths}
+    state = tree.net.state_dict()
+    return {name: own for name, own in state.items() if name not in known and name.rpartition(".")[2] != _EXTRA}
+
+
+def _writes_itself(module: nn.Module) -> bool:
+    hooks = (module._state_dict_hooks, module._state_dict_pre_hooks)
+    return any(hooks) or any(getattr(type(module), name) is not getattr(nn.Module, name) for name in _WRITING)
+
+
+def _check(tree: Tree) -> None:
+    shapeless = [name for name, array in tree.arrays.items() if not has_shape(array)]
+    if shapeless:
+        raise StateError(f"{listed(shapeless)} without a shape as yet. Call the net once before.")
+    odd = [name for name in tree.arrays if ":" in name]
+    if odd:
+        raise StateError(f"{listed(odd)}: a name with a colon cannot be kept. Rename the module.")
+
+
+def _modules(tree: Tree) -> Iterator[tuple[str, nn.Module]]:
+    """Every module under every path that it has."""
+    for path, node in tree.nodes.items():
+        if isinstance(node, nn.Module):
+            yield path, node
 
 
 def _misfits(tree: Tree, given: Mapping[str, Tensor]) -> list[str]:
@@ -119,7 +186,9 @@ def _misfits(tree: Tree, given: Mapping[str, Tensor]) -> list[str]:
     found += [f"{listed(more)}, which the net does not have"] if more else []
     for name, value in given.items():
         array = tree.arrays.get(name)
-        if array is None or name in free:
+        if array is not None and array.is_meta:
+            found.append(f"{name!r}, which has no numbers in the net; net.to_empty(device='cpu') makes room for them")
+        if array is None or name in free or not has_shape(array):
             continue
         if array.shape != value.shape:
             found.append(f"{name!r} of shape {tuple(value.shape)}, in the net it has {tuple(array.shape)}")
@@ -129,9 +198,8 @@ def _misfits(tree: Tree, given: Mapping[str, Tensor]) -> list[str]:
 
 
 def _buffer_places(tree: Tree) -> Iterator[tuple[str, str]]:
-    for path, module in tree.nodes.items():
-        if isinstance(module, nn.Module):
-            yield from ((path, key) for key in module._buffers)
+    for path, module in _modules(tree):
+        yield from ((path, key) for key in module._buffers)
 
 
 def _untied(tree: Tree, ties: list[list[str]]) -> list[str]:

@@ -16,8 +16,7 @@ from etude.errors import CheckpointError, SettingError, StateError
 from etude.keep import generators
 from etude.keep.files import Saved
 from etude.keep.item import Kept
-from etude.keep.net import OfNet, place_of
-from etude.keep.objects import items, names_in
+from etude.keep.objects import OfNet, OfTrainer, items, names_in, place_of
 from etude.keep.plain import pack, unpack
 from etude.step.states import listed
 
@@ -131,6 +130,11 @@ class Bundle:
     def bare(self) -> list[str]:
         """The net whose arrays bear their own names in the file, if there is one."""
         return [key for key, item in self.items.items() if isinstance(item, OfNet) and item.bare]
+
+    def averages(self) -> dict[str, Any]:
+        """The averages of its trainer, if it has one alone."""
+        found = [item.averages() for item in self.items.values() if isinstance(item, OfTrainer)]
+        return found[0] if len(found) == 1 else {}
 
     def machine(self) -> dict[str, str]:
         """What bits may depend on besides."""

@@ -9,8 +9,6 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from etude.step.states import listed
-
 Names: TypeAlias = "Mapping[int, str]"
 """Names of the arrays of all nets that are kept together, by identity of the array."""
 
@@ -64,9 +62,3 @@ class Item(ABC):
 def class_of(value: object) -> str:
     """The name of its class, as it is compared: without the module, which is `__main__` in one program only."""
     return type(value).__qualname__
-
-
-def some(names: Sequence[str]) -> str:
-    """The first of many names."""
-    more = len(names) - 5
-    return listed(names[:5]) + (f" and {more} more" if more > 0 else "")

@@ -237,6 +237,7 @@ def _record(
         "progress": pack(dict(progress))[0],
         "scores": {name: value for name, value in scores.items() if isfinite(value)},
         "net": net,
+        "averages": bundle.averages(),
         "objects": entries,
         "random": random,
         "machine": bundle.machine(),

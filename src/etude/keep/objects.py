@@ -1,4 +1,4 @@
-"""The objects of a hand-written loop, by what they offer: nets, trainers, generators, and what has a `state_dict`."""
+"""The objects of a hand-written loop, by what they are: nets, trainers, generators, and what has a `state_dict`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,39 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from etude.errors import StateError
 from etude.keep import generators
+from etude.keep.arrays import into_net, misfits, modes_into, of_net
 from etude.keep.item import Item, Kept, Names, class_of
-from etude.keep.net import OfNet
 from etude.keep.plain import pack, unpack
 from etude.step.trainer import Trainer
+
+
+class OfNet(Item):
+    """A net. Where it is `bare` its arrays bear their own names, as in the file of a net alone."""
+
+    kind = "net"
+
+    def __init__(self, key: str, net: nn.Module, bare: bool) -> None:
+        super().__init__(key)
+        # A compiled module wraps the user's own; names are the user's.
+        self.net: nn.Module = getattr(net, "_orig_mod", net)
+        self.bare = bare
+        self._key = "" if bare else key
+
+    def take(self, names: Names) -> Kept:
+        try:
+            net, tensors = of_net(self.net, self._key)
+        except StateError as error:
+            raise StateError(f"{self.key}: {error}") from error
+        return Kept({"kind": self.kind, "class": class_of(self.net), "net": net}, tensors)
+
+    def misfits(self, kept: Kept, names: Names) -> list[str]:
+        return [f"the file has {text}" for text in misfits(self.net, kept.entry["net"], kept.tensors, self._key)]
+
+    def put(self, kept: Kept) -> None:
+        into_net(self.net, "the file", kept.entry["net"], kept.tensors, self._key)
+        modes_into(self.net, kept.entry["net"])
 
 
 class OfState(Item):
@@ -89,6 +117,11 @@ class OfTrainer(Item):
             one["arrays"] = parts[f"{self._average}{name}:"]
         self.trainer.load_state_dict(state, keep=self._keep)
 
+    def averages(self) -> dict[str, Any]:
+        """How often each average has taken the arrays, where their names are those of a checkpoint of a run."""
+        counts = {name: {"count": one.count} for name, one in self.trainer.averages.items()}
+        return counts if self._average == "average:" else {}
+
     def moves(self) -> Sequence[Tensor]:
         table = self.trainer.table
         return [table.tree.arrays[name] for name in table.names]
@@ -132,6 +165,13 @@ def items(objects: Mapping[str, Any], keep: str | None = None) -> dict[str, Item
         elif _has_state(given):
             found[key] = OfState(key, given)
     return found
+
+
+def place_of(array: Tensor) -> object:
+    """Where an array lies: two of one place, shape and dtype are one array."""
+    if array.layout != torch.strided or array.is_meta or not array.numel():
+        return id(array)
+    return array.device, array.data_ptr(), array.shape, array.stride(), array.dtype
 
 
 def names_in(found: Mapping[str, Item]) -> dict[int, str]:

@@ -70,6 +70,7 @@ STATE = (
     Field("progress", "the clock: step, epoch, samples, tokens", is_clock),
     Field("before", "the clock before the last step that was made", is_clock),
     Field("cursor", "the next batch: epoch, batch", _is_cursor),
+    Field("data", "generators that loaders of the user brought along, as they were when the epoch began", _is_mapping),
     Field("seconds", "time the run has taken, over all processes", _is_number),
     Field("seed", "of the data order, of dropout and of noise; all chance follows from it and the clock", is_count),
     Field(

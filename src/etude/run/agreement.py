@@ -19,6 +19,7 @@ FREE = frozenset({"checkpoint", "workers", "time_limit", "strict", "device"})
 """Options that may differ: they change no bit of a step; the device itself is told with the machine."""
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+"""The address of an object says nothing about it, and differs in every process."""
 _MISSING = "(nothing said)"
 
 
@@ -37,7 +38,8 @@ class Difference:
 def facts(checked: Checked) -> dict[str, str]:
     """What a run was told, as text by name: options, data, arrays, and the settings of each array."""
     plan, flow = checked.plan, checked.flow
-    said = {name: option_text(value) for name, value in plan.options().items() if name not in FREE}
+    options = {name: value for name, value in plan.options().items() if name not in FREE}
+    said = {name: _ADDRESS.sub("", option_text(value)) for name, value in options.items()}
     per_epoch = flow.batches_per_epoch
     arrays = {name: f"{_kind(array)}" for name, array in checked.works[0].stepper.table.tree.arrays.items()}
     return {
@@ -109,5 +111,4 @@ def _kind(array: Tensor) -> str:
 
 
 def _digest(text: str) -> str:
-    # The address of a function differs in every process.
     return hashlib.sha256(_ADDRESS.sub("", text).encode()).hexdigest()[:12]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import nan
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from etude.data.batch import Batch
 from etude.data.cursor import Cursor
+from etude.data.flow import Flow
 from etude.keep.arrays import Packed
 from etude.keep.plain import pack, unpack
 from etude.run.agreement import facts, machine
@@ -65,6 +66,7 @@ class Going:
     Attributes:
         progress: the clock. cursor: the next batch. means: of the epoch in progress.
         gatherer: the history, and what the result is made of. best: the best net so far. watch: the time taken.
+        facts: what the run was told.
     """
 
     def __init__(self, checked: Checked, clock: Callable[[], float]) -> None:
@@ -75,6 +77,8 @@ class Going:
         self.gatherer = gather(checked)
         self.best = Best(checked)
         self.watch = Stopwatch(clock)
+        # Once, before anything moves: what an instance of an optimizer says of itself may change while it works.
+        self.facts = facts(checked)
 
     def advance(self, taken: list[Batch]) -> None:
         """The clock and the cursor after the batches of a step."""
@@ -98,6 +102,8 @@ class Going:
         """Everything that a later process needs to go on; tensors are those at work, not copies."""
         checked, gatherer = self.checked, self.gatherer
         record, tensors = of_run(checked, self.best.state())
+        record["data"], generators = pack({n: flow.state(at) for n, flow, at in self._flows()}, "state:data.")
+        tensors.update(generators)
         history = gatherer.history.columns()
         tensors.update({f"history:{name}": column for name, column in history.items()})
         loss, val = self.losses()
@@ -110,7 +116,7 @@ class Going:
             "means": self.means.state(),
             "history": list(gatherer.history),
             "losses": {"loss": loss, "val": val},
-            "plan": facts(checked),
+            "plan": self.facts,
             "machine": machine(checked),
         }
         return record | pack(plain)[0], tensors
@@ -132,6 +138,15 @@ class Going:
         history = History.from_columns({key: tensors[f"history:{key}"] for key in keys})
         self.gatherer.go_on(history, clock_in(record["before"], extent), progress)
         self.watch.before = record["seconds"]
+        kept = unpack(record["data"], tensors)
+        for name, flow, cursor in self._flows():
+            flow.load(cursor, kept.get(name, []))
+
+    def _flows(self) -> Iterator[tuple[str, Flow, Cursor]]:
+        """The data, and where they are read from next."""
+        yield "training", self.checked.flow, self.cursor
+        if self.checked.evaluator is not None:
+            yield "validation", self.checked.evaluator.flow, Cursor()
 
 
 def epoch_losses(checked: Checked, found: dict[str, float], progress: Progress) -> dict[str, float]:

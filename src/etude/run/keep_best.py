@@ -52,6 +52,7 @@ class Best:
     def look(self, progress: Progress) -> Evaluated:
         """Look at the validation data, with the net or the average that the plan says."""
         assert self._evaluator is not None
+        self._last = self._last or 0.0
         with self._checked.looked_at():
             scores = self._evaluator.scores(progress)
             score = scores[self._evaluator.best_by]

@@ -20,7 +20,7 @@ from etude.keep.plain import pack, unpack
 from etude.keep.retain import BestBy, Entry
 from etude.keep.store import Store
 from etude.keep.writer import Done, Writer
-from etude.run.agreement import agree, facts, machine, tell_machine
+from etude.run.agreement import agree, machine, tell_machine
 from etude.run.check import Checked
 from etude.run.events import EpochEnded, Evaluated, Event, SaveFailed
 from etude.run.events import Saved as SavedEvent
@@ -165,7 +165,7 @@ class Saving:
         if saved is None:
             return None
         record = state.checked(saved.record, saved.path, state.RUN)
-        agree(saved.path, unpack(record["plan"], {}), facts(self.checked), accept)
+        agree(saved.path, unpack(record["plan"], {}), going.facts, accept)
         tell_machine(saved.path, unpack(record["machine"], {}), machine(self.checked))
         going.load(saved.path, record, saved.tensors)
         self.newest = saved.path

@@ -95,6 +95,8 @@ class CompiledStep:
         if ready is None or ready.now is not now or ready.weights is not weights:
             ready = self._ready = self._prepare(now, weights)
         self._optimizer.count(now, 1)
+        # A step that is made again, without arrays that turn out not to be reached, draws the same numbers.
+        chance = torch.default_generator.get_state() if self._ignore_stale else None
         try:
             made = self._call(ready, values)
         except BaseException:
@@ -105,6 +107,8 @@ class CompiledStep:
         if not ok:
             self._optimizer.count(now, -1)
         if missing:
+            if chance is not None:
+                torch.default_generator.set_state(chance)
             return self._again(now, missing, values, weights)
         if not means:
             return loss, ok, (Measured(loss, counts[0]),)

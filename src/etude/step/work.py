@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import isfinite
@@ -223,7 +223,12 @@ class Work:
 
     def state(self) -> dict[str, Any]:
         """What a later run needs to go on: of the stepper, of the loss scale, and what its turn has heard."""
-        return {**self.stepper.state(), "scale": self._precision.scale.state(), "heard": self._heard}
+        return {
+            **self.stepper.state(),
+            "scale": self._precision.scale.state(),
+            "heard": self._heard,
+            "losses": {name: module.state_dict() for name, module in self._modules()},
+        }
 
     def load(self, state: Mapping[str, Any], progress: Progress) -> None:
         """Take over what `state` gave.
@@ -234,8 +239,16 @@ class Work:
         turn = self.update.turn
         heard = as_memory(turn, state["heard"]) if turn is not None and self.listens else None
         self.stepper.load(state, progress)
+        for name, module in self._modules():
+            module.load_state_dict(state["losses"].get(name, {}))
         self._precision.scale.load(state["scale"])
         self._heard = heard
+
+    def _modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """Losses that keep arrays of their own, such as running statistics, by the name of their term."""
+        for term in self.losses.terms:
+            if isinstance(term.function, nn.Module) and term.function.state_dict():
+                yield term.name, term.function
 
     def names(self, alone: bool) -> tuple[str, tuple[str, ...]]:
         """What its loss and its terms are called in the history; `alone` if it is the only update of the run."""

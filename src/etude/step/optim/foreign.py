@@ -28,6 +28,8 @@ from etude.values.tree import has_shape
 
 Factory: TypeAlias = Callable[..., torch.optim.Optimizer]
 
+_NUMBERS = "of an array in"
+"""Where a memory has other numbers than its array: those that the array had."""
 ALL = "all."
 """Begins the name of what an optimizer keeps for all its arrays together."""
 
@@ -384,7 +386,7 @@ class ForeignOptimizer:
             master = {}
             if array is not own and (found or not torch.equal(array, own.float())):
                 master = {MASTER: array.detach()}
-            made.append({**found, **master, **whole})
+            made.append({**found, **master, **whole, **_numbers(found, array)})
         return made
 
     def _kept(self) -> dict[int, dict[str, Any]]:
@@ -421,15 +423,16 @@ class ForeignOptimizer:
         if self.optimizer is None:
             return
         apart = [_apart(own) for own in state]
-        self._check_state([{key: kept for key, kept in own.items() if key != MASTER} for own, _ in apart])
+        self._check_state([{k: kept for k, kept in own.items() if k not in (MASTER, _NUMBERS)} for own, _ in apart])
         held = self.optimizer.state
         for array, mine, (own, _) in zip(self._moved, self.arrays, apart, strict=True):
             held.pop(array, None)
-            master = own.pop(MASTER, None)
+            master, numbers = own.pop(MASTER, None), own.pop(_NUMBERS, None)
+            keeps = numbers == str(array.dtype)
             if array is not mine:
                 self._masters.take(mine, master)
             if own:
-                held[array] = {key: _placed(key, kept, array, self._writes) for key, kept in own.items()}
+                held[array] = {key: _placed(key, kept, array, self._writes, keeps) for key, kept in own.items()}
         self._keep({id(array): kept for array, (_, kept) in zip(self._moved, apart, strict=True)})
 
     def _check_state(self, state: Sequence[Mapping[str, Any]]) -> None:
@@ -458,6 +461,12 @@ def _apart(own: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return {key: kept for key, kept in own.items() if key not in for_group}, for_group
 
 
+def _numbers(found: Mapping[str, Any], array: Tensor) -> dict[str, str]:
+    """The numbers of an array, where some memory of it has others."""
+    own = [kept for kept in found.values() if isinstance(kept, Tensor) and kept.dim() and kept.is_floating_point()]
+    return {_NUMBERS: str(array.dtype)} if any(kept.dtype != array.dtype for kept in own) else {}
+
+
 def _wide(kept: Any) -> Any:
     return kept.float() if isinstance(kept, Tensor) and is_low(kept) else kept
 
@@ -468,17 +477,20 @@ def _fits(kept: Tensor, array: Tensor) -> bool:
     return kept.dim() != array.dim() or all(own in (1, size) for own, size in pairs)
 
 
-def _placed(key: str, kept: Any, array: Tensor, wider: bool) -> Any:
-    """A memory where its array is; `wider`: that of an array in half precision may be float32."""
+def _placed(key: str, kept: Any, array: Tensor, wider: bool, keeps: bool = False) -> Any:
+    """A memory where its array is, in the array's numbers unless it `keeps` its own.
+
+    `wider`: that of an array in half precision may be float32.
+    """
     if isinstance(kept, list):
-        return [_placed(key, each, array, wider) for each in kept]
+        return [_placed(key, each, array, wider, keeps) for each in kept]
     if not isinstance(kept, Tensor):
         return kept
     if key == "step":
         # Step counts stay where the optimizer keeps them; everything else lives beside its array.
         return kept.detach().clone()
     follows = kept.dim() > 0 and kept.is_floating_point() and array.is_floating_point()
-    follows = follows and not (wider and is_low(array))
+    follows = follows and not keeps and not (wider and is_low(array))
     dtype = array.dtype if follows else kept.dtype
     if kept.shape != array.shape:
         return kept.detach().to(array.device, dtype, copy=True)
