@@ -52,7 +52,7 @@ def array_of(dtype: str, *shape: int) -> Tensor:
     if kind == torch.bool:
         return torch.randint(2, shape).bool()
     raw = np.random.default_rng(7).integers(256, size=math.prod(shape) * kind.itemsize, dtype=np.uint8)
-    return torch.from_numpy(raw).view(kind).view(shape)
+    return torch.from_numpy(raw).view(kind).view(shape) if raw.size else torch.empty(shape, dtype=kind)
 
 
 def state() -> dict[str, Tensor]:
@@ -68,12 +68,12 @@ def state() -> dict[str, Tensor]:
         "spread": torch.randn(1, 4).expand(3, 4),
         "conjugate": torch.randn(3, dtype=torch.complex64).conj(),
         "negative": torch.randn(3, dtype=torch.complex64).conj().imag,
-        "odd \"name\"\n\\ é 名": torch.arange(5, dtype=torch.int8),
+        'odd "name"\n\\ é 名': torch.arange(5, dtype=torch.int8),
         **{dtype: array_of(dtype, 3, 2) for dtype in DTYPES},
     }
 
 
-RECORD = {"step": 3, "loss": 0.1, "names": ["a", "é\n\"\\"], "none": None, "deep": [[{"x": True}]], "big": 2**80}
+RECORD = {"step": 3, "loss": 0.1, "names": ["a", 'é\n"\\'], "none": None, "deep": [[{"x": True}]], "big": 2**80}
 
 
 def test_what_is_written_comes_back(tmp_path: Path) -> None:
@@ -295,7 +295,11 @@ def test_an_image_is_written_as_often_as_wanted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "make", "said"),
     [
-        ("w", lambda: torch.eye(3).to_sparse(), "w: an array of layout torch.sparse_coo cannot be kept. Write it as to_d"),
+        (
+            "w",
+            lambda: torch.eye(3).to_sparse(),
+            "w: an array of layout torch.sparse_coo cannot be kept. Write it as to_d",
+        ),
         ("w", lambda: torch.eye(3).to_sparse_csr(), "w: an array of layout torch.sparse_csr cannot be kept."),
         ("w", lambda: torch.quantize_per_tensor(torch.ones(2), 1.0, 0, torch.qint8), "w: a quantized array cannot be"),
         ("w", lambda: torch.ones(2, device="meta"), "w: an array on the device meta has no numbers to keep."),

@@ -41,14 +41,14 @@ def refused(path: Path, readers: tuple[Callable[[Path], object], ...] = READERS)
         assert found.value.expected
         assert found.value.found
         assert len(str(found.value)) < 1000
-        assert str(found.value).isprintable()
+        assert (found.value.expected + found.value.found).isprintable()
         caught.append(found.value)
     assert len({str(error) for error in caught}) == 1
     return caught[0]
 
 
 def good(folder: Path, name: str = "good") -> Path:
-    torch.manual_seed(len(name))
+    torch.manual_seed(sum(name.encode()))
     arrays = {
         "0.weight": torch.randn(4, 3),
         "0.bias": torch.randn(4),
@@ -60,6 +60,13 @@ def good(folder: Path, name: str = "good") -> Path:
     return folder / name
 
 
+def put(path: Path, raw: bytes) -> None:
+    """Change a file in place, which is quicker than making it anew."""
+    with open(path, "r+b" if path.exists() else "wb") as file:
+        file.write(raw)
+        file.truncate()
+
+
 # ------------------------------------------------------------------------------------------------------- damage
 
 
@@ -68,17 +75,17 @@ def test_every_byte_counts(tmp_path: Path) -> None:
     for at in range(len(raw)):
         bad = bytearray(raw)
         bad[at] ^= 1 << (at % 8)
-        path.write_bytes(bad)
+        put(path, bad)
         refused(path, (files.read,))
 
 
 def test_no_file_that_is_shorter_or_longer_passes(tmp_path: Path) -> None:
     raw, path = good(tmp_path).read_bytes(), tmp_path / "bad"
     for length in [*range(0, len(raw), 7), *range(len(raw) - 9, len(raw))]:
-        path.write_bytes(raw[:length])
+        put(path, raw[:length])
         refused(path, (files.read,))
     for more in (b"\0", b" ", b"}", raw[-8:], raw):
-        path.write_bytes(raw + more)
+        put(path, raw + more)
         refused(path)
 
 
@@ -145,14 +152,14 @@ def test_ten_thousand_damaged_files(tmp_path: Path) -> None:
         if raw in (one, other):
             harmless += 1
             continue
-        path.write_bytes(raw)
+        put(path, raw)
         try:
             files.read(path)
         except CheckpointError as error:
             assert error.file == str(path) and error.expected and error.found  # noqa: PT018
         else:
             raise AssertionError(f"damage {i} was not seen")
-    assert harmless < 500
+    assert harmless < 500, harmless
 
 
 def test_damage_is_told_from_what_may_pass(tmp_path: Path) -> None:
@@ -279,15 +286,15 @@ def test_devices_are_refused() -> None:
         assert refused(path).found == "a device"
 
 
-@pytest.mark.parametrize("name", ["a\0b", "x" * 300, "\udcff"])
-def test_names_that_no_file_can_have(tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
-    try:
-        missing = not path.exists()
-    except (ValueError, OSError):
-        missing = True
-    assert missing
-    refused(path)
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("a\0b", "a null character in its name"), ("x" * 300, "File name too long"), ("\udcff", "no file")],
+)
+def test_names_that_no_file_has(tmp_path: Path, name: str, found: str) -> None:
+    assert refused(tmp_path / name).found == found
+    if found != "no file":
+        with pytest.raises(CheckpointError, match=found):
+            files.write(tmp_path / name, {}, {})
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -361,14 +368,22 @@ ONE = {"x": entry()}
         ({"x": entry(place=(1, 4), shape=(3,))}, FOUR, "expected the array 'x' at byte 0; found it at 1"),
         ({**ONE, "y": entry(place=(2, 4), shape=(2,))}, FOUR, "expected the array 'y' at byte 4; found it at 2"),
         ({**ONE, "y": entry()}, FOUR, "at byte 4; found it at 0"),
-        ({"x": entry(place=(0, 1), shape=(1,)), "y": entry(place=(3, 4), shape=(1,))}, FOUR, "at byte 1; found it at 3"),
+        (
+            {"x": entry(place=(0, 1), shape=(1,)), "y": entry(place=(3, 4), shape=(1,))},
+            FOUR,
+            "at byte 1; found it at 3",
+        ),
         ({"x": entry(place=(4, 0))}, FOUR, "expected a place of 'x' that fits U8 [4]; found [4, 0]"),
         ({"x": entry(shape=(5,))}, FOUR, "expected a place of 'x' that fits U8 [5]; found [0, 4]"),
         ({"x": entry("F32", (4,))}, FOUR, "expected a place of 'x' that fits F32 [4]; found [0, 4]"),
         ({"x": entry(shape=(2**62, 4))}, FOUR, "expected a place of 'x' that fits U8 [46116860184"),
         ({"x": entry(shape=(2**62,) * 64)}, FOUR, "expected a place of 'x' that fits"),
         ({"x": entry(shape=(1,) * 65)}, b"\0", "expected whole numbers as shape and place of 'x'"),
-        ({"x": entry(shape=(-2, -2))}, FOUR, "expected whole numbers as shape and place of 'x'; found [-2, -2], [0, 4]"),
+        (
+            {"x": entry(shape=(-2, -2))},
+            FOUR,
+            "expected whole numbers as shape and place of 'x'; found [-2, -2], [0, 4]",
+        ),
         ({"x": entry(shape=(4.0,))}, FOUR, "expected whole numbers as shape and place of 'x'; found [4.0], [0, 4]"),
         ({"x": entry(shape=(True, 4))}, FOUR, "expected whole numbers as shape and place of 'x'; found [True, 4]"),
         ({"x": entry(shape=("4",))}, FOUR, "expected whole numbers as shape and place of 'x'; found ['4'], [0, 4]"),
@@ -436,7 +451,10 @@ def test_a_forged_header_is_refused(tmp_path: Path, arrays: dict[str, Any] | str
         ({"record": '{"a":' + "1" * 2000 + "}"}, "expected a record in JSON; found a number of 2,000 digits"),
         ({"record": "[[" + "[],\n" * 3_000_000}, "expected a header in proportion to its file; found"),
         ({"dtypes": "{"}, "expected dtypes in JSON; found "),
-        ({"dtypes": '{"y":"complex64"}'}, "expected dtypes of arrays that are there; found 'x', 'y' in one of two lists"),
+        (
+            {"dtypes": '{"y":"complex64"}'},
+            "expected dtypes of arrays that are there; found 'x', 'y' in one of two lists",
+        ),
         ({"dtypes": '{"x":"complex64"}'}, "expected a dtype of 'x' that is kept as U8; found 'complex64'"),
         ({"dtypes": '{"x":"qint8"}'}, "expected a dtype of 'x' that is kept as U8; found 'qint8'"),
         ({"dtypes": '{"x":"uint8"}'}, "expected a dtype of 'x' that is kept as U8; found 'uint8'"),
@@ -455,7 +473,7 @@ def test_forged_metadata_are_refused(tmp_path: Path, changes: dict[str, Any], sa
         assert error.damaged
 
 
-@pytest.mark.parametrize("told", [1, None, [], {}, "", "0" * 64])
+@pytest.mark.parametrize("told", [1, None, [], {}, "", "1" * 64])
 def test_a_digest_that_is_none(tmp_path: Path, told: Any) -> None:
     path = forged(tmp_path / "a", ONE, FOUR, digests={"x": told})
     assert "expected the array 'x' with the digest" in str(refused(path, READERS[:2]))

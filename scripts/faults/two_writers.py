@@ -11,7 +11,6 @@ import signal
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -21,10 +20,11 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import torch
+from torch import nn
+
 from findings import Finding
 from seams import instead, nothing
 from subjects import save, scratch
-from torch import nn
 
 ASKED = (
     "Of two runs started together on one place one writes, and the other is refused in less than a second and told "
@@ -37,7 +37,7 @@ SHORT, FULL = 20, 200
 SECONDS = 1.0
 """In which a writer must have begun or have been refused, and a reader must have read."""
 
-PATIENCE = 10.0
+PATIENCE = 5.0
 """Seconds after which a process that says nothing is taken for one that waits."""
 
 STRAY = ".etude-0123abcd.part"
@@ -82,7 +82,7 @@ def _tried(what: str, count: int, trial: Callable[[int, Path], Trial], until_wro
             found = trial(number, folder)
         tried += 1
         longest = max(longest, found.seconds)
-        wrong += [f"{number}: {said}" for said in found.wrong]
+        wrong += [f"{number}: {said.replace(str(folder), '...')}" for said in found.wrong]
         if until_wrong and wrong:
             break
     return Finding(what, tried, tuple(wrong), {"longest, ms": longest * 1000})
@@ -112,10 +112,12 @@ def _two(work: Callable[[Say, Wait], None], number: int, folder: Path) -> Trial:
         for child in pair:
             child.go()
         said = [child.hear() for child in pair]
-        within = [child for child, told in zip(pair, said, strict=True) if told and "refused" not in told]
-        if len(within) != 1:
-            return Trial([f"{len(within)} of 2 got in, {said.count(None)} were kept waiting"])
-        wrong, seconds = _refusal(next(told for told in said if told and "refused" in told), within[0].pid)
+        within = [child for child, told in zip(pair, said, strict=True) if told and "within" in told]
+        refused = [told for told in said if told and "refused" in told]
+        if len(within) != 1 or len(refused) != 1:
+            errors = [told["error"] for told in said if told and "error" in told]
+            return Trial([f"{len(within)} of 2 got in, {said.count(None)} were kept waiting, errors: {errors}"])
+        wrong, seconds = _refusal(refused[0], within[0].pid)
         within[0].go()
         if (ended := within[0].hear()) is None or "error" in ended:
             wrong.append(f"the one within did not end well: {ended}")
@@ -400,7 +402,6 @@ def _worked(work: Callable[[Say, Wait], None], saying: int, hearing: int) -> NoR
     try:
         work(say, lambda: None if os.read(hearing, 1) else os._exit(2))
     except BaseException as error:
-        traceback.print_exc()
         with suppress(OSError):
             say(error=repr(error))
     finally:

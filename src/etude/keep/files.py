@@ -18,7 +18,7 @@ from etude.errors import CheckpointError
 from etude.keep import disk, parsing
 from etude.keep.digests import Digests, Run, Together
 from etude.keep.header import Entry, Header, short
-from etude.keep.image import PART, Image, write
+from etude.keep.image import PART, Image, absolute, write
 
 __all__ = ["PART", "Image", "Saved", "read", "read_arrays", "read_record", "verify", "write"]
 
@@ -87,7 +87,7 @@ def verify(path: str | os.PathLike[str]) -> dict[str, Any]:
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[_Opened]:
     """A file with its header read and checked; what the system refuses within becomes a CheckpointError."""
-    path = os.path.abspath(path)
+    path = absolute(path)
     try:
         fd = disk.open_to_read(path)
         try:

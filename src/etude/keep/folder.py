@@ -64,7 +64,9 @@ def probe(folder: Path) -> int:
         finally:
             disk.close(fd)
     finally:
-        disk.remove(part)
+        # Where locks are kept by each machine for itself, another one may have swept it.
+        with contextlib.suppress(FileNotFoundError):
+            disk.remove(part)
     return disk.free_bytes(folder)
 
 

@@ -115,7 +115,7 @@ class Image:
             CheckpointError: the system refused something; what was at `path` is still there, and nothing besides.
             StateError: the record is no JSON, or too long.
         """
-        path = os.path.abspath(path)
+        path = absolute(path)
         text = self._writing.text(record)
         start = len(self._writing.made(text))
         try:
@@ -151,6 +151,14 @@ class Image:
                 disk.hurry(fd)
             together.finish()
         disk.write_at(fd, memoryview(self._writing.made(text, digests.all())), 0)
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """A path that does not depend on the folder in which the process is."""
+    whole = os.path.abspath(path)
+    if "\0" in whole:
+        raise CheckpointError(whole, "a name that a file can have", "a null character in its name", damaged=False)
+    return whole
 
 
 _Kind = tuple[torch.Size, torch.dtype, torch.device, torch.layout]

@@ -60,16 +60,18 @@ def load_net(path: str | os.PathLike[str], net: Net, of: str = "net", *, foreign
 
 
 def _record(saved: files.Saved) -> dict[str, Any]:
-    kind = saved.record.get("kind")
-    if kind not in (state.RUN, state.WEIGHTS):
-        expected = "a checkpoint of a run, or the arrays of a net"
-        raise CheckpointError(saved.path, expected, f"a file of kind {kind!r}", damaged=False)
-    return state.checked(saved.record, saved.path, kind)
+    kind = str(saved.record.get("kind"))
+    known = kind in (state.RUN, state.LOOP, state.WEIGHTS)
+    record = state.checked(saved.record, saved.path, kind if known else state.RUN)
+    if record["net"] is None:
+        expected = "a checkpoint with one net, or one that was saved as net="
+        raise CheckpointError(saved.path, expected, "several nets, or none", damaged=False)
+    return record
 
 
 def _averages(record: Mapping[str, Any]) -> list[str]:
     """The averages that have begun."""
-    found = record["averages"]
+    found = record.get("averages") or {}
     each = found.get("each", found)
     return [name for name, one in each.items() if not isinstance(one, Mapping) or one.get("count")]
 

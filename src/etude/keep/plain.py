@@ -98,7 +98,7 @@ class _Packing:
 
     def _other(self, value: Any, place: str) -> Json:
         if isinstance(value, Tensor):
-            return {_MARK: "tensor", "name": self._name(value, value.detach(), place)}
+            return {_MARK: "tensor", "name": self._name(value, value.detach(), place), **_order(value)}
         if type(value) is np.ndarray and value.dtype.name in _ARRAYS and value.dtype.isnative:
             return {_MARK: "array", "name": self._name(value, _of_array(value), place)}
         if isinstance(value, np.generic) and value.dtype.name in _SCALARS:
@@ -123,6 +123,27 @@ class _Packing:
             count += 1
             found = f"{name}~{count}"
         return found
+
+
+def _order(tensor: Tensor) -> dict[str, list[int]]:
+    """How a tensor lies in memory, where that is not row by row: its dimensions, the widest stride first.
+
+    Files hold values row by row; but what is computed of them may differ in the last bit with the order in memory.
+    """
+    if tensor.layout != torch.strided or tensor.is_contiguous() or tensor.numel() < 2:
+        return {}
+    order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
+    return {"order": order} if tensor.permute(order).is_contiguous() else {}
+
+
+def _ordered(tensor: Tensor, order: Json) -> Tensor:
+    """A copy that lies in memory in this order."""
+    if order is None:
+        return tensor.clone()
+    if sorted(order) != list(range(tensor.dim())):
+        raise ValueError(f"{order} is no order of {tensor.dim()} dimensions")
+    back = sorted(range(len(order)), key=order.__getitem__)
+    return tensor.permute(order).clone(memory_format=torch.contiguous_format).permute(back)
 
 
 def _below(place: str, key: object) -> str:
@@ -206,7 +227,7 @@ class _Unpacking:
             yield made, self.unpacked(item, _below(place, made), depth + 1)
 
     def _tensor(self, value: Json, place: str, depth: int) -> Tensor:
-        made: Tensor = self._once(value, place, lambda tensor: tensor.clone())
+        made: Tensor = self._once(value, place, lambda tensor: _ordered(tensor, value.get("order")))
         return made
 
     def _array(self, value: Json, place: str, depth: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from itertools import count
 from math import ceil, isfinite
 from typing import Any
 
-from etude.errors import PlanError, warn
+from etude.errors import CheckpointError, PlanError, warn
 from etude.keep import files, state
 from etude.keep.arrays import Packed
 from etude.keep.destination import Directory, File, destinations
@@ -152,6 +152,8 @@ class Saving:
         Raises:
             CheckpointError, PlanError: see `etude.train`.
         """
+        if self.places:
+            going.state()  # what cannot be kept is an error now, not at the first save
         if what is None:
             return None
         if what == "auto":
@@ -191,7 +193,21 @@ class Saving:
         for place, kept in zip(self.places, unpack(record["saves"], {}), strict=False):
             if kept["kind"] == type(place.of).__name__:
                 place.last, place.best, place.number = kept["last"], kept["best"], kept["number"]
-                place.step = kept["step"]
+                # The run may have been killed between two places of one save.
+                place.step = kept["step"] if self._is_there(place, kept["step"]) else -1
+
+    def _is_there(self, place: Place, step: int) -> bool:
+        """Whether a place has a file of this run and step."""
+        if isinstance(place.of, Directory):
+            names = [name for path in place.store.paths() if (name := Name.parse(path.name)) is not None]
+            return any((n.start, n.counter, n.step) == (self._start, self._counter, step) for n in names)
+        try:
+            record = files.read_record(place.of.absolute)
+        except CheckpointError:
+            return False
+        return bool(
+            record.get("run") == {"start": self._start, "counter": self._counter} and _age_of(record)[2] == step
+        )
 
     # -------------------------------------------------------------------------------------------------- at work
 
@@ -344,5 +360,9 @@ def _place(of: File | Directory, known: Mapping[str, str | None]) -> Place:
 
 def _age(saved: Saved) -> tuple[str, int, float]:
     """What sorts checkpoints by when they were made."""
-    run, progress = saved.record.get("run", {}), saved.record.get("progress", {})
+    return _age_of(saved.record)
+
+
+def _age_of(record: Mapping[str, Any]) -> tuple[str, int, float]:
+    run, progress = record.get("run", {}), record.get("progress", {})
     return str(run.get("start", "")), int(run.get("counter", 0)), float(progress.get("step", 0))

@@ -492,7 +492,8 @@ def _placed(key: str, kept: Any, array: Tensor, wider: bool, keeps: bool = False
     follows = kept.dim() > 0 and kept.is_floating_point() and array.is_floating_point()
     follows = follows and not keeps and not (wider and is_low(array))
     dtype = array.dtype if follows else kept.dtype
-    if kept.shape != array.shape:
+    if wider or kept.shape != array.shape:
+        # Another's own memory may lie in another order than its array, and is computed with in that order.
         return kept.detach().to(array.device, dtype, copy=True)
     return torch.empty_like(array, dtype=dtype, requires_grad=False).copy_(kept)
 
