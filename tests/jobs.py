@@ -689,6 +689,14 @@ HAND: dict[str, Job] = {
         ),
         _by_hand("a wilful optimizer", "plain", "arrays", optimizer=lambda: Wilful),
         _by_hand("a loss that remembers", "plain", "arrays", loss=Noticing),
+        _by_hand(
+            "patience that runs out",
+            "norms",
+            "arrays",
+            validation=lambda: Evaluate(table(6, 3), every=every(steps(1))),
+            patience=2,
+            learning_rate=lambda: 0.5,
+        ),
         _by_hand("time by the clock", "norms", "items", epochs=30, time_limit=seconds(11)),
         _by_hand(
             "looks by the clock", "norms", "rows", validation=lambda: Evaluate(table(6, 3), every=every(seconds(2)))
@@ -704,7 +712,7 @@ HAND: dict[str, Job] = {
 COMPILED: dict[str, Job] = {
     made.title: made
     for made in (
-        _by_hand("compiled", "norms", "arrays", epochs=1, compile=True, averages=lambda: ema(0.9)),
+        _by_hand("compiled", "norms", "arrays", batch_size=5, epochs=1, compile=True, averages=lambda: ema(0.9)),
         _by_hand("compiled, bf16", "norms", "items", epochs=2, compile=True, precision="bf16"),
         _by_hand(
             "compiled, in turn",

@@ -59,17 +59,23 @@ class Ticking:
 
 
 def follow(
-    job: Job, *, resume: Any = None, checkpoint: Any = None, leave: int | None = None, seed: int = 1, **more: Any
+    job: Job,
+    *,
+    resume: Any = None,
+    checkpoint: Any = None,
+    leave: int | None = None,
+    seed: int | None = None,
+    **more: Any,
 ) -> Story:
     """Carry a job out and take down what it shows.
 
     Args:
         job: the job. resume: from what file, or "auto"; None: from the start.
         checkpoint: destinations. leave: after so many steps the run is left, as by `break`.
-        seed: of the arrays of the net; a run that resumes takes none of them, so it is given others.
+        seed: of the arrays of the net; None: 1, but a run that resumes takes none of them, so it is given others.
         more: options in place of those of the job.
     """
-    net = job.net(seed if resume is None else seed + 100)
+    net = job.net(seed or (1 if resume is None else 101))
     clock = Ticking(0.0 if resume is None else 1000.0)
     options = {**job.options(net), **more}
     # What the process draws for itself, and what a net was doing before, is nobody's concern.
@@ -79,7 +85,9 @@ def follow(
     if checkpoint is not None:
         options["checkpoint"] = checkpoint
     run = etude.Run(etude.Plan(**options), net, job.data(), resume=resume, clock=clock)
-    story, seen = Story(), _Seen(net)
+    story, seen = Story(), _Seen()
+    if not options.get("compile"):
+        net.register_forward_pre_hook(seen)
     for event in run.to(clock):
         step = int(event.progress.step)
         if isinstance(event, Began | Settled):
@@ -94,11 +102,10 @@ def follow(
 
 
 class _Seen:
-    """Numbers of the samples that a net sees in training."""
+    """A hook: the numbers of the samples that a net sees in training."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self) -> None:
         self._batches: list[tuple[int, ...]] = []
-        net.register_forward_pre_hook(self)
 
     def __call__(self, module: nn.Module, given: tuple[Any, ...]) -> None:
         if module.training and given and isinstance(given[0], Tensor):

@@ -729,7 +729,7 @@ def test_e2_and_e8_killed_and_resumed_is_never_killed_bit_for_bit(step: int, tmp
     assert kept == list(range(1, len(kept) + 1))
     assert 0 < len(kept) <= reached
     # The next run goes on from the newest, and takes away what was half-written.
-    newest = max(len(kept), *(name.step for name in names(listed(tmp_path / "d"))))
+    newest = max([len(kept), *(name.step for name in names(listed(tmp_path / "d")))])
     events: list[Event] = []
     result = whole(places(tmp_path), resume="auto", listeners=[events.append])
     stepped = [int(event.progress.step) for event in events if isinstance(event, Stepped)]

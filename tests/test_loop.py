@@ -542,6 +542,19 @@ def test_a_record_that_lacks_something_is_refused_before_anything_changes(tmp_pa
     assert torch.equal(net[0].weight, before)
 
 
+def test_a_value_that_stands_for_none_is_refused_before_anything_changes(tmp_path: Path) -> None:
+    net = mlp(2)
+    before = net[0].weight.clone()
+    with Checkpoints(tmp_path) as checkpoints:
+        path = checkpoints.save(step=1, net=mlp(1), rows=3)
+        saved = files.read(path)
+        saved.record["objects"]["rows"]["value"] = {"~": "number"}
+        files.write(path, saved.record, saved.tensors)
+        with pytest.raises(CheckpointError, match=r"expected the state of a loop; found .*stands for no value"):
+            checkpoints.load(net=net)
+    assert torch.equal(net[0].weight, before)
+
+
 # one at a time
 
 

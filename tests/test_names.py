@@ -90,6 +90,7 @@ def test_other_files_of_a_folder_have_no_name(text: str) -> None:
     [
         ({"start": "../../2021"}, r"'\.\./\.\./2021' is no start of a run\. Write it as '2021-06-21T10-15-30'"),
         ({"start": START + "\n"}, "is no start of a run"),
+        ({"start": "٢٠٢١-06-21T10-15-30"}, "is no start of a run"),
         ({"start": None}, "None is no start of a run"),
         ({"counter": -1}, r"Name\(counter=-1\): a whole number of at least 0 is needed"),
         ({"epoch": 1.5}, r"Name\(epoch=1\.5\)"),

@@ -257,7 +257,7 @@ def test_a_disk_with_less_room_than_a_checkpoint_needs(tmp_path: Path) -> None:
 
 def fill(path: Path) -> None:
     """Fill a disk with one file."""
-    with path.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(1 << 12))
 

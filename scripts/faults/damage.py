@@ -6,7 +6,9 @@ is opened in every way the library has, and the newest good one of the folder is
 
 from __future__ import annotations
 
+import json
 import os
+import pickle
 import shutil
 import stat
 import warnings
@@ -14,12 +16,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from crafted import Crafted
+import torch
+
+import watch
 from findings import Finding, apart
 from hostile import MAKERS, Maker, record
 from seams import instead, nothing
@@ -29,7 +32,8 @@ from watch import BYTES, SECONDS, Watch
 
 ASKED = (
     "Every damage is found, and named with file, expected and found; a run goes on from the checkpoint before. A file "
-    f"that is none is refused in {SECONDS:g} s with at most {BYTES >> 20} MB beyond its size, runs nothing and leads nowhere."
+    f"that is none is refused in {SECONDS:g} s, with {BYTES >> 20} MB of memory beyond its size at most; it runs "
+    "nothing and leads nowhere."
 )
 SHORT, FULL = 500, 10_000
 
@@ -43,6 +47,7 @@ Way = tuple[str, Callable[[Path], Any]]
 def look(count: int, seed: int) -> Iterator[Finding]:
     """Spoil `count` files, put `count` others in their place, and let runs go on from every fiftieth of both."""
     yield from _done(_damaged, count, seed)
+    yield from _done(_large, max(5, count // 50), seed)
     for kind in MAKERS:
         yield from _done(_hostile, count // len(MAKERS), seed, kind)
     yield from _done(_resumed, max(4, count // 50), seed)
@@ -50,8 +55,8 @@ def look(count: int, seed: int) -> Iterator[Finding]:
 
 def planted(seed: int) -> Iterator[Finding]:
     """A library that looks less closely."""
-    for fault, (plant, harness) in _faults().items():
-        yield from _done(_caught, seed, fault, plant, harness)
+    for fault in _faults():
+        yield from _done(_caught, seed, fault)
 
 
 def _done(work: Callable[..., Finding], *arguments: Any) -> Iterator[Finding]:
@@ -72,8 +77,9 @@ class Pair:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "run"
         small_run(self.folder, STEPS)
-        self.older, self.newer, last = sorted(self.folder.glob("*.safetensors"))
-        last.unlink()
+        *others, self.older, self.newer, final = sorted(self.folder.glob("*.safetensors"))
+        for path in (*others, final):
+            path.unlink()
         self.before, self.good = self.older.read_bytes(), self.newer.read_bytes()
 
     def put(self, made: bytes | Callable[[Path], None]) -> int:
@@ -145,6 +151,25 @@ def _damaged(count: int, seed: int) -> Finding:
     return Finding("files with flipped, cut, zeroed, swapped bytes", count, tuple(wrong), dict(said))
 
 
+def _large(count: int, seed: int) -> Finding:
+    """Files whose arrays have several digests each, which several threads take."""
+    from etude.keep import files
+
+    chance, wrong = Random(seed), list[str]()
+    with scratch(in_memory=True) as folder:
+        path, older = folder / "large.safetensors", folder / "older.safetensors"
+        files.write(older, {}, {"a": torch.ones(1_200_000), "b": torch.ones(2_300_000)})
+        files.write(path, {}, {"a": torch.zeros(1_200_000), "b": torch.arange(2_300_000)})
+        good, before = path.read_bytes(), older.read_bytes()
+        for number in range(count):
+            spoil = chance.choice(SPOILS)
+            made = spoil(chance, good, before)
+            path.write_bytes(made)
+            found = [] if made == good else _refusal(path, chance.choice((files.read, files.verify)), None, True)
+            wrong += [f"{spoil.__name__} {number}: {line}" for line in found]
+    return Finding("the same with files of 24 MB", count, tuple(wrong))
+
+
 def _refusal(path: Path, way: Callable[[Path], Any], good: Any, damaged: bool) -> list[str]:
     """What is wrong with how a spoilt file is refused; what comes back may be what would come from the good one."""
     from etude.errors import CheckpointError
@@ -189,8 +214,8 @@ def _fallen_back(pair: Pair, older: Any, damaged: bool) -> list[str]:
     except Exception as error:
         return [f"the newest good one: {type(error).__name__}: {str(error)[:200]}"]
     wrong = []
-    if saved is None or saved.path != str(pair.older) or not _equal(_plain(saved), older):
-        wrong.append(f"not the checkpoint before was found, but {saved and saved.path}")
+    if getattr(saved, "path", "") != str(pair.older) or not _equal(_plain(saved), older):
+        wrong.append(f"not the checkpoint before was found, but {getattr(saved, 'path', saved)!s:.100}")
     if [error.file for error in refused] != [str(pair.newer)]:
         wrong.append(f"refused were {[error.file for error in refused]}")
     if damaged and refused and refused[0].damaged and not list(pair.folder.glob("*.damaged")):
@@ -265,8 +290,9 @@ def _one(pair: Pair, older: Any, make: Maker, number: int, watch: Watch, size: i
 
 def _read_alike(pair: Pair, way: str, found: Any) -> list[str]:
     """Whether the safetensors library reads the same arrays from a file that was taken for good."""
-    from etude.keep.files import read
     from safetensors.torch import load
+
+    from etude.keep.files import read
 
     made = pair.newer.read_bytes()
     if "load_net" in way:
@@ -336,20 +362,121 @@ def _final(folder: Path) -> Any:
 # ------------------------------------------------------------------------------------------------- faults to plant
 
 
-def _faults() -> dict[str, tuple[Callable[[], Any], Callable[..., Finding]]]:
-    from etude.keep import bundle, disk, folder, header, store
+def _faults() -> dict[str, tuple[Callable[[], Any], Callable[[int], Finding]]]:
+    """Faults by name, each with the harness that has to notice it."""
+    from etude.keep import folder, parsing
+    from etude.run import saving
 
-    pickles = partial(_hostile, kind="pickles and other formats")
-    links = partial(_hostile, kind="links, pipes, sockets, folders, devices")
-    lies = partial(_hostile, kind="lies with digests that fit")
-    texts = partial(_hostile, kind="lengths and texts")
-    return {}
+    def damaged(seed: int) -> Finding:
+        return _damaged(60, seed)
+
+    def hostile(kind: str) -> Callable[[int], Finding]:
+        return lambda seed: _hostile(60, seed, kind)
+
+    return {
+        "digest of the header not checked": (lambda: instead(parsing._Reading, "check_digest", nothing), damaged),
+        "digests of arrays not checked": (_undigested, damaged),
+        "damaged file not set aside": (lambda: instead(folder, "set_aside", nothing), damaged),
+        "a damaged file ends the search": (_first_only, damaged),
+        "pickles are loaded": (_unpickling, hostile("pickles and other formats")),
+        "links, pipes, devices are opened": (_opening_all, hostile("links, pipes, sockets, folders, devices")),
+        "memory as the header asks": (_generous, hostile("lengths and texts")),
+        "errors of the parser come through": (_bare, hostile("lengths and texts")),
+        "numbers in the header not looked at": (
+            lambda: instead(parsing, "_are_counts", lambda value: True),
+            hostile("lies with digests that fit"),
+        ),
+        "a run does not tell what it passed over": (
+            lambda: instead(saving, "warn", nothing),
+            lambda seed: _resumed(12, seed),
+        ),
+    }
 
 
-def _caught(seed: int, fault: str, plant: Callable[[], Any], harness: Callable[..., Finding]) -> Finding:
+def _caught(seed: int, fault: str) -> Finding:
     """Whether a harness finds something wrong with a library that has a fault."""
+    plant, harness = _faults()[fault]
     with plant():
-        found = harness(200, seed)
+        found = harness(seed)
     if found.wrong:
-        return Finding(fault, found.tried, (), {"wrong": len(found.wrong), "noticed as": found.wrong[0][:90]})
+        return Finding(fault, found.tried, (), {"seen": len(found.wrong), "first": found.wrong[0][:80]})
     return Finding(fault, found.tried, (f"{fault}: not noticed",))
+
+
+@contextmanager
+def _first_only() -> Iterator[None]:
+    """Of a folder only the newest file is looked at."""
+    from etude.keep.store import Store
+
+    paths = Store.paths
+    with instead(Store, "paths", lambda self: paths(self)[:1]):
+        yield
+
+
+@contextmanager
+def _unpickling() -> Iterator[None]:
+    """What is a pickle is loaded as one."""
+    from etude.keep import files
+
+    read = files.read
+
+    def guess(path: Any) -> Any:
+        with suppress(Exception):
+            return pickle.loads(Path(path).read_bytes())
+        return read(path)
+
+    with instead(files, "read", guess):
+        yield
+
+
+@contextmanager
+def _opening_all() -> Iterator[None]:
+    """Whatever has the name is opened."""
+    from etude.keep import disk
+
+    # To open a pipe takes for ever.
+    with instead(disk, "open_to_read", lambda path: os.open(path, os.O_RDONLY)), instead(watch, "HANG", 1.0):
+        yield
+
+
+@contextmanager
+def _generous() -> Iterator[None]:
+    """As much memory as the header asks for, though not more than this machine has."""
+    from etude.keep import parsing
+
+    def length(path: str, first: bytes, size: int) -> int:
+        return min(int.from_bytes(first[:8], "little"), 300_000_000)
+
+    with instead(parsing, "length", length):
+        yield
+
+
+@contextmanager
+def _bare() -> Iterator[None]:
+    """JSON as it comes."""
+    from etude.keep import parsing
+
+    with instead(parsing._Reading, "_json", lambda self, text, expected: json.loads(text)):
+        yield
+
+
+@contextmanager
+def _undigested() -> Iterator[None]:
+    """Every digest is the one that was told."""
+    from etude.keep import digests
+
+    class Believed(str):
+        """Equal to whatever it is compared with."""
+
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        def __ne__(self, other: object) -> bool:
+            return False
+
+    all_ = digests.Digests.all
+    with instead(digests.Digests, "all", lambda self: [Believed(text) for text in all_(self)]):
+        yield

@@ -1,4 +1,7 @@
 """The page."""
+
 from typing import Any
+
+
 def page(record: Any) -> str:
     return ""

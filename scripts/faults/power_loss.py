@@ -31,6 +31,8 @@ SHORT, FULL = 600, 10_000
 
 COMMITS = 20
 KINDS = ("Directory", "File")
+Disk = tuple[State, Tree]
+
 NUMBERS = 6000
 """In each state."""
 
@@ -94,17 +96,17 @@ def _recorded(kind: str, place: Path) -> list[Call]:
 # ------------------------------------------------------------------------------------------------------- looking
 
 
-def _states(kind: str, calls: Sequence[Call], folder: Path, draws: int = 2, **span: Any) -> Iterator[tuple[State, Tree]]:
+def _states(kind: str, calls: Sequence[Call], folder: Path, draws: int = 2, **span: Any) -> Iterator[Disk]:
     """Disks that differ in their bytes, or in what had been promised by then."""
     seen: set[bytes] = set()
-    for state in expanded(calls, str(folder / kind), draws, **span):
-        tree = state.build()
-        told = hashlib.sha256(f"{state.begun} {state.reported}".encode())
+    for cut in expanded(calls, str(folder / kind), draws, **span):
+        tree = cut.build()
+        told = hashlib.sha256(f"{cut.begun} {cut.reported}".encode())
         for path in sorted(tree):
             told.update(f"\0{path}\0".encode() + (tree[path] or b""))
         if told.digest() not in seen:
             seen.add(told.digest())
-            yield state, tree
+            yield cut, tree
 
 
 def _cuts(kind: str, calls: Sequence[Call], folder: Path, count: int) -> Finding:
@@ -116,16 +118,16 @@ def _cuts(kind: str, calls: Sequence[Call], folder: Path, count: int) -> Finding
         total = sum(1 for _ in expanded(calls, str(folder / kind), draws))
     every = max(1, int(total / (1.6 * count)))
     tried, wrong, found = 0, [], Counter[str]()
-    for number, (state, tree) in enumerate(_states(kind, calls, folder, draws)):
+    for number, (cut, tree) in enumerate(_states(kind, calls, folder, draws)):
         if number % every == 0:
             tried += 1
-            said = _looked(kind, state, tree, folder, found)
+            said = _looked(kind, cut, tree, folder, found)
             wrong += [said] if said else []
     figures = {"commits": COMMITS, "calls": len(calls), **found}
     return Finding(f"disks after a cut, {kind}", tried, tuple(wrong), figures)
 
 
-def _looked(kind: str, state: State, tree: Tree, folder: Path, found: Counter[str]) -> str:
+def _looked(kind: str, cut: State, tree: Tree, folder: Path, found: Counter[str]) -> str:
     """What is wrong with what the library finds on one disk; an empty text if nothing is."""
     from etude.keep.store import Store
 
@@ -137,37 +139,37 @@ def _looked(kind: str, state: State, tree: Tree, folder: Path, found: Counter[st
         store.open()
         try:
             saved, refused = store.newest_good()
-            said = _judged(saved, [str(error) for error in refused], state)
+            said = _judged(saved, [str(error) for error in refused], cut)
         finally:
             store.close()
         strays = [path.name for path in place.rglob("*.part")]
-        found["the newest begun" if saved and saved.record["step"] == state.begun else "the one before"] += 1
+        found["the newest begun" if saved and saved.record["step"] == cut.begun else "the one before"] += 1
         return said or (f"left behind: {strays}" if strays else "")
     except Exception as error:
-        return f"after {state.at} calls: {type(error).__name__}: {error}"
+        return f"after {cut.at} calls: {type(error).__name__}: {error}"
     finally:
         shutil.rmtree(place)
 
 
-def _judged(saved: Any, refused: list[str], state_: State) -> str:
-    where = f"after {state_.at} calls, step {state_.reported} reported, {state_.begun} begun"
+def _judged(saved: Any, refused: list[str], cut: State) -> str:
+    where = f"after {cut.at} calls, step {cut.reported} reported, {cut.begun} begun"
     step = 0 if saved is None else saved.record["step"]
     if refused:
         return f"{where}: damaged under the name of a checkpoint: {refused[0]}"
-    if not state_.reported <= step <= state_.begun:
+    if not cut.reported <= step <= cut.begun:
         return f"{where}: step {step} was found"
     if step and not alike(saved.tensors, state(step, NUMBERS)):
         return f"{where}: wrong bits in step {step}"
     return ""
 
 
-def _noticed(fault: str, states: Iterator[tuple[State, Tree]], folder: Path) -> Finding:
+def _noticed(fault: str, states: Iterator[Disk], folder: Path) -> Finding:
     """How many disks it took until one showed the fault."""
     tried = 0
     kind = fault.rsplit(" ", 1)[-1]
-    for state, tree in states:
+    for cut, tree in states:
         tried += 1
-        said = _looked(kind, state, tree, folder, Counter())
+        said = _looked(kind, cut, tree, folder, Counter())
         if said:
             return Finding(fault, tried, (), {"noticed as": re.sub(r"^after \d+ calls,? ?", "", said)[:90]})
     return Finding(fault, tried, (f"{fault}: not noticed on {tried} disks",))
@@ -187,7 +189,7 @@ def _without_each_sync(kind: str, calls: Sequence[Call], folder: Path, every: in
     for at in chosen:
         rest = [*calls[:at], *calls[at + 1 :]]
         states = _states(kind, rest, folder, since=at, until=_next(rest, at, calls[at]))
-        if not any(_looked(kind, state, tree, folder, Counter()) for state, tree in states):
+        if not any(_looked(kind, cut, tree, folder, Counter()) for cut, tree in states):
             wrong.append(f"without call {at}, {calls[at].kind} of {Path(calls[at].path).name}: not noticed")
     unneeded = sum(call.kind in ("sync", "sync folder") for call in calls) - len(syncs)
     return Finding(f"one fsync left out, {kind}", len(chosen), tuple(wrong), {"of removals, left alone": unneeded})
@@ -311,9 +313,9 @@ def _traced(kind: str, calls: Sequence[Call], folder: Path) -> Finding:
         return Finding(what, 0, skipped="there is no strace")
     place, log = folder / f"traced {kind}", folder / f"log {kind}"
     place.mkdir()
-    asked = "trace=openat,open,creat,pwrite64,write,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat"
+    names = "openat,open,creat,pwrite64,write,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat"
     program = [sys.executable, __file__, kind, str(place)]
-    trace = ["strace", "-f", "-y", "-e", asked, "-e", "signal=none", "-s", "0", "-o", str(log)]
+    trace = ["strace", "-f", "-y", "-e", f"trace={names}", "-e", "signal=none", "-s", "0", "-o", str(log)]
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
     ended = subprocess.run([*trace, *program], capture_output=True, text=True, env=environment)
     if ended.returncode:

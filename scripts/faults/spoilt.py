@@ -68,9 +68,9 @@ SPOILS: tuple[Spoil, ...] = (flipped, flipped, changed, cut, grown, zeroed, swap
 
 
 def _place(chance: Random, good: bytes) -> int:
-    """Anywhere; every second time in the header, which is a small part."""
+    """In the header or in the arrays, as often in the one as in the others."""
     header = 8 + int.from_bytes(good[:8], "little")
-    return chance.randrange(header if chance.random() < 0.5 else len(good))
+    return chance.randrange(header) if chance.random() < 0.5 else chance.randrange(header, len(good))
 
 
 def _range(chance: Random, good: bytes) -> tuple[int, int]:

@@ -30,7 +30,7 @@ def scratch(in_memory: bool = False) -> Iterator[Path]:
 
 
 def state(step: int, numbers: int = 4000) -> dict[str, Tensor]:
-    """Arrays as they might be after `step` steps, `numbers` of them all in all: no two steps have one number in common."""
+    """Arrays as they might be after `step` steps, `numbers` of them: no two steps share one."""
     half = numbers // 2
     return {
         "0.weight": torch.arange(half, dtype=torch.float32) + step * numbers,

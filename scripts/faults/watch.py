@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import sys
 import time
@@ -23,8 +24,31 @@ HANG = 30.0
 BYTES = 64 << 20
 """Memory that may be used beyond the size of the file."""
 
-_FORBIDDEN = ("exec", "compile", "import", "marshal.", "pickle.", "subprocess.", "socket.", "ctypes.", "code.", "urllib.")
-_OF_OS = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "os.spawn", "os.link", "os.symlink", "os.chmod", "os.putenv")
+_ROOM = 2 << 30
+
+_FORBIDDEN = (
+    "exec",
+    "compile",
+    "import",
+    "marshal.",
+    "pickle.",
+    "subprocess.",
+    "socket.",
+    "ctypes.",
+    "code.",
+    "urllib.",
+)
+_OF_OS = (
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.fork",
+    "os.spawn",
+    "os.link",
+    "os.symlink",
+    "os.chmod",
+    "os.putenv",
+)
 
 
 class Hang(BaseException):
@@ -45,6 +69,7 @@ class Watch:
         self._folder = str(folder.resolve()) + os.sep
         self._on = False
         signal.signal(signal.SIGALRM, _over)
+        _limit_memory()
         sys.addaudithook(self._heard)
 
     @contextmanager
@@ -81,7 +106,7 @@ class Watch:
         elif event == "socket.gethostname":
             # Who holds a lock; nothing goes out.
             return
-        elif event.startswith(_FORBIDDEN) or event.startswith(_OF_OS):
+        elif event.startswith(_FORBIDDEN):
             self.wrong.append(f"{event} {str(arguments)[:200]}")
 
     def _opened(self, path: Any, mode: Any, flags: Any) -> None:
@@ -92,6 +117,13 @@ class Watch:
             self.wrong.append(f"{place} was opened")
         elif os.path.islink(place) and not (flags or 0) & os.O_NOFOLLOW:
             self.wrong.append(f"the link {os.path.basename(place)} was followed")
+
+
+def _limit_memory() -> None:
+    """Some gigabytes more than now at most, so that a file that swells takes no other process with it."""
+    used = _memory("VmSize")
+    if used:
+        resource.setrlimit(resource.RLIMIT_AS, (used + _ROOM, used + _ROOM))
 
 
 def _over(*_: Any) -> None:

@@ -77,7 +77,7 @@ class Beginning:
         signal.signal(signal.SIGTERM, _nothing)
         parent = parent_process()
         if parent is not None:
-            told = (parent.sentinel, _told_of_signals())
+            told = (parent.sentinel, _told_of_signals(), util.get_temp_dir())
             threading.Thread(target=_end_in_time, args=told, name="etude: end in time", daemon=True).start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         if self.then is not None:
@@ -96,9 +96,10 @@ def _told_of_signals() -> int:
     return reading
 
 
-def _end_in_time(parent: int, told: int) -> None:
+def _end_in_time(parent: int, told: int, folder: str) -> None:
     """End this process `GRACE` seconds after the first SIGTERM, at the second, or when its parent has ended.
 
+    `folder` has the sockets through which batches are sent; it may have been the parent's before it was this process's.
     The loader's own way out would wait until somebody has read what this worker has sent, which nobody will.
     """
     last: float | None = None
@@ -110,8 +111,17 @@ def _end_in_time(parent: int, told: int) -> None:
         if came and (last is not None or came > 1):
             break
         last = monotonic() + GRACE if came else last
-    shutil.rmtree(util.get_temp_dir(), ignore_errors=True)  # of the sockets through which batches are sent
+    if parent in ready:
+        _remove(folder)
     os._exit(1)
+
+
+def _remove(folder: str) -> None:
+    """Remove a folder in which another thread or process may be making a socket just now."""
+    for _ in range(20):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not os.path.exists(folder):
+            return
 
 
 def _end_readers(process: int) -> None:

@@ -10,11 +10,14 @@ from torch import Tensor, nn
 
 from etude.errors import CheckpointError, StateError
 from etude.keep.plain import pack, unpack
-from etude.step.states import listed
+from etude.step.states import some
 from etude.values.tree import Tree, has_shape
 
 Packed: TypeAlias = "tuple[dict[str, Any], dict[str, Tensor]]"
 """Plain values, and the tensors that they speak of by name."""
+
+_TOLD = 8
+"""Arrays of which it is said in what they differ."""
 
 _EXTRA = "_extra_state"
 """The last word of the names under which a state_dict has the extra state of modules."""
@@ -80,7 +83,7 @@ def misfits(net: nn.Module, record: Mapping[str, Any], tensors: Mapping[str, Ten
     """What a file has otherwise than a net, as ends of a sentence: "found no '0.weight', which the net has"."""
     tree = Tree(net)
     extra = [path for path in record["extra"] if not isinstance(tree.nodes.get(path), nn.Module)]
-    found = [f"extra state of {listed(extra)}, which the net does not have"] if extra else []
+    found = [f"extra state of {some(extra)}, which the net does not have"] if extra else []
     return [*_misfits(tree, _given(record, tensors, key)), *_untied(tree, record["ties"]), *found]
 
 
@@ -113,9 +116,14 @@ def put_arrays(net: nn.Module, path: str, given: Mapping[str, Tensor]) -> None:
     _put(tree, named)
 
 
+def _most(faults: list[str]) -> list[str]:
+    """The first of many faults, and how many more there are."""
+    return faults if len(faults) <= _TOLD else [*faults[:_TOLD], f"and {len(faults) - _TOLD} more"]
+
+
 def _refuse(path: str, wrong: list[str]) -> None:
     if wrong:
-        raise CheckpointError(path, "the arrays of this net", "; ".join(wrong), damaged=False)
+        raise CheckpointError(path, "the arrays of this net", "; ".join(_most(wrong)), damaged=False)
 
 
 def _put(tree: Tree, given: Mapping[str, Tensor]) -> None:
@@ -164,10 +172,10 @@ def _writes_itself(module: nn.Module) -> bool:
 def _check(tree: Tree) -> None:
     shapeless = [name for name, array in tree.arrays.items() if not has_shape(array)]
     if shapeless:
-        raise StateError(f"{listed(shapeless)} without a shape as yet. Call the net once before.")
+        raise StateError(f"{some(shapeless)} without a shape as yet. Call the net once before.")
     odd = [name for name in tree.arrays if ":" in name]
     if odd:
-        raise StateError(f"{listed(odd)}: a name with a colon cannot be kept. Rename the module.")
+        raise StateError(f"{some(odd)}: a name with a colon cannot be kept. Rename the module.")
 
 
 def _modules(tree: Tree) -> Iterator[tuple[str, nn.Module]]:
@@ -182,8 +190,8 @@ def _misfits(tree: Tree, given: Mapping[str, Tensor]) -> list[str]:
     free = {f"{path}.{key}" if path else key for path, key in _buffer_places(tree)}
     lacks = [name for name in tree.arrays if name not in given]
     more = [name for name in given if name not in tree.arrays and name not in free]
-    found = [f"no {listed(lacks)}, which the net has"] if lacks else []
-    found += [f"{listed(more)}, which the net does not have"] if more else []
+    found = [f"no {some(lacks)}, which the net has"] if lacks else []
+    found += [f"{some(more)}, which the net does not have"] if more else []
     for name, value in given.items():
         array = tree.arrays.get(name)
         if array is not None and array.is_meta:
@@ -206,9 +214,9 @@ def _untied(tree: Tree, ties: list[list[str]]) -> list[str]:
     """Arrays that are one in the file and several in the net, or the other way round."""
     here = {frozenset(names) for names in tree.names.values() if len(names) > 1}
     there = {frozenset(names) for names in ties}
-    found = [f"{listed(sorted(names))} as one array; tie them in the net" for names in there - here]
+    found = [f"{some(sorted(names))} as one array; tie them in the net" for names in there - here]
     one = "as arrays of their own, in the net they are one"
-    return found + [f"{listed(sorted(names))} {one}" for names in here - there]
+    return found + [f"{some(sorted(names))} {one}" for names in here - there]
 
 
 def _device(net: nn.Module) -> torch.device:

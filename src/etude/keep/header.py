@@ -130,52 +130,59 @@ def in_proportion(text: bytes | bytearray | str, size: int) -> bool:
 
 
 class Writing:
-    """Makes the headers of files with the same arrays.
+    """Makes the header of a file.
 
     Args:
-        entries: the arrays, in the order of the file.
+        entries: the arrays, in the order of the file. record: what is kept with them: a dict that JSON can write.
+
+    Attributes:
+        start: where the bytes of the arrays begin.
+
+    Raises:
+        StateError: the record is no JSON, or the header would be more than readers take.
     """
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
-        self._bytes = entries[-1].end if entries else 0
+    def __init__(self, entries: Sequence[Entry], record: Mapping[str, Any]) -> None:
         self._names = [entry.name for entry in entries]
-        self._arrays = json.dumps({entry.name: _described(entry) for entry in entries}, separators=(",", ":"))
+        self._arrays = {entry.name: _described(entry) for entry in entries}
         others = {e.name: str(e.dtype).removeprefix("torch.") for e in entries if e.dtype not in CODES}
-        self._others = {"dtypes": _text(others)} if others else {}
+        self._ours = {"format": "pt", "etude": _record(record), **({"dtypes": _text(others)} if others else {})}
+        text = self._text([NO_DIGEST] * len(entries))
+        _check(text, len(self._ours["etude"]), entries[-1].end if entries else 0)
+        self.start = 8 + len(text)
 
-    def text(self, record: Mapping[str, Any]) -> str:
-        """The record as JSON.
-
-        Raises:
-            StateError: it is more than JSON can say.
-        """
-        try:
-            return _text(record)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise StateError(f"The record cannot be written as JSON: {error}") from error
-
-    def made(self, record: str, digests: Sequence[str] | None = None) -> bytes:
-        """The first bytes of a file: length and header.
+    def made(self, digests: Sequence[str]) -> bytes:
+        """The first bytes of the file: length and header.
 
         Args:
-            record: what `text` made of the record. digests: of the arrays; without them only the length is right.
-
-        Raises:
-            StateError: it would be more than readers take.
+            digests: of the arrays, in their order.
         """
-        marks = dict(zip(self._names, digests or [NO_DIGEST] * len(self._names), strict=True))
-        ours = {"format": "pt", "etude": record, **self._others, "digests": _text(marks), "digest": NO_DIGEST}
-        arrays = "" if self._arrays == "{}" else f",{self._arrays[1:-1]}"
-        text = f'{{"__metadata__":{_text(ours)}{arrays}}}'.encode()
-        text += b" " * (-(8 + len(text)) % _ALIGNED)
-        told = f"The header would have {len(text):,} bytes, {len(record):,} of them the record"
-        if len(text) > MOST:
-            raise StateError(f"{told}, and readers take {MOST:,}. {_ADVICE}")
-        if not in_proportion(text, self._bytes):
-            raise StateError(f"{told}, with more values than {self._bytes:,} bytes of arrays allow. {_ADVICE}")
+        text = self._text(digests)
         found = sha256(text).hexdigest().encode()
         whole = text.replace(b'"digest":"' + NO_DIGEST.encode(), b'"digest":"' + found, 1)
         return len(text).to_bytes(8, "little") + whole
+
+    def _text(self, digests: Sequence[str]) -> bytes:
+        told = _text(dict(zip(self._names, digests, strict=True)))
+        ours = {**self._ours, "digests": told, "digest": NO_DIGEST}
+        text = _text({"__metadata__": ours, **self._arrays}).encode()
+        return text + b" " * (-(8 + len(text)) % _ALIGNED)
+
+
+def _record(record: Mapping[str, Any]) -> str:
+    try:
+        return _text(record)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise StateError(f"The record cannot be written as JSON: {error}") from error
+
+
+def _check(text: bytes, record: int, size: int) -> None:
+    """Refuse to write what would be refused when it is read."""
+    told = f"The header would have {len(text):,} bytes, {record:,} of them the record"
+    if len(text) > MOST:
+        raise StateError(f"{told}, and readers take {MOST:,}. {_ADVICE}")
+    if not in_proportion(text, size):
+        raise StateError(f"{told}, with more values than {size:,} bytes of arrays allow. {_ADVICE}")
 
 
 def _text(value: Any) -> str:

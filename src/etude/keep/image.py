@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
-from math import gcd
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,7 +19,8 @@ from torch import Tensor
 from etude.errors import CheckpointError, StateError
 from etude.keep import disk
 from etude.keep.digests import PIECE, Digests, Run, Together
-from etude.keep.header import Entry, Writing, known
+from etude.keep.header import Writing
+from etude.keep.layout import Layout, check, kind
 
 PART = re.compile(r"\.etude-[0-9a-f]{8}\.part\Z")
 """Names of files that are being written; without a writer they are strays."""
@@ -27,8 +28,8 @@ PART = re.compile(r"\.etude-[0-9a-f]{8}\.part\Z")
 _LONG = 4 * PIECE
 """Bytes from which on the disk begins while the digests are still being taken."""
 
-_LINE = 64
-"""Bytes of a line of a processor's cache: arrays that begin with one are copied faster."""
+_MOST_SLACK = 16 << 20
+"""Bytes of memory that are had at most beyond what is needed, for arrays that grow."""
 
 
 class Image:
@@ -39,13 +40,15 @@ class Image:
     """
 
     def __init__(self) -> None:
+        self._layout = Layout({})
         self._flat = torch.empty(0, dtype=torch.uint8)
         self._places: dict[str, Tensor] = {}
-        self._kinds: dict[str, _Kind] = {}
         self._gpus: tuple[torch.device, ...] = ()
-        self._spans: list[tuple[int, int]] = []
-        self._size = 0
-        self._writing = Writing(())
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The copies on the host, by name: until the next `take`, and not to be changed."""
+        return MappingProxyType(self._places)
 
     def prepare(self, tensors: Mapping[str, Tensor]) -> None:
         """Get the memory for arrays like these, so that the first `take` is no slower than the others.
@@ -63,7 +66,7 @@ class Image:
     def take(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy all arrays, so that they may change again.
 
-        The memory is that of the last time if names, shapes, dtypes and devices are the same.
+        The memory is that of the last time if it is enough, and not far too much.
 
         Args:
             tensors: by name; any strides, any device. Each is copied, also where two share memory.
@@ -81,25 +84,32 @@ class Image:
             torch.cuda.synchronize(device)
 
     def _fits(self, tensors: Mapping[str, Tensor]) -> bool:
-        kinds = self._kinds
-        return len(tensors) == len(kinds) and all(kinds.get(name) == _kind(array) for name, array in tensors.items())
+        kinds = self._layout.kinds
+        return len(tensors) == len(kinds) and all(kinds.get(name) == kind(array) for name, array in tensors.items())
 
     def _lay_out(self, tensors: Mapping[str, Tensor]) -> None:
+        before, kinds = self._layout, {name: kind(array) for name, array in tensors.items()}
         for name, array in tensors.items():
-            _check(name, array)
-        entries = _laid_out(tensors)
-        self._size = entries[-1].end if entries else 0
+            if before.kinds.get(name) != kinds[name]:
+                check(name, array)
+        layout = Layout(kinds, before)
         gpus = tuple({array.device for array in tensors.values() if array.is_cuda})
+        old = self._places
         # Nothing is known to fit until all is in place, so that a failure here cannot spoil a later file.
-        self._kinds, self._places = {}, {}
-        if self._size > self._flat.numel() or self._size < self._flat.numel() // 2 or bool(gpus) != bool(self._gpus):
-            self._flat = torch.empty(0, dtype=torch.uint8)
-            self._flat = _memory(self._size, bool(gpus))
-        self._gpus = gpus
-        self._spans = [(entry.begin, entry.end) for entry in entries]
-        self._writing = Writing(entries)
-        self._places = {entry.name: entry.of(self._flat, entry.begin) for entry in entries}
-        self._kinds = {name: _kind(array) for name, array in tensors.items()}
+        self._layout, self._places = Layout({}), {}
+        if not self._suffices(layout.size, bool(gpus)):
+            old, self._flat = {}, torch.empty(0, dtype=torch.uint8)
+            self._flat = _memory(layout.size + _slack(layout.size), bool(gpus))
+        self._places = {
+            name: old[name] if name in old and before.entries[name] is entry else entry.of(self._flat, entry.begin)
+            for name, entry in layout.entries.items()
+        }
+        self._gpus, self._layout = gpus, layout
+
+    def _suffices(self, size: int, locked: bool) -> bool:
+        """Whether the memory there is will do, and is not far too much."""
+        there = self._flat.numel()
+        return size <= there <= 2 * (size + _slack(size)) and locked == bool(self._gpus)
 
     def write(self, path: str | os.PathLike[str], record: Mapping[str, Any]) -> int:
         """Write what was taken to a file, which is whole and durable when this returns; until then `path` is as it was.
@@ -116,21 +126,20 @@ class Image:
             StateError: the record is no JSON, or too long.
         """
         path = absolute(path)
-        text = self._writing.text(record)
-        start = len(self._writing.made(text))
+        writing = Writing([*self._layout.entries.values()], record)
         try:
-            self._commit(path, text, start)
+            self._commit(path, writing)
         except OSError as error:
-            raise _refused(path, error, start + self._size) from error
-        return start + self._size
+            raise _refused(path, error, writing.start + self._layout.size) from error
+        return writing.start + self._layout.size
 
-    def _commit(self, path: str, text: str, start: int) -> None:
+    def _commit(self, path: str, writing: Writing) -> None:
         folder = os.path.dirname(path)
         part = os.path.join(folder, f".etude-{secrets.token_hex(4)}.part")
         fd = disk.create(part)
         try:
             try:
-                self._fill(fd, text, start)
+                self._fill(fd, writing)
                 disk.sync(fd)
             finally:
                 disk.close(fd)
@@ -142,15 +151,16 @@ class Image:
             raise
         disk.sync_folder(folder)
 
-    def _fill(self, fd: int, text: str, start: int) -> None:
+    def _fill(self, fd: int, writing: Writing) -> None:
         """Write the arrays while their digests are taken, and the header when these are known."""
-        view, digests = self._flat.numpy().data[: self._size], Digests(self._spans)
+        size, entries = self._layout.size, self._layout.entries.values()
+        view, digests = self._flat.numpy().data[:size], Digests([(entry.begin, entry.end) for entry in entries])
         with Together([partial(_hash, digests, run, view) for run in digests.runs]) as together:
-            disk.write_at(fd, view, start)
-            if self._size >= _LONG:
+            disk.write_at(fd, view, writing.start)
+            if size >= _LONG:
                 disk.hurry(fd)
             together.finish()
-        disk.write_at(fd, memoryview(self._writing.made(text, digests.all())), 0)
+        disk.write_at(fd, memoryview(writing.made(digests.all())), 0)
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
@@ -161,44 +171,12 @@ def absolute(path: str | os.PathLike[str]) -> str:
     return whole
 
 
-_Kind = tuple[torch.Size, torch.dtype, torch.device, torch.layout]
-
-
-def _kind(array: Tensor) -> _Kind:
-    return array.shape, array.dtype, array.device, array.layout
-
-
 def _hash(digests: Digests, run: Run, view: memoryview) -> None:
     digests.take(run, view[run.begin : run.end])
 
 
-def _check(name: str, array: Tensor) -> None:
-    if array.layout != torch.strided:
-        raise StateError(f"{name}: an array of layout {array.layout} cannot be kept. Write it as to_dense().")
-    if array.is_quantized:
-        raise StateError(f"{name}: a quantized array cannot be kept. Write it as dequantize().")
-    if array.is_nested:
-        raise StateError(f"{name}: a nested array cannot be kept. Write it as to_padded_tensor(0.0).")
-    if array.is_meta:
-        raise StateError(f"{name}: an array on the device meta has no numbers to keep. Write them first: to_empty().")
-    if not known(array.dtype):
-        raise StateError(f"{name}: an array of {array.dtype} cannot be kept.")
-    if name == "__metadata__":
-        raise StateError(f"{name}: an array cannot have this name in a safetensors file. Give it another.")
-
-
-def _laid_out(tensors: Mapping[str, Tensor]) -> list[Entry]:
-    """Arrays one after another, those of the roundest size first: so each begins where its numbers have to.
-
-    A size that 64 divides keeps the next array at the beginning of a line, a size that 32 divides at half a line, and
-    so on; the size of an array is at least as round as that of its numbers.
-    """
-    sizes = {name: array.numel() * array.dtype.itemsize for name, array in tensors.items()}
-    entries, at = [], 0
-    for name in sorted(sizes, key=lambda name: (-gcd(sizes[name], _LINE), name)):
-        entries.append(Entry(name, tensors[name].dtype, tuple(tensors[name].shape), at, at + sizes[name]))
-        at += sizes[name]
-    return entries
+def _slack(size: int) -> int:
+    return max(1 << 16, min(size // 8, _MOST_SLACK))
 
 
 def _memory(size: int, locked: bool) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -84,19 +83,22 @@ def _load_foreign(path: str, net: Net) -> Net:
 
 def _foreign_arrays(path: str) -> dict[str, Tensor]:
     """The arrays of a file that this library did not write."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load
+    from safetensors import SafetensorError, safe_open
 
     try:
-        disk.close(disk.open_to_read(path))
-        content = Path(path).read_bytes()
+        fd, first = disk.open_to_read(path), bytearray(4)
+        try:
+            disk.read_at(fd, memoryview(first), 0)
+        finally:
+            disk.close(fd)
     except OSError as error:
         raise CheckpointError(path, "a file of weights", str(error.strerror or error), damaged=False) from error
-    if not content.startswith((b"PK\x03\x04", b"\x80")):
+    if not first.startswith((b"PK\x03\x04", b"\x80")):
         try:
-            return load(content)
-        except SafetensorError as error:
-            raise CheckpointError(path, "a safetensors file, or a .pt file of tensors", str(error)) from error
+            with safe_open(path, "pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, MemoryError) as error:
+            raise CheckpointError(path, "a safetensors file, or a .pt file of tensors", _first_line(error)) from error
     if torch.__version__ < torch.torch_version.TorchVersion(".".join(map(str, _PICKLES_FROM))):
         needed = f"torch {'.'.join(map(str, _PICKLES_FROM))} or later, to read a pickle without running it"
         raise CheckpointError(path, needed, f"torch {torch.__version__}", damaged=False)

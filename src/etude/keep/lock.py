@@ -21,8 +21,8 @@ _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 """What a file system says that has no locks."""
 
-_PATIENCE = 0.3
-"""Seconds in which a holder that has just come has written its name. Only the one who is refused waits."""
+_PATIENCE = 0.5
+"""Seconds in which a new holder has written its name, and a child of one that was killed has given up its copy."""
 
 _TRIES = 100
 """How often the file may be removed by one holder after another while we try to lock it."""
@@ -128,7 +128,7 @@ def _take(path: str) -> _Hold:
     for _ in range(_TRIES):
         fd = _open(path)
         try:
-            if not _lock(fd):
+            if not _lock_soon(fd):
                 raise StateError(_refusal(path, _name(fd)))
             if _is_at(fd, path):
                 return _Hold(path, fd, sign(fd))
@@ -153,6 +153,21 @@ def _open(path: str) -> int:
         os.close(fd)
         raise OSError(errno.EINVAL, "no regular file", path)
     return fd
+
+
+def _lock_soon(fd: int) -> bool:
+    """Whether the lock of an open file is ours now; asked again for a moment while nobody is named in it who lives.
+
+    A holder writes its name right after it took the lock; until then the file is empty, or names one that was killed.
+    And a child that was being made when its parent was killed has the lock until it runs for the first time.
+    """
+    until = time.monotonic() + _PATIENCE
+    while not _lock(fd):
+        found = read(fd)
+        if time.monotonic() >= until or (found is not None and found.may_be_alive()):
+            return False
+        time.sleep(0.005)
+    return True
 
 
 def _lock(fd: int) -> bool:
@@ -190,15 +205,11 @@ def _is_at(fd: int, path: str) -> bool:
 
 
 def _name(fd: int) -> str:
-    """Who holds the lock of an open file.
-
-    A holder writes its name right after it took the lock. Until then the file is empty, or names one that was killed.
-    """
-    found, until = read(fd), time.monotonic() + _PATIENCE
-    while (found is None or not found.may_be_alive()) and time.monotonic() < until:
-        time.sleep(0.005)
-        found = read(fd)
-    return str(found) if found else "a process that has not written its name"
+    """Who holds the lock of an open file."""
+    found = read(fd)
+    if found is None:
+        return "a process that has not written its name"
+    return str(found) if found.may_be_alive() else f"a child of process {found.pid}, which was killed"
 
 
 def _give_back(key: str, hold: _Hold) -> None:

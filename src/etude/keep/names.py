@@ -35,7 +35,7 @@ class Name:
 
     Attributes:
         start: when the run began, in UTC, without the colons that some file systems refuse: "2021-06-21T10-15-30".
-        counter: the how manieth run of its process it was, from 1; also runs that save nothing are counted.
+        counter: which run of its process it was, from 1; runs that save nothing are counted too.
         epoch: the epoch that the last step belongs to, from 1; 0 before the first step.
         step: steps made.
         loss: the mean loss of the last epoch that is complete; before there is one, of this epoch so far.

@@ -120,6 +120,9 @@ class _Reading:
     def _entries(self, arrays: Mapping[str, Any], others: Mapping[str, Any]) -> tuple[Entry, ...]:
         if not others.keys() <= arrays.keys():
             self._wrong("dtypes of arrays that are there", self._apart(others.keys(), arrays.keys()))
+        for name in arrays:
+            if not _is_text(name):
+                self._wrong("names that are texts", short(name))
         made = [self._entry(name, told, others.get(name)) for name, told in arrays.items()]
         made.sort(key=lambda entry: (entry.begin, entry.end))
         at = 0
@@ -173,6 +176,15 @@ def _int(text: str) -> int:
     if len(text) > 1000:
         raise ValueError(f"a number of {len(text):,} digits")
     return int(text)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written in UTF-8, which one with half a character cannot."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _are_counts(value: Any) -> bool:

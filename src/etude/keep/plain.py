@@ -8,8 +8,10 @@ as a dict, a `torch.Size` as a tuple, a parameter as a tensor. Nothing else is k
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
+from pathlib import PurePath
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,7 +31,7 @@ _BITS = 1024
 """How deep values may be nested, and how long an int may be."""
 
 _DTYPES = {str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
-_SCALARS = {np.dtype(kind).name: np.dtype(kind).type for kind in "?bhilqBHILQefd"}
+_SCALARS = {name: np.dtype(name).type for name in {np.dtype(kind).name for kind in "?bhilqBHILQefd"}}
 """The types of NumPy's scalars that are kept; arrays may be complex too."""
 
 _ARRAYS = {*_SCALARS, "complex64", "complex128"}
@@ -166,17 +168,28 @@ def _kind(value: Any) -> str:
 
 
 def _advice(value: Any) -> str:
-    if hasattr(value, "state_dict"):
-        return "Write its state_dict() instead."
-    if isinstance(value, np.generic):
-        return "Write its item() instead."
-    if isinstance(value, dict):
-        return "Write dict(...) of it instead."
-    if isinstance(value, tuple):
-        return "Write tuple(...) of it instead."
-    if isinstance(value, set | frozenset):
-        return "Write sorted(...) of it instead."
+    if isinstance(value, Enum):
+        return "Write its value instead."
+    for method in ("state_dict", "get_state"):
+        if hasattr(value, method):
+            return f"Write its {method}() instead."
+    for kinds, how in _PLAINER:
+        if isinstance(value, kinds):
+            return f"Write {how} instead."
     return "Numbers, strings, tensors, arrays, and lists, tuples and dicts of them can."
+
+
+_PLAINER: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (np.generic, "its item()"),
+    (dict, "dict(...) of it"),
+    (tuple, "tuple(...) of it"),
+    ((set, frozenset), "sorted(...) of it"),
+    ((list, deque, range), "list(...) of it"),
+    ((str, PurePath), "str(...) of it"),
+    (float, "float(...) of it"),
+    (int, "int(...) of it"),
+)
+"""Types that are near to one that is kept, and how to get that."""
 
 
 def unpack(value: Json, tensors: Mapping[str, Tensor]) -> Any:

@@ -23,8 +23,8 @@ class Entry:
     """One save that is there.
 
     Attributes:
-        path: its file. number: the how manieth save of its run it was. step, epoch: how far the run was.
-        scores: what was measured: "loss", "val.loss", ...; what was not is not in it, or is NaN.
+        path: its file. number: of the save in its run, rising with each. step, epoch: how far the run was.
+        scores: what was measured: "val.loss", "epoch.loss", ...; what was not is not in it, or is NaN.
     """
 
     path: str

@@ -34,6 +34,10 @@ def _is_mapping(value: Any) -> bool:
     return isinstance(value, Mapping)
 
 
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(own, str) for own in value.values())
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
@@ -85,8 +89,8 @@ STATE = (
     Field("scores", "what was measured at this very step, by name of the series", _is_mapping),
     Field("saves", "of each destination: when it saved last, at which step, its best, and how often", _is_list),
     Field("files", "paths of the files that the run had written before and that were still there", is_names),
-    Field("plan", "what file and program must agree in: options, net, data, settings of arrays", _is_mapping),
-    Field("machine", "device, threads and versions: what bits may depend on besides", _is_mapping),
+    Field("plan", "what file and program must agree in: options, net, data, settings of arrays", _is_texts),
+    Field("machine", "device, threads and versions: what bits may depend on besides", _is_texts),
     Field("ended", 'why the run ended ("finished", "patience", ...); "" while it goes on', _is_text),
 )
 """Everything that a run needs to go on, besides the tensors."""

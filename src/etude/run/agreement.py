@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from etude.errors import PlanError, SettingError, nearest, warn
 from etude.run.check import Checked
+from etude.run.plan import Plan
 from etude.run.said import option_text, versions
 from etude.step.states import listed
 
@@ -20,6 +22,9 @@ FREE = frozenset({"checkpoint", "workers", "time_limit", "strict", "device"})
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 """The address of an object says nothing about it, and differs in every process."""
+PLAN = tuple(name for name in inspect.signature(Plan.__init__).parameters if name not in ("self", "settings"))
+"""Every option of a plan: what a checkpoint may differ in."""
+
 _MISSING = "(nothing said)"
 
 
@@ -60,16 +65,18 @@ def agree(path: str, saved: Mapping[str, str], now: Mapping[str, str], accept: C
 
     Raises:
         PlanError: the differences as a list, and what to write.
-        SettingError: `accept` names something in which nothing differs.
+        SettingError: `accept` names nothing in which they could differ.
     """
     found = list(differences(saved, now))
     names = [one.name for one in found]
     asked = names if accept is True else list(accept or ())
+    # A script that is run again may accept what the file agrees in by now.
+    known = [*names, *saved, *now, *PLAN]
     for name in asked:
-        if name not in names:
+        if name not in known:
             raise SettingError(
-                f"accept={name!r}: {path} does not differ in it. It differs in: {listed(names) or 'nothing'}."
-                f"{nearest(name, names)}"
+                f"accept={name!r}: there is nothing of that name. {path} differs in: {listed(names) or 'nothing'}."
+                f"{nearest(name, known)}"
             )
     refused = [one for one in found if one.name not in asked]
     if refused:

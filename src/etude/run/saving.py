@@ -10,7 +10,7 @@ from itertools import count
 from math import ceil, isfinite
 from typing import Any
 
-from etude.errors import CheckpointError, PlanError, warn
+from etude.errors import CheckpointError, EtudeError, PlanError, warn
 from etude.keep import files, state
 from etude.keep.arrays import Packed
 from etude.keep.destination import Directory, File, destinations
@@ -26,6 +26,7 @@ from etude.run.events import EpochEnded, Evaluated, Event, SaveFailed
 from etude.run.events import Saved as SavedEvent
 from etude.run.exporting import Exporter
 from etude.run.going import Going
+from etude.step.states import is_count
 from etude.values.progress import Progress
 
 _RUNS = count(1)
@@ -110,6 +111,7 @@ class Saving:
         self._exporter = Exporter(checked) if any(place.of.export for place in self.places) else None
         self._start, self._counter = start_now(), next(_RUNS)
         self._scores: dict[str, float] = {}
+        self._measured_at, self._news = -1, False
 
     def __enter__(self) -> Saving:
         """Make the folders, and take them for this run.
@@ -167,12 +169,17 @@ class Saving:
         if saved is None:
             return None
         record = state.checked(saved.record, saved.path, state.RUN)
-        agree(saved.path, unpack(record["plan"], {}), going.facts, accept)
-        tell_machine(saved.path, unpack(record["machine"], {}), machine(self.checked))
-        going.load(saved.path, record, saved.tensors)
+        agree(saved.path, record["plan"], going.facts, accept)
+        tell_machine(saved.path, record["machine"], machine(self.checked))
+        try:
+            going.load(saved.path, record, saved.tensors)
+            if what == "auto":
+                self._go_on(saved.path, record)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            if isinstance(error, EtudeError):
+                raise
+            raise CheckpointError(saved.path, "the state of a run", f"{type(error).__name__}: {error}") from error
         self.newest = saved.path
-        if what == "auto":
-            self._go_on(record)
         return saved
 
     def _newest(self) -> Saved | None:
@@ -186,21 +193,27 @@ class Saving:
                 best = saved
         return best
 
-    def _go_on(self, record: Mapping[str, Any]) -> None:
+    def _go_on(self, path: str, record: Mapping[str, Any]) -> None:
         """This is the run that saved the file: names and counts go on."""
         self._start, self._counter = record["run"]["start"], record["run"]["counter"]
-        self.files = [path for path in unpack(record["files"], {}) if os.path.exists(path)]
+        there = [path for place in self.places for path in self._of_this_run(place)]
+        self.files = [one for one in dict.fromkeys([*record["files"], *there, path]) if os.path.exists(one)]
         for place, kept in zip(self.places, unpack(record["saves"], {}), strict=False):
             if kept["kind"] == type(place.of).__name__:
                 place.last, place.best, place.number = kept["last"], kept["best"], kept["number"]
                 # The run may have been killed between two places of one save.
                 place.step = kept["step"] if self._is_there(place, kept["step"]) else -1
 
+    def _of_this_run(self, place: Place) -> list[str]:
+        """The files of this run in a folder, oldest first."""
+        run = f"{self._start}_{self._counter}_"
+        found = place.store.paths() if isinstance(place.of, Directory) else []
+        return [str(path) for path in reversed(found) if path.name.startswith(run)]
+
     def _is_there(self, place: Place, step: int) -> bool:
         """Whether a place has a file of this run and step."""
         if isinstance(place.of, Directory):
-            names = [name for path in place.store.paths() if (name := Name.parse(path.name)) is not None]
-            return any((n.start, n.counter, n.step) == (self._start, self._counter, step) for n in names)
+            return any(f"_{step:08d}_" in os.path.basename(path) for path in self._of_this_run(place))
         try:
             record = files.read_record(place.of.absolute)
         except CheckpointError:
@@ -213,6 +226,9 @@ class Saving:
 
     def hear(self, event: EpochEnded | Evaluated) -> Event:
         """Note what was measured at this step; hands the event on."""
+        step = int(event.progress.step)
+        self._scores = self._scores if step == self._measured_at else {}
+        self._measured_at, self._news = step, True
         if isinstance(event, EpochEnded):
             self._measured("epoch.", event.means)
         else:
@@ -228,10 +244,12 @@ class Saving:
             return
         yield from self._told()
         elapsed = going.watch.elapsed()
+        self._news = False
+        if self._measured_at != int(going.progress.step):
+            self._scores = {}
         due = [place for place in self.places if place.due(before, going.progress, elapsed, self._scores)]
         if due:
             yield from self._save(due, going, elapsed, "")
-        self._scores = {}
 
     def finish(self, going: Going, ended: str) -> Iterator[Event]:
         """At the end: save the last state where it is wanted and not saved yet, and wait until all is written.
@@ -240,15 +258,18 @@ class Saving:
             ended: why the run ended; "" where it is only left, to be gone on with.
         """
         step = int(going.progress.step)
-        due = [place for place in self.places if place.of.final and (place.step != step or self._scores)]
+        due = [place for place in self.places if place.of.final and (place.step != step or self._news)]
         if due:
             yield from self._save(due, going, going.watch.elapsed(), ended)
         yield from self._told(self._writer.wait())
 
     def _save(self, due: list[Place], going: Going, elapsed: float, ended: str) -> Iterator[Event]:
         began = self._clock()
-        # The memory that the copy goes to is being written from until then.
-        waited = self._writer.wait()
+        # Until then the memory that the copy goes to is being written from.
+        done = self._writer.wait()
+        waited = self._clock() - began
+        yield from self._told(done)
+        began = self._clock() - waited
         for place in due:
             place.take(going.progress, elapsed, self._scores)
         record, tensors = self._record(going, ended)
@@ -259,7 +280,6 @@ class Saving:
         job = partial(self._write, due, going.progress, record, self._name(going, losses), dict(self._scores))
         stood = self._clock() - began
         self._writer.submit(lambda: job(stood))
-        yield from self._told(waited)
 
     def _record(self, going: Going, ended: str) -> Packed:
         record, tensors = going.state()
@@ -364,5 +384,7 @@ def _age(saved: Saved) -> tuple[str, int, float]:
 
 
 def _age_of(record: Mapping[str, Any]) -> tuple[str, int, float]:
-    run, progress = record.get("run", {}), record.get("progress", {})
-    return str(run.get("start", "")), int(run.get("counter", 0)), float(progress.get("step", 0))
+    run, progress = record.get("run"), record.get("progress")
+    if not isinstance(run, Mapping) or not isinstance(progress, Mapping) or not is_count(progress.get("step")):
+        return "", 0, 0
+    return str(run.get("start")), run["counter"] if is_count(run.get("counter")) else 0, progress["step"]

@@ -208,3 +208,10 @@ def check_keep(keep: str | None) -> None:
 def listed(names: Iterable[str]) -> str:
     """Names in quotes, with commas."""
     return ", ".join(repr(name) for name in names)
+
+
+def some(names: Iterable[str], most: int = 6) -> str:
+    """The same of the first few, and how many more there are: a net may have thousands of arrays."""
+    names = tuple(names)
+    more = len(names) - most
+    return listed(names[:most]) + (f" and {more:,} more" if more > 0 else "")
