@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+import checkpoints
 import imports
 import loops
 import optimizers
@@ -54,6 +55,7 @@ def _files(wide: bool) -> dict[str, Results]:
         "whole_steps": partial(whole_steps.results, wide=wide),
         "schedules": schedules.results,
         "loops": loops.results,
+        "checkpoints": checkpoints.results,
     }
 
 

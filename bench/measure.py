@@ -20,6 +20,7 @@ import torch
 Contender = Callable[[], float]
 """Does its work once, or several times, and returns the seconds that one step took."""
 
+_TIME = "µs"
 _PATIENCE = 0.03
 _MOST = 50
 """Seconds that a contender made by `repeated` may take in a round, and how many steps at most it makes in it."""
@@ -52,7 +53,7 @@ class Timing:
     """One contender over all rounds.
 
     Attributes:
-        name: who. median: microseconds a step. low, high: quartiles. least: the quickest round.
+        name: who. median: microseconds a step, or what `unit` says. low, high: quartiles. least: the quickest round.
         of: the contender beside which it stands.
         ratio: median over the rounds of its time over that one's in the same round.
         bounds: what is asked of it.
@@ -66,6 +67,7 @@ class Timing:
     of: str
     ratio: float
     bounds: tuple[Bound, ...] = ()
+    unit: str = _TIME
 
 
 def compare(
@@ -73,12 +75,14 @@ def compare(
     rounds: int = 9,
     targets: Sequence[Target] = (),
     beside: Mapping[str, str] | None = None,
+    unit: str = _TIME,
 ) -> list[Timing]:
     """Time the contenders in turn, round after round.
 
     Args:
         contenders: by name. rounds: how often each runs, at least 2. targets: what is asked of some of them.
         beside: for some of them the contender with which they are compared; for all others it is the first.
+        unit: of what they return, where that is no time.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for run in contenders.values():
@@ -87,14 +91,14 @@ def compare(
         for _ in range(rounds):
             for name, run in contenders.items():
                 gc.collect()
-                times[name].append(run() * 1e6)
+                times[name].append(run() * (1e6 if unit == _TIME else 1))
     first = next(iter(times))
     made = []
     for name in times:
         of = (beside or {}).get(name, first)
         asked = [(target.of or of, target.at_most) for target in targets if target.name == name]
         bounds = tuple(Bound(other, most, _ratio(times[name], times[other])) for other, most in asked)
-        made.append(_timing(name, times[name], of, _ratio(times[name], times[of]), bounds))
+        made.append(_timing(name, times[name], of, _ratio(times[name], times[of]), bounds, unit))
     return made
 
 
@@ -109,9 +113,9 @@ def _few_to_collect() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _timing(name: str, times: Sequence[float], of: str, ratio: float, bounds: tuple[Bound, ...]) -> Timing:
+def _timing(name: str, times: Sequence[float], of: str, ratio: float, bounds: tuple[Bound, ...], unit: str) -> Timing:
     low, median, high = statistics.quantiles(times, n=4)
-    return Timing(name, median, low, high, min(times), of, ratio, bounds)
+    return Timing(name, median, low, high, min(times), of, ratio, bounds, unit)
 
 
 def _ratio(times: Sequence[float], others: Sequence[float]) -> float:
@@ -141,7 +145,7 @@ def repeated(step: Callable[[], object], prepare: Callable[[], object] = lambda:
 def table(title: str, timings: Sequence[Timing]) -> str:
     """The timings as aligned text."""
     width = max(len(timing.name) for timing in timings)
-    head = f"  {'':{width}}  {'median µs':>10}  {'least':>9}  {'quartiles':>19}  {'ratio':>6}  asked"
+    head = f"  {'':{width}}  {'median ' + timings[0].unit:>10}  {'least':>9}  {'quartiles':>19}  {'ratio':>6}  asked"
     return "\n".join([title, head, *(_line(timing, width) for timing in timings)])
 
 
