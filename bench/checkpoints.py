@@ -50,7 +50,7 @@ def title(what: str, size: str) -> str:
 
 
 def results(rounds: int) -> Iterator[tuple[str, list[Timing]]]:
-    """Asked: stand still for at most 1.2 of a copy and a tenth of torch.save; commit and load at most 1.3 of the disk."""
+    """Asked: stand still for 1.2 of a copy and a tenth of torch.save; commit and load in 1.3 of what the disk takes."""
     if not find_spec("lightning"):
         print("Lightning is not installed and left out.\n")
     warnings.filterwarnings("ignore", message="torch.distributed is .*unavailable")
@@ -138,13 +138,13 @@ def _done(save: Callable[[], object]) -> Wait:
 
 def _synced(path: Path, save: Callable[[], object]) -> Wait:
     save()
-    _sync(path)
+    _sync(path, path.parent)
     return lambda: None
 
 
-def _sync(path: Path) -> None:
-    for each in (path, path.parent):
-        fd = os.open(each, os.O_RDONLY)
+def _sync(*paths: Path) -> None:
+    for path in paths:
+        fd = os.open(path, os.O_RDONLY)
         os.fsync(fd)
         os.close(fd)
 
@@ -159,26 +159,35 @@ def _written(path: Path, flat: Tensor) -> None:
     _sync(path.parent)
 
 
-def _flat(given: State) -> Tensor:
-    return torch.cat([array.view(-1).view(torch.uint8) for array in given.values()])
+def _plain(given: State) -> Way:
+    flat = torch.cat([array.view(-1).view(torch.uint8) for array in given.values()])
+    return Way(WRITE, lambda path: _done(lambda: _written(path, flat)))
 
 
 # -------------------------------------------------------------------------------------------------- comparisons
 
 
 def _saving(size: str, given: State, folder: Path, rounds: int) -> Iterator[tuple[str, list[Timing]]]:
-    ways, flat = _ways(given), _flat(given)
-    still = {COPY: _copying(given)} | {way.name: _timed(way, folder, False) for way in ways}
-    asked = [Target(OURS, 1.2), Target(OURS, 0.1, TORCH)]
-    yield title(STILL, size), compare(still, rounds, asked)
-    plain = Way(WRITE, lambda path: _done(lambda: _written(path, flat)))
-    yield title(DURABLE, size), compare({way.name: _timed(way, folder, True) for way in (plain, *ways)}, rounds)
-    del flat, still, ways, plain
+    yield title(STILL, size), _standing_still(given, folder, rounds)
+    yield title(DURABLE, size), _until_durable(given, folder, rounds)
     if Path("/proc/self/clear_refs").exists():
-        names = [way.name for way in _ways(given)]
-        peaks: dict[str, Contender] = {"the state": lambda: sum(array.nbytes for array in given.values()) / _MIB}
-        peaks |= {name: _peak(given, name, folder) for name in names}
-        yield title(MEMORY, size), compare(peaks, 2, unit="MiB")
+        yield title(MEMORY, size), _memory(given, folder)
+
+
+def _standing_still(given: State, folder: Path, rounds: int) -> list[Timing]:
+    timed = {COPY: _copying(given)} | {way.name: _timed(way, folder, False) for way in _ways(given)}
+    return compare(timed, rounds, [Target(OURS, 1.2), Target(OURS, 0.1, TORCH)])
+
+
+def _until_durable(given: State, folder: Path, rounds: int) -> list[Timing]:
+    return compare({way.name: _timed(way, folder, True) for way in (_plain(given), *_ways(given))}, rounds)
+
+
+def _memory(given: State, folder: Path) -> list[Timing]:
+    whole = sum(array.nbytes for array in given.values()) / _MIB
+    peaks: dict[str, Contender] = {"the state": lambda: whole}
+    peaks |= {way.name: _peak(given, way.name, folder) for way in _ways(given)}
+    return compare(peaks, 2, unit="MiB")
 
 
 def _copying(given: State) -> Contender:
@@ -212,7 +221,7 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-    os.sync()
+    _sync(path.parent)
 
 
 def _peak(given: State, name: str, folder: Path) -> Contender:
@@ -239,11 +248,10 @@ def _resident(which: str) -> int:
 
 def _committing(given: State, folder: Path, rounds: int) -> list[Timing]:
     """Digests and header included; the copy is made before."""
-    image, flat = files.Image(), _flat(given)
+    image = files.Image()
     image.take(given)
-    plain = Way(WRITE, lambda path: _done(lambda: _written(path, flat)))
     ours = Way(OURS, lambda path: _done(lambda: image.write(path, {})))
-    contenders = {way.name: _timed(way, folder, True) for way in (plain, ours)}
+    contenders = {way.name: _timed(way, folder, True) for way in (_plain(given), ours)}
     return compare(contenders, 3 * rounds, [Target(OURS, 1.3)])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import checkpoints
 from optimizers import ASKED, CLASSES, LONG, OURS, POINTS, QUICK, RULES, SPARSE, through, title
 
 Record: TypeAlias = Mapping[str, Any]
@@ -50,6 +51,13 @@ update" is forward and backward alone, and the ratio in the first two tables is 
 its own.
 """
 
+_CHECKPOINTS = """\
+Milliseconds, and the ratio to the first line of the column; memory in MiB, at its peak, beyond the state itself and
+including what is kept for the next save. Everybody writes a new file and syncs it. Asked of étude: that training stands
+still for at most 1.2 of a copy of the state, and a tenth of torch.save; a durable commit with all digests in at most
+1.3 of writing and syncing the same bytes; loading, with all digests compared, in at most 1.3 of reading and digesting.
+"""
+
 _REST = """\
 Times of a step (of the import: of the whole) in microseconds; the ratio is to the contender named in the last column.
 """
@@ -70,6 +78,7 @@ def page(record: Record) -> str:
         ("## Sparse gradients", _SPARSE, _sparse_rules(found)),
         ("## AdamW on a GPU", _CUDA, _cuda(found)),
         ("## In a whole step", _WHOLE, _whole_steps(found)),
+        ("## Checkpoints", _CHECKPOINTS, _checkpoints(found)),
         ("## The loop, schedules, import", _REST, _rest(found)),
     )
     for head, text, tables in sections:
@@ -91,7 +100,7 @@ def _machine(record: Record) -> str:
 def _said(found: Mapping[str, Timings]) -> Iterator[str]:
     """What the numbers say: a list of what was asked and what was found."""
     lines = [*_said_of_own(found), *_said_of_classes(found), *_said_of_others(found), *_said_of_whole(found)]
-    lines += _said_of_cuda(found)
+    lines += [*_said_of_cuda(found), *_said_of_checkpoints(found)]
     yield "\n".join(f"- {line}" for line in lines)
 
 
@@ -170,6 +179,21 @@ def _said_of_cuda(found: Mapping[str, Timings]) -> Iterator[str]:
     ratios = [bound["ratio"] for _, bound in _bounds(found, [title("AdamW on CUDA", *point) for point in POINTS])]
     if ratios:
         yield f"AdamW on a GPU beside torch's fused form: {_range(ratios)}; asked is 0.9: {_verdict(ratios, 0.9)}."
+
+
+def _said_of_checkpoints(found: Mapping[str, Timings]) -> Iterator[str]:
+    for text, what, of, most in (
+        ("Training stands still for a save, beside one copy of the state", checkpoints.STILL, checkpoints.COPY, 1.2),
+        ("The same beside torch.save with fsync", checkpoints.STILL, checkpoints.TORCH, 0.1),
+        ("A durable commit with digests, beside the same bytes", checkpoints.COMMIT, checkpoints.WRITE, 1.3),
+        ("Loading, beside reading and digesting", checkpoints.LOAD, checkpoints.READ, 1.3),
+    ):
+        said = []
+        for size in (*checkpoints.SIZES, *checkpoints.SMALL):
+            bounds = [bound for _, bound in _bounds(found, [checkpoints.title(what, size)]) if bound["of"] == of]
+            said += [f"{size} {_range([bound['ratio']])}, {_verdict([bound['ratio']], most)}" for bound in bounds]
+        if said:
+            yield f"{text}; asked is at most {most:g}: {'; '.join(said)}."
 
 
 def _bounds(found: Mapping[str, Timings], names: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -285,6 +309,40 @@ def _whole_steps(found: Mapping[str, Timings]) -> Iterator[str]:
         yield _table(("µs a step", "by hand", "étude · ratio"), rows)
 
 
+def _checkpoints(found: Mapping[str, Timings]) -> Iterator[str]:
+    for size in checkpoints.SIZES:
+        columns = [found.get(checkpoints.title(what, size), {}) for what in _SAVING]
+        if any(columns):
+            yield f"### A state of {size}"
+            names = dict.fromkeys(name for column in columns for name in column)
+            rows = [[name, *(_in_ms(column.get(name)) for column in columns)] for name in names]
+            yield _table(("", *_SAVING), rows)
+    for what, sizes in ((checkpoints.COMMIT, checkpoints.SMALL), (checkpoints.LOAD, checkpoints.SIZES)):
+        columns = [found.get(checkpoints.title(what, size), {}) for size in sizes]
+        if any(columns):
+            yield f"### {what[0].upper()}{what[1:]}"
+            names = dict.fromkeys(name for column in columns for name in column)
+            rows = [[name, *(_in_ms(column.get(name)) for column in columns)] for name in names]
+            yield _table(("", *sizes), rows)
+
+
+_SAVING = (checkpoints.STILL, checkpoints.DURABLE, checkpoints.MEMORY)
+
+
+def _in_ms(timing: Mapping[str, Any] | None) -> str:
+    """A time and its ratio, bold where less was asked; or memory."""
+    if timing is None:
+        return ""
+    if timing["unit"] == "MiB":
+        return f"{_many(timing['median'])} · {timing['ratio']:.2f}"
+    missed = [bound for bound in timing["bounds"] if bound["ratio"] > bound["at_most"]]
+    also = "".join(
+        f" ({bound['of']}: {_marked(bound['ratio'], bound)})" for bound in missed if bound["of"] != timing["of"]
+    )
+    first = next((bound for bound in timing["bounds"] if bound["of"] == timing["of"]), None)
+    return f"{timing['median'] / 1000:,.1f} · {_marked(timing['ratio'], first)}{also}"
+
+
 def _rest(found: Mapping[str, Timings]) -> Iterator[str]:
     for name, timings in found.items():
         if not any(name.startswith(known) for known in _KNOWN):
@@ -299,7 +357,7 @@ def _rest(found: Mapping[str, Timings]) -> Iterator[str]:
 _KNOWN = tuple(
     f"{what}: "
     for what in ("Whole step", "Classes of torch", "Other rules", "Sparse gradients", "AdamW on CUDA", *OURS)
-)
+) + ("Checkpoint of ",)
 
 
 def _asked(timing: Mapping[str, Any]) -> str:

@@ -218,6 +218,19 @@ class Batches:
         return ((self.x[i : i + 5], self.y[i : i + 5]) for i in (0, 5))
 
 
+class Shared(IterableDataset[Any]):
+    """Items that the workers of a loader share among them, each its own in an order of its own."""
+
+    def __init__(self) -> None:
+        self.pairs = Pairs()
+
+    def __iter__(self) -> Iterator[Any]:
+        worker = torch.utils.data.get_worker_info()
+        own = list(range(len(self.pairs)))[worker.id if worker else 0 :: worker.num_workers if worker else 1]
+        random.shuffle(own)
+        return (self.pairs[i] for i in own)
+
+
 class Buckets:
     """A batch sampler: samples of like numbers together, the batches in an order of its own for each epoch."""
 
@@ -550,10 +563,10 @@ def _several(number: int, chance: random.Random, kind: str) -> Job:
 
 
 class Wilful(torch.optim.Optimizer):
-    """Somebody's optimizer: it lowers its own rate, and remembers in other numbers and another memory order."""
+    """Somebody's optimizer: it remembers in other numbers and another memory order, counts, and may set its rate."""
 
-    def __init__(self, params: Any, lr: float = 0.1) -> None:
-        super().__init__(params, {"lr": lr, "turns": 0})
+    def __init__(self, params: Any, lr: float = 0.1, falls: float = 1.0) -> None:
+        super().__init__(params, {"lr": lr, "turns": 0, "falls": falls})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
@@ -571,7 +584,7 @@ class Wilful(torch.optim.Optimizer):
                 state["rough"].lerp_(p.grad.bfloat16(), 0.3)
                 share = (state["turned"] @ torch.linspace(0, 1, 33)).mean()
                 p.add_((state["fine"].float() + state["rough"].float() * group["turns"] * share), alpha=-group["lr"])
-            group["lr"] *= 0.9
+            group["lr"] *= group["falls"]
 
 
 class Noticing(nn.Module):
@@ -688,6 +701,7 @@ HAND: dict[str, Job] = {
             validation=lambda: Evaluate(table(6, 3), every=every(steps(1))),
         ),
         _by_hand("a wilful optimizer", "plain", "arrays", optimizer=lambda: Wilful),
+        _by_hand("an optimizer that sets its own rate", "plain", "arrays", optimizer=lambda: Wilful, falls=0.9),
         _by_hand("a loss that remembers", "plain", "arrays", loss=Noticing),
         _by_hand(
             "patience that runs out",
@@ -728,3 +742,42 @@ COMPILED: dict[str, Job] = {
     )
 }
 """Jobs whose steps are compiled, which takes its time."""
+
+
+def _long(kind: str, workers: int) -> Job:
+    """60 steps with chance, memory and precision of every kind, and so many workers."""
+    made: dict[str, Callable[[], Any]] = {
+        "map": Pairs,
+        "iterable": lambda: DataLoader(Shared(), batch_size=4, num_workers=workers),
+        "buckets": lambda: DataLoader(Pairs(), batch_sampler=Buckets(), num_workers=workers),
+    }
+
+    def options(of: nn.Module) -> dict[str, Any]:
+        own: dict[str, Any] = {"batch_size": 4, "workers": workers} if kind == "map" else {}
+        return own | {
+            "loss": "cross_entropy",
+            "optimizer": {"head": "lion", everything: "adamw"},
+            "learning_rate": warmup(steps(10)) * cosine(0.02),
+            "steps": 60,
+            "averages": (ema(0.9), swa()),
+            "evaluate_with": "ema",
+            "validation": Evaluate(table(6, 3), every=every(steps(7))),
+            "precision": "fp16",
+            "clip_norm": 1.0,
+            "seed": workers,
+        }
+
+    net = lambda seed: seeded(NETS["norms"], seed)  # noqa: E731
+    return Job(-1, f"60 steps, {kind}, {workers} workers", net, made[kind], options, True, True)
+
+
+LONG: dict[str, Job] = {
+    made.title: made
+    for made in (_long(kind, workers) for kind in ("map", "iterable", "buckets") for workers in WORKERS)
+}
+"""Long jobs, for new processes."""
+
+
+def named(name: str) -> Job:
+    """The job of a number, or of a title."""
+    return job(int(name)) if name.isdecimal() else {**HAND, **COMPILED, **LONG}[name]

@@ -6,9 +6,14 @@ print(difference(whole, resumed, 4))
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import random
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +21,10 @@ import torch
 from torch import Tensor, nn
 
 import etude
+from etude import Directory, every, steps
 from etude.run.events import Began, Ended, EpochEnded, Evaluated, Event, Settled, Skipped, Stepped
 from etude.run.result import Result
-from jobs import Counting, Job
+from jobs import Counting, Job, named
 from nets import bytes_of
 
 Picture = Mapping[str, Any]
@@ -189,23 +195,29 @@ def _exact(value: Any) -> Any:
 
 
 def difference(one: Story, other: Story, cut: int) -> str:
-    """The first thing in which two runs differ after `cut` steps, in words; "" if in nothing."""
-    for step in sorted(step for step in {*one.pictures, *other.pictures} if step >= cut):
+    """The first thing in which two runs differ after `cut` steps, in words; "" if in nothing.
+
+    Of a run that was left it is seen only what it did.
+    """
+    ends = one.end and other.end
+    steps = sorted({*one.pictures} | {*other.pictures} if ends else {*one.pictures} & {*other.pictures})
+    for step in (step for step in steps if step >= cut):
         if step not in one.pictures or step not in other.pictures:
             return f"one run made {one.steps} steps, the other {other.steps}"
         found = _first(one.pictures[step], other.pictures[step])
         if found:
             return f"after step {step}: {found}"
-        told = (story.told.get(step, []) if step > cut else _last(story, step) for story in (one, other))
-        if (mine := next(told)) != (theirs := next(told)):
+        mine, theirs = (_told_after(story, step, cut) for story in (one, other))
+        count = None if ends or step < steps[-1] else min(len(mine), len(theirs))
+        if mine[:count] != theirs[:count]:
             return f"told after step {step}: {_shown(mine)} and {_shown(theirs)}"
-    found = _first(one.end, other.end) if one.end and other.end else ""
+    found = _first(one.end, other.end) if ends else ""
     return f"in the end: {found}" if found else ""
 
 
-def _last(story: Story, step: int) -> list[tuple[Any, ...]]:
-    """What is told after a run has settled: at the cut, all before that was told to somebody else."""
-    return [one for one in story.told.get(step, []) if one[0] == "ended"]
+def _told_after(story: Story, step: int, cut: int) -> list[tuple[Any, ...]]:
+    """What was told after a step; at the cut only the end, as all before that was told to somebody else."""
+    return [one for one in story.told.get(step, []) if step > cut or one[0] == "ended"]
 
 
 def _first(one: Picture, other: Picture) -> str:
@@ -223,3 +235,55 @@ def _shown(value: Any) -> str:
         numbers = torch.frombuffer(bytearray(value[2]), dtype=getattr(torch, value[0].removeprefix("torch.")))
         return f"{value[0]} {value[1]} {numbers[:4].tolist()}"
     return f"{value!r:.300}"
+
+
+# --------------------------------------------------------------------------------------------- in processes of its own
+
+
+def abridged(story: Story) -> Story:
+    """A story that can be sent and compared: a digest in place of each value."""
+    made = asdict(story)
+    pictures = {step: _digests(one) for step, one in made["pictures"].items()}
+    told = {step: [(one[0], _digest(one[1:])) for one in own] for step, own in made["told"].items()}
+    return Story(pictures, told, made["ids"], _digests(made["end"]))
+
+
+def _digests(picture: Picture) -> Picture:
+    return {name: _digest(value) for name, value in picture.items()}
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
+
+
+def written(path: Path) -> Story:
+    """A story that another process has written, abridged."""
+    made = json.loads(path.read_text())
+    by_step = {key: {int(step): own for step, own in made[key].items()} for key in ("pictures", "told", "ids")}
+    told = {step: [tuple(one) for one in own] for step, own in by_step["told"].items()}
+    return Story(by_step["pictures"], told, by_step["ids"], made["end"])
+
+
+def _do(asked: Mapping[str, str]) -> None:
+    torch.set_num_threads(1)
+    checkpoint = Directory(asked["folder"], every(steps(1))) if asked.get("folder") else None
+    made = follow(named(asked["job"]), resume=asked.get("resume"), checkpoint=checkpoint)
+    Path(asked["story"]).write_text(json.dumps(asdict(abridged(made))))
+
+
+def main() -> int:
+    """Do what standard input asks for; how many of these ended badly."""
+    failed = 0
+    for asked in json.load(sys.stdin):
+        # Nothing has been computed here: what is forked knows the modules, and nothing else.
+        child = os.fork()
+        if child == 0:
+            _do(asked)
+            sys.stdout.flush()
+            os._exit(0)
+        failed += os.waitpid(child, 0)[1] != 0
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

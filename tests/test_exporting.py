@@ -34,7 +34,8 @@ def test_each_has_the_arrays_of_its_moment(tmp_path: Path) -> None:
 def test_it_needs_nothing_but_torch(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     trained(Noisy(), checkpoint=File(path, export=True))
-    program = f"import torch; print(tuple(torch.export.load({str(path.with_suffix('.pt2'))!r}).module()(torch.ones(5, 4)).shape))"
+    archive = str(path.with_suffix(".pt2"))
+    program = f"import torch; print(tuple(torch.export.load({archive!r}).module()(torch.ones(5, 4)).shape))"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "(5, 3)"
 

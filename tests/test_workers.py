@@ -142,20 +142,24 @@ def shared_memory(processes: list[int]) -> list[str]:
 def test_a_killed_run_leaves_nothing_behind(tmp_path: Path) -> None:
     """Neither processes nor shared memory nor the folders of the sockets, with workers idle, full or reading."""
     code = """
-batches = flow(Numbers(100_000, {seconds})).batches(epochs=1)
-for _ in range(9): next(batches)
-print(*(one.pid for one in multiprocessing.active_children()), flush=True)
-for number in range({more}): next(batches)
-time.sleep(60)
+for seconds, more in ((0.0, 0), (0.0, 3_000), (0.03, 0)):
+    if os.fork() == 0:
+        batches = flow(Numbers(100_000, seconds)).batches(epochs=1)
+        for _ in range(9): next(batches)
+        print(os.getpid(), *(one.pid for one in multiprocessing.active_children()), flush=True)
+        for number in range(more): next(batches)
+        time.sleep(600)
+time.sleep(600)
 """
-    for seconds, more in ((0.0, 0), (0.0, 5_000), (0.03, 0)):
-        with process(code.format(seconds=seconds, more=more), tmp_path) as run:
-            assert run.stdout is not None
-            pids = [int(word) for word in run.stdout.readline().split()]
-            assert len(pids) == 2
-            run.kill()
-            assert wait_until(lambda pids=pids: not any(map(alive, pids)))
-            assert shared_memory(pids) == []
+    with process(code, tmp_path) as server:
+        assert server.stdout is not None
+        for _ in range(3):
+            run, *readers = map(int, server.stdout.readline().split())
+            os.kill(run, signal.SIGKILL)
+            assert len(readers) == 2
+            assert wait_until(lambda readers=readers: not any(map(alive, readers)))
+            assert shared_memory(readers) == []
+        server.kill()
     assert list(tmp_path.iterdir()) == []
 
 

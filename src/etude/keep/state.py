@@ -123,7 +123,7 @@ def checked(record: Mapping[str, Any], path: str, kind: str) -> dict[str, Any]:
     if found != kind:
         raise CheckpointError(path, _KINDS[kind], _KINDS.get(str(found), f"a file of kind {found!r}"), damaged=False)
     version, wrote = record.get("format"), record.get("version")
-    if not isinstance(version, int) or not 1 <= version <= FORMAT:
+    if type(version) is not int or not 1 <= version <= FORMAT:
         expected = f"format {FORMAT} or an earlier one"
         raise CheckpointError(path, expected, f"format {version!r}, written by étude {wrote}", damaged=False)
     made = upgraded(record)

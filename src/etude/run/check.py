@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from etude.data.cursor import Cursor
 from etude.data.flow import Flow
 from etude.data.source import Items, Source, check_finite, source, split_validation
 from etude.errors import DataError, PlanError
@@ -120,7 +121,9 @@ def prove(plan: Plan, net: nn.Module, data: Any) -> Checked:
                 try_single(net, works, batch, extent)
             evaluator = _evaluator(plan, evaluate, aside, net, works, flow, device)
     example = batch if any(of.export for of in plan.checkpoint or ()) else None
-    facts = (averages, chosen, _idle(net, works), first_batch(batch), example)
+    # A loader with generators of its own may have been read before; where it goes on is kept.
+    digest = "of its own" if flow.state(Cursor()) else first_batch(batch)
+    facts = (averages, chosen, _idle(net, works), digest, example)
     return Checked(plan, net, works, flow, evaluator, extent, device, *facts)
 
 

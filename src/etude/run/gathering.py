@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from etude.errors import CheckpointError, StateError
-from etude.keep.arrays import Packed, into_net, modes_into, of_net
+from etude.keep.arrays import Packed, of_net
 from etude.keep.plain import pack, unpack
 from etude.run.check import Checked
 from etude.step.states import listed
@@ -40,7 +40,7 @@ def _packed(state: Mapping[str, Any], prefix: str, key: str, tensors: dict[str, 
 def into_run(
     checked: Checked, path: str, record: Mapping[str, Any], tensors: Mapping[str, Tensor], progress: Any
 ) -> Mapping[str, Any]:
-    """Put back what `of_run` took out; returns what the best net remembers.
+    """Put back what `of_run` took out, but for the arrays of the net; returns what the best net remembers.
 
     Raises:
         CheckpointError: the file is of other updates, averages or arrays.
@@ -48,8 +48,6 @@ def into_run(
     names, there = [work.name for work in checked.works], record["updates"]
     if set(names) != set(there):
         raise CheckpointError(path, f"the updates {listed(names)}", f"those of {listed(there)}", damaged=False)
-    into_net(checked.net, path, record["net"], tensors)
-    modes_into(checked.net, record["net"])
     averages = unpack(record["averages"], tensors)
     try:
         for work in checked.works:

@@ -11,7 +11,7 @@ from torch import Tensor
 from etude.data.batch import Batch
 from etude.data.cursor import Cursor
 from etude.data.flow import Flow
-from etude.keep.arrays import Packed
+from etude.keep.arrays import Packed, into_net, modes_into
 from etude.keep.plain import pack, unpack
 from etude.run.agreement import facts, machine
 from etude.run.check import Checked
@@ -128,17 +128,20 @@ class Going:
             CheckpointError: it does not fit this run.
         """
         extent = self.checked.extent
-        progress = clock_in(record["progress"], extent)
-        best = into_run(self.checked, path, record, tensors, progress)
-        self.progress, self.cursor = progress, Cursor(**record["cursor"])
-        self.best.load(best)
-        self.means.load(unpack(record["means"], tensors))
+        progress, before = clock_in(record["progress"], extent), clock_in(record["before"], extent)
         columns = ("steps", "epochs", "values")
         keys = [f"{name}:{column}" for name in record["history"] for column in columns]
         history = History.from_columns({key: tensors[f"history:{key}"] for key in keys})
-        self.gatherer.go_on(history, clock_in(record["before"], extent), progress)
+        means, kept = unpack(record["means"], tensors), unpack(record["data"], tensors)
+        best = into_run(self.checked, path, record, tensors, progress)
+        self.progress, self.cursor = progress, Cursor(**record["cursor"])
+        self.best.load(best)
+        # Of the arrays last, so that a net is as it was where anything else does not fit.
+        into_net(self.checked.net, path, record["net"], tensors)
+        modes_into(self.checked.net, record["net"])
+        self.means.load(means)
+        self.gatherer.go_on(history, before, progress)
         self.watch.before = record["seconds"]
-        kept = unpack(record["data"], tensors)
         for name, flow, cursor in self._flows():
             flow.load(cursor, kept.get(name, []))
 

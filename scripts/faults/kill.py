@@ -1,0 +1,361 @@
+"""Runs that are killed with `kill -9` at any instant, and started again until they end.
+
+A fork server: this process imports torch once and never runs an operation; each start of a run is a fork of it. The
+run tells through a pipe where it is: that a save begins, that it is safe, what the loss of a step was. Half of the
+kills come at an instant drawn from the whole run, the others a drawn part of a save after one has begun: too few would
+fall into saves otherwise. At the end the state is compared, bit by bit, with that of a run nobody disturbed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from random import Random
+from statistics import median
+from typing import Any
+
+from findings import Finding
+from jobs import EVERY, JOBS, STEPS, Job, Tell
+from planted import STATE_FAULTS, WRITE_FAULTS
+from subjects import scratch
+
+ASKED = (
+    "Whatever the instants, the last state is that of the undisturbed run, bit for bit: weights, averages, optimizer, "
+    "statistics, schedules, history. No save that was reported is lost, no damaged file is met, no more than one save "
+    "is repeated; no process, no shared memory and no temporary file is left."
+)
+SHORT, FULL = 24, 1000
+
+KILLS = (1, 2, 2, 3)
+"""How often a run is killed: one of these."""
+
+ORPHANS_AFTER = 5.0
+"""Seconds after a kill, when no process of the run may be there any more."""
+
+
+def look(count: int, seed: int) -> Iterator[Finding]:
+    """Kill `count` runs in one process, and three tenths as many that read with workers, in bfloat16, under a plateau."""
+    yield _killed("plain", JOBS["plain"], count, seed)
+    yield _killed("workers, bf16, plateau, listeners", JOBS["rich"], max(4, 3 * count // 10), seed)
+    yield _killed("a hand-written loop, accumulating", JOBS["loop"], max(4, 2 * count // 10), seed)
+
+
+def planted(seed: int) -> Iterator[Finding]:
+    """A library that writes carelessly, or forgets something; each fault has twenty runs in which to show."""
+    for fault, plant in (WRITE_FAULTS | STATE_FAULTS).items():
+        job = JOBS["half"]
+        whole = _undisturbed(job) if fault in WRITE_FAULTS else None
+        with plant():
+            # Whoever lacks something lacks it in undisturbed runs too.
+            yield _caught(fault, job, whole or _undisturbed(job), seed)
+
+
+def _caught(fault: str, job: Job, whole: Whole, seed: int) -> Finding:
+    for number in range(20):
+        trial = _trial(job, whole, Random(f"{seed} {fault} {number}"))
+        if trial.wrong:
+            return Finding(fault, number + 1, (), {"kills": trial.kills, "noticed as": trial.wrong[0][:80]})
+    return Finding(fault, 20, (f"{fault}: not noticed in 20 runs",))
+
+
+# ------------------------------------------------------------------------------------------------------ the server
+
+
+@dataclass(slots=True)
+class Heard:
+    """What a process told.
+
+    Attributes:
+        began: the step at which it began, -1 if it did not get so far. saving, safe: steps of saves that were begun, and
+            of those that were done. losses: by step, in hexadecimal. end: the digest of the last state.
+        wrong: errors, warnings, files left by others. rest: of a line that is not complete.
+    """
+
+    began: int = -1
+    saving: list[int] = field(default_factory=list)
+    safe: list[int] = field(default_factory=list)
+    losses: dict[int, str] = field(default_factory=dict)
+    end: str = ""
+    wrong: list[str] = field(default_factory=list)
+    modules: list[str] = field(default_factory=list)
+    times: list[tuple[str, float]] = field(default_factory=list)
+    rest: str = ""
+
+    def take(self, text: bytes) -> None:
+        """Understand what came through the pipe."""
+        *lines, self.rest = (self.rest + text.decode()).split("\n")
+        for line in lines:
+            kind, _, told = line.partition(" ")
+            self.times.append((kind, time.monotonic()))
+            match kind:
+                case "began":
+                    self.began = int(told)
+                case "saving":
+                    self.saving.append(int(told))
+                case "safe":
+                    self.safe.append(int(told))
+                case "loss":
+                    step, loss = told.split()
+                    self.losses[int(step)] = loss
+                case "end":
+                    self.end = told
+                case "modules":
+                    self.modules = told.split()
+                case _:
+                    self.wrong.append(line)
+
+
+class Process:
+    """One start of a run.
+
+    Attributes:
+        heard: what it told. born: when it was started.
+    """
+
+    def __init__(self, job: Job, folder: Path) -> None:
+        sys.stdout.flush()
+        self._pipe, writing = os.pipe()
+        self.born = time.monotonic()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self._pipe)
+            _child(job, folder, writing)
+        os.close(writing)
+        os.set_blocking(self._pipe, False)
+        self.heard = Heard()
+
+    def listen(self, until: float, enough: Callable[[], bool] = lambda: False) -> bool:
+        """Hear what is told until a moment, until `enough`, or until the process ends; whether it ended."""
+        while not enough():
+            if not select.select([self._pipe], [], [], max(0.0, until - time.monotonic()))[0]:
+                return False
+            with suppress(BlockingIOError):
+                text = os.read(self._pipe, 1 << 16)
+                if not text:
+                    return True
+                self.heard.take(text)
+        return False
+
+    def kill(self) -> None:
+        """End it now, as nothing else would."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    def buried(self) -> int:
+        """Wait for its end, and hear the last it told; its exit code."""
+        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        # Its own children may hold the other end of the pipe open.
+        with suppress(BlockingIOError):
+            while text := os.read(self._pipe, 1 << 16):
+                self.heard.take(text)
+        os.close(self._pipe)
+        return code
+
+
+def _child(job: Job, folder: Path, pipe: int) -> None:
+    """The process of a run, in a session of its own, so that all it starts can be found again."""
+    os.setsid()
+    before = set(sys.modules)
+    code = 1
+
+    def tell(line: str) -> None:
+        os.write(pipe, (line + "\n").encode())
+
+    try:
+        job(folder, tell)
+        tell("modules " + " ".join(sorted(set(sys.modules) - before)))
+        code = 0
+    except BaseException as error:
+        if os.environ.get("ETUDE_FAULTS_TRACE"):
+            traceback.print_exc()
+        tell(f"wrong {type(error).__name__}: {str(error)[:300]!r}")
+    finally:
+        os._exit(code)
+
+
+# -------------------------------------------------------------------------------------------------------- a trial
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A run that nobody disturbed.
+
+    Attributes:
+        heard: what it told. start: seconds until it began. seconds: until it ended. save: of one save.
+    """
+
+    heard: Heard
+    start: float
+    seconds: float
+    save: float
+
+
+@dataclass(slots=True)
+class Trial:
+    """One run that was killed and started again.
+
+    Attributes:
+        kills: how often. inside: how many of them fell into a save. repeated: the most steps that were made again.
+        wrong: what was. sessions: of the processes that were killed, with the time.
+    """
+
+    kills: int = 0
+    inside: int = 0
+    repeated: int = 0
+    wrong: list[str] = field(default_factory=list)
+    sessions: list[tuple[int, float]] = field(default_factory=list)
+
+
+def _undisturbed(job: Job) -> Whole:
+    """How the run ends when it is let alone. It is run twice: first to find what it imports, which is imported here."""
+    for _ in range(2):
+        with scratch() as folder:
+            process = Process(job, folder / "run")
+            process.listen(process.born + 600)
+            code = process.buried()
+        heard = process.heard
+        if code or not heard.end:
+            raise RuntimeError(f"the undisturbed run failed: {heard.wrong}")
+        for name in heard.modules:
+            with suppress(Exception):
+                importlib.import_module(name)
+    times = heard.times
+    start = next(at for kind, at in times if kind == "began") - process.born
+    begun, safe = ([at for kind, at in times if kind == which] for which in ("saving", "safe"))
+    save = median(b - a for a, b in zip(begun, safe, strict=True))
+    return Whole(heard, start, times[-1][1] - process.born, save)
+
+
+def _trial(job: Job, whole: Whole, chance: Random) -> Trial:
+    trial, safe, begun, reached = Trial(), 0, [0], 0
+    with scratch() as folder:
+        for left in range(chance.choice(KILLS), -1, -1):
+            process = Process(job, folder / "run")
+            ended = _disturb(process, whole, chance, begun[-1]) if left else process.listen(process.born + 120)
+            if not ended:
+                process.kill()
+            code, heard = process.buried(), process.heard
+            if not ended and not left:
+                trial.wrong.append("the last start did not end within two minutes")
+            if code == -signal.SIGKILL:
+                trial.kills += 1
+                trial.inside += len(heard.saving) > len(heard.safe)
+                trial.sessions.append((process.pid, time.monotonic()))
+            trial.wrong += _amiss(heard, whole, safe, begun, code)
+            if heard.began >= 0:
+                trial.repeated = max(trial.repeated, reached - heard.began)
+            safe = max([safe, *heard.safe])
+            begun += heard.saving
+            reached = max([reached, *heard.losses])
+            if code != -signal.SIGKILL:
+                break
+        trial.wrong += [f"left behind: {path.name}" for path in (folder / "run").glob(".etude-*")]
+    return trial
+
+
+def _disturb(process: Process, whole: Whole, chance: Random, from_: int) -> bool:
+    """Let a run go on for a while; whether it ended by itself."""
+    rest = 1 - from_ / STEPS
+    if chance.random() < 0.35:
+        until = process.born + chance.uniform(0, whole.start + rest * (whole.seconds - whole.start))
+        return process.listen(until)
+    number = chance.randint(1, max(1, int(rest * STEPS / EVERY)))
+    late = process.born + 60
+    if process.listen(late, lambda: len(process.heard.saving) >= number):
+        return True
+    return process.listen(time.monotonic() + chance.uniform(0, 1.3) * whole.save)
+
+
+def _amiss(heard: Heard, whole: Whole, safe: int, begun: list[int], code: int) -> list[str]:
+    """What is wrong with what one process told."""
+    wrong = list(heard.wrong)
+    if code not in (0, -signal.SIGKILL):
+        wrong.append(f"it ended with {code}")
+    if 0 <= heard.began < safe:
+        wrong.append(f"it began at step {heard.began}, and step {safe} was safe")
+    if heard.began >= 0 and heard.began not in begun:
+        wrong.append(f"it began at step {heard.began}, which was never saved")
+    older = sorted({step for step in begun if step > heard.began})
+    if heard.began >= 0 and len(older) > 1:
+        wrong.append(f"it began at step {heard.began}, more than one save before {older[-1]}")
+    differ = [step for step, loss in heard.losses.items() if whole.heard.losses.get(step) != loss]
+    if differ:
+        wrong.append(f"the loss of step {differ[0]} differs")
+    if heard.end and heard.end != whole.heard.end:
+        wrong.append(f"the last state differs: {_apart(heard.end, whole.heard.end)}")
+    return wrong
+
+
+def _apart(some: str, others: str) -> str:
+    """The parts of a state whose digests differ."""
+    ours, theirs = (dict(each.split("=") for each in told.split()) for told in (some, others))
+    names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    return ", ".join(names[:6])
+
+
+# --------------------------------------------------------------------------------------------------------- counting
+
+
+def _killed(what: str, job: Job, count: int, seed: int) -> Finding:
+    whole = _undisturbed(job)
+    found, wrong, most = Counter[str](), list[str](), 0
+    left = _Left()
+    for number in range(count):
+        trial = _trial(job, whole, Random(f"{seed} {what} {number}"))
+        found += Counter({"kills": trial.kills, "inside a save": trial.inside, "after a save was reported": 0})
+        most = max(most, trial.repeated)
+        wrong += [f"run {number}: {line}" for line in trial.wrong]
+        left.add(trial.sessions)
+        wrong += left.seen()
+    wrong += left.seen(wait=True)
+    figures = {**found, "most steps repeated": most, "ms of a save": round(1e3 * whole.save, 1)}
+    return Finding(f"killed: {what}", count, tuple(wrong), figures)
+
+
+class _Left:
+    """Looks, some seconds after a kill, for processes of the run and for names in shared memory."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[int, float]] = []
+        self._pids: set[int] = set()
+
+    def add(self, sessions: list[tuple[int, float]]) -> None:
+        """Sessions that were killed, and when."""
+        self._waiting += sessions
+        self._pids |= {pid for pid, session in _processes() if any(session == own for own, _ in sessions)}
+        self._pids |= {pid for pid, _ in sessions}
+
+    def seen(self, wait: bool = False) -> list[str]:
+        """What is left of sessions whose time is over."""
+        if wait and self._waiting:
+            time.sleep(max(0.0, self._waiting[-1][1] + ORPHANS_AFTER - time.monotonic()))
+        over = {session for session, at in self._waiting if time.monotonic() >= at + ORPHANS_AFTER}
+        if not over:
+            return []
+        self._waiting = [each for each in self._waiting if each[0] not in over]
+        wrong = [f"process {pid} of a killed run is still there" for pid, session in _processes() if session in over]
+        with suppress(OSError):
+            for name in os.listdir("/dev/shm"):
+                if any(f"_{pid}_" in name or name.endswith(f"_{pid}") for pid in self._pids):
+                    wrong.append(f"/dev/shm/{name} is still there")
+        return wrong
+
+
+def _processes() -> Iterator[tuple[int, int]]:
+    """Number and session of every process that is alive, where the system tells."""
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else []:
+        if name.isdigit():
+            with suppress(OSError):
+                told = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+                if told[0] != "Z":
+                    yield int(name), int(told[3])
