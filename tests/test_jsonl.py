@@ -12,7 +12,7 @@ import torch
 
 from etude.errors import SettingError
 from etude.listen.jsonl import BULK, JsonLines
-from etude.run.events import Began, Ended, Evaluated, Settled, Skipped
+from etude.run.events import Began, Ended, Evaluated, Event, Saved, SaveFailed, Settled, Skipped
 from told import a_run, at, reads_of, stepped
 
 
@@ -142,3 +142,72 @@ def test_folders_are_made(tmp_path: Path) -> None:
 def test_a_path_that_cannot_be_written_is_an_error_before_the_run(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"cannot be written: Is a directory. Give the path of a file"):
         JsonLines(tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------------------- resuming
+
+
+def log(path: Path, *events: Event) -> None:
+    with JsonLines(path) as listener:
+        for event in events:
+            listener(event)
+
+
+def began(step: int, resumed: str | None) -> Began:
+    return Began(at(step), {"resumed": resumed})
+
+
+def told(path: Path) -> list[tuple[str, float]]:
+    return [(line["event"], line["step"]) for line in lines(path)]
+
+
+def test_saves_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    log(path, Saved(at(4), "runs/a", 1000, 0.5, ("runs/b",)), SaveFailed(at(8), "runs/c", "no space"))
+    saved, failed = lines(path)
+    assert (saved["event"], saved["step"], saved["path"], saved["bytes"]) == ("saved", 4, "runs/a", 1000)
+    assert (saved["seconds"], saved["removed"]) == (0.5, ["runs/b"])
+    assert (failed["event"], failed["step"], failed["path"]) == ("save_failed", 8, "runs/c")
+    assert failed["message"] == "no space"
+
+
+def test_a_run_that_goes_on_drops_what_it_does_again(tmp_path: Path) -> None:
+    """Kept are the steps up to that of the checkpoint, and what was told of it later."""
+    path = tmp_path / "run.jsonl"
+    steps = [stepped(at(step)) for step in range(1, 6)]
+    log(path, began(0, None), *steps[:4], Saved(at(3), "runs/a", 1, 0.0), steps[4], Ended(at(5), "interrupted", "x"))
+    log(path, began(3, "runs/a"), steps[3], Ended(at(4), "finished", ""))
+    before = [("began", 0), ("stepped", 1), ("stepped", 2), ("stepped", 3), ("saved", 3)]
+    assert told(path) == [*before, ("began", 3), ("stepped", 4), ("ended", 4)]
+
+
+def test_a_run_that_goes_on_leaves_earlier_runs_alone(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    log(path, began(0, None), stepped(at(1)), stepped(at(2)), Ended(at(2), "finished", ""))
+    log(path, began(0, None), stepped(at(1)), stepped(at(2)))
+    log(path, began(1, "runs/a"), stepped(at(2)))
+    log(path, began(1, "runs/a"), stepped(at(2)))
+    first = [("began", 0), ("stepped", 1), ("stepped", 2), ("ended", 2)]
+    assert told(path) == [*first, ("began", 0), ("stepped", 1), ("began", 1), ("began", 1), ("stepped", 2)]
+
+
+def test_a_line_that_was_cut_short_is_dropped_and_notes_of_others_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    log(path, began(0, None), stepped(at(1)))
+    with path.open("a") as file:
+        file.write("a note\n")
+        file.write('{"event": "stepped", "step": 1, "losses": {"lo')
+    log(path, began(1, "runs/a"), stepped(at(2)))
+    events = [line[:20] for line in path.read_text().splitlines()]
+    assert events == [
+        '{"event": "began", "',
+        '{"event": "stepped",',
+        "a note",
+        '{"event": "began", "',
+        '{"event": "stepped",',
+    ]
+
+
+def test_a_run_that_goes_on_into_a_new_file(tmp_path: Path) -> None:
+    log(tmp_path / "run.jsonl", began(3, "runs/a"), stepped(at(4)))
+    assert told(tmp_path / "run.jsonl") == [("began", 3), ("stepped", 4)]

@@ -277,9 +277,11 @@ def test_a_missing_folder_is_an_error_of_the_system(tmp_path: Path) -> None:
 def test_a_lock_whose_file_was_removed_by_hand_is_taken_anew(path: Path) -> None:
     lock = Lock(path)
     lock.acquire()
+    before = len(os.listdir("/dev/fd"))
     path.unlink()
     lock.check()
     assert path.exists()
+    assert len(os.listdir("/dev/fd")) == before
     with child(lambda: refused(path)):
         lock.check()
     lock.release()
@@ -351,6 +353,17 @@ def test_without_locks_a_holder_that_lives_on_this_machine_is_seen(path: Path, m
         kill(pid)
         with pytest.warns(UserWarning, match="no locks"):
             Lock(path).acquire()
+
+
+def test_without_locks_a_killed_holder_that_had_our_number_is_none(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container, where every start has the same process number."""
+    path.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": "", "token": ""}))
+    monkeypatch.setattr(fcntl, "flock", without_locks)
+    lock = Lock(path)
+    with pytest.warns(UserWarning, match="no locks"):
+        lock.acquire()
+    lock.check()
+    lock.release()
 
 
 def test_another_refusal_of_the_system_is_not_taken_for_a_missing_lock(

@@ -7,7 +7,7 @@ import errno
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -469,16 +469,45 @@ def test_the_newest_is_read_back_before_anything_is_removed(folder: Path, monkey
 
 def test_nothing_is_removed_where_the_newest_is_damaged(folder: Path) -> None:
     with opened(Directory(folder, keep=last(1))) as store:
-        run_of(store, range(1, 3))
+        save(store, at(1))
+        save(store, at(2))
         damage(save(store, at(3)))
         with pytest.raises(CheckpointError, match=r"expected .*; found ") as caught:
             store.retain()
         assert caught.value.damaged
-        assert steps_in(store) == [2]
+        assert steps_in(store) == [1, 2]
         assert (folder / (at(3).text() + ".damaged")).exists()
         assert store.retain() == []
         save(store, at(4))
-        assert store.retain() == [folder / at(2).text()]
+        assert store.retain() == [folder / at(1).text(), folder / at(2).text()]
+
+
+class Nothing(Keep):
+    """A rule that keeps nothing, not even the newest."""
+
+    def chosen(self, entries: Sequence[Entry]) -> set[int]:
+        return set()
+
+    def check(self, known: Mapping[str, str | None]) -> Keep:
+        return self
+
+    def kept(self, entries: Iterable[Entry]) -> set[int]:
+        return set()
+
+
+def test_the_newest_stays_whatever_the_rule(folder: Path) -> None:
+    with opened(Directory(folder), Nothing()) as store:
+        run_of(store, range(1, 4))
+        assert steps_in(store) == [3]
+
+
+def test_a_file_written_anew_is_the_newest(folder: Path) -> None:
+    """One that was known of, had been taken away, and came again."""
+    with opened(Directory(folder, keep=last(1))) as store:
+        store.adopt([Entry(at(2).text(), 2, 2, 1)])
+        save(store, at(1))
+        save(store, at(2))
+        assert store.retain() == [folder / at(1).text()]
 
 
 def test_nothing_is_removed_where_the_newest_cannot_be_read_just_now(

@@ -26,10 +26,12 @@ def results(done: list[Done[int]]) -> list[int | None]:
 
 
 def test_a_job_is_done_in_another_thread() -> None:
-    writer: Writer[str] = Writer()
-    assert writer.submit(lambda: threading.current_thread().name) == 0.0
+    writer: Writer[threading.Thread] = Writer()
+    assert writer.submit(threading.current_thread) == 0.0
     (done,) = writer.wait()
-    assert done.result == "etude-writer"
+    assert done.result is not None
+    assert done.result.name == "etude-writer"
+    assert done.result.daemon
     assert done.error is None
     assert done.seconds >= 0
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ NAMES = ("kill", "power_loss", "damage", "full_disk", "io_errors", "background",
 
 def main() -> int:
     """Do what was asked for."""
+    # Before torch is imported: processes are forked from this one, which threads do not survive.
+    os.environ["OMP_NUM_THREADS"] = "1"
     sys.path.insert(0, str(SOURCE))
     options = _parser().parse_args()
     record = read(options.out)

@@ -17,18 +17,16 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from random import Random
 from statistics import median
-from typing import Any
 
 from findings import Finding
-from jobs import EVERY, JOBS, STEPS, Job, Tell
 from planted import STATE_FAULTS, WRITE_FAULTS
 from subjects import scratch
+from trainings import EVERY, JOBS, STEPS, Job
 
 ASKED = (
     "Whatever the instants, the last state is that of the undisturbed run, bit for bit: weights, averages, optimizer, "

@@ -14,13 +14,14 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from disk_states import Call, Recorder, State, Tree, expanded, lay_out
 from findings import SOURCE, Finding
-from seams import in_place_of_os, instead, nothing
+from planted import SYNC_FAULTS, WRITE_FAULTS
+from seams import in_place_of_os, nothing
 from subjects import alike, save, scratch, state
 
 ASKED = (
@@ -50,7 +51,7 @@ def look(count: int, seed: int) -> Iterator[Finding]:
 def planted(seed: int) -> Iterator[Finding]:
     """Commits by a library that lacks something."""
     for kind in KINDS:
-        for fault, plant in _faults().items():
+        for fault, plant in (SYNC_FAULTS | WRITE_FAULTS).items():
             with scratch(in_memory=True) as folder:
                 with plant():
                     calls = _recorded(kind, folder / kind)
@@ -214,93 +215,6 @@ def _next(calls: Sequence[Call], at: int, left: Call) -> int:
     """Until when the missing call can be seen: two commits later at most."""
     words = [i for i, call in enumerate(calls) if i >= at and call.kind == "reported"]
     return words[min(2, len(words) - 1)] + 1 if words else len(calls)
-
-
-# ------------------------------------------------------------------------------------------------- faults to plant
-
-
-def _faults() -> dict[str, Callable[[], Any]]:
-    from etude.keep import disk
-
-    return {
-        "files are not synced": lambda: instead(disk, "sync", nothing),
-        "folders are not synced": lambda: instead(disk, "sync_folder", nothing),
-        "renamed before the file is synced": _renamed_first,
-        "written in place": _in_place,
-        "the old ones removed before the commit": _removed_first,
-        "new folders are not synced": lambda: instead(disk, "make_folder", _made_only),
-    }
-
-
-def _made_only(path: Path) -> None:
-    """A folder and those above it, none of whose names is durable."""
-    from etude.keep import disk
-
-    if not path.is_dir():
-        _made_only(path.parent)
-        disk.os.mkdir(path)
-
-
-@contextmanager
-def _renamed_first() -> Iterator[None]:
-    """A commit whose file gets its name first, and is synced afterwards."""
-    from etude.keep import disk
-
-    sync, rename, late = disk.sync, disk.rename, list[int]()
-
-    def sync_later(fd: int) -> None:
-        late.append(os.dup(fd))
-
-    def rename_then_sync(old: Any, new: Any) -> None:
-        rename(old, new)
-        while late:
-            os.close(late.pop())
-        fd = disk.open_to_read(new)
-        sync(fd)
-        disk.close(fd)
-
-    with instead(disk, "sync", sync_later), instead(disk, "rename", rename_then_sync):
-        yield
-
-
-@contextmanager
-def _in_place() -> Iterator[None]:
-    """A commit that writes under the last name from the start."""
-    from etude.keep import disk, files
-
-    target: list[str] = []
-    write = files.Image.write
-
-    def told(image: Any, path: Any, record: Any) -> int:
-        target[:] = [os.path.abspath(path)]
-        return write(image, path, record)
-
-    def open_target(path: Any) -> int:
-        return int(disk.os.open(target[0] if target else path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666))
-
-    with ExitStack() as stack:
-        stack.enter_context(instead(files.Image, "write", told))
-        stack.enter_context(instead(disk, "create", open_target))
-        stack.enter_context(instead(disk, "rename", nothing))
-        yield
-
-
-@contextmanager
-def _removed_first() -> Iterator[None]:
-    """A commit that takes away all older files before the new one has its name."""
-    from etude.keep import disk
-
-    rename = disk.rename
-
-    def remove_then_rename(old: Any, new: Any) -> None:
-        folder = Path(new).parent
-        for path in folder.glob("*.safetensors"):
-            disk.remove(path)
-        disk.sync_folder(folder)
-        rename(old, new)
-
-    with instead(disk, "rename", remove_then_rename):
-        yield
 
 
 # ------------------------------------------------------------------------------------- the recorder against strace

@@ -67,7 +67,7 @@ def into_net(
         CheckpointError: the net has other arrays, shapes or ties; everything that differs is named, and nothing is
             changed.
     """
-    _refuse(path, misfits(net, record, tensors, key))
+    check_net(net, path, record, tensors, key)
     tree = Tree(net)
     _put(tree, _given(record, tensors, key))
     for owner, state in unpack(record["extra"], tensors).items():
@@ -77,6 +77,13 @@ def into_net(
     other = unpack(record.get("other", {}), tensors)
     if other:
         tree.net.load_state_dict({**tree.net.state_dict(), **other})
+
+
+def check_net(
+    net: nn.Module, path: str, record: Mapping[str, Any], tensors: Mapping[str, Tensor], key: str = ""
+) -> None:
+    """Raise CheckpointError unless the net has the arrays of the file; as for `into_net`."""
+    _refuse(path, misfits(net, record, tensors, key))
 
 
 def misfits(net: nn.Module, record: Mapping[str, Any], tensors: Mapping[str, Tensor], key: str = "") -> list[str]:

@@ -105,8 +105,7 @@ class Store:
 
     def adopt(self, entries: Iterable[Entry]) -> None:
         """Take over what is known of files from before a resume. Of others of the same run the headers are read."""
-        for entry in entries:
-            self._entries.setdefault(os.path.basename(entry.path), entry)
+        self._entries = {os.path.basename(entry.path): entry for entry in entries} | self._entries
 
     def committed(self, path: str | os.PathLike[str], entry: Entry) -> None:
         """Note that a checkpoint was written, as the newest."""
@@ -132,8 +131,8 @@ class Store:
         self._lock.check()
         entries = self._of_this_run()
         kept = self._keep.kept(entries)
-        going = [os.path.basename(entry.path) for entry in entries if entry.number not in kept]
-        going = [name for name in going if name != self._newest]
+        names = {os.path.basename(entry.path): entry.number for entry in entries}
+        going = [name for name, number in names.items() if number not in kept and name != self._newest]
         if not going:
             return []
         self._verify()
@@ -209,9 +208,8 @@ class Store:
             files.verify(path)
         except CheckpointError as error:
             if error.damaged:
-                self._entries.pop(self._newest, None)
+                self._set_aside(path, error)
                 self._newest = ""
-            self._set_aside(path, error)
             raise
 
     def _remove(self, names: list[str]) -> list[Path]:

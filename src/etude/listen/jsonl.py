@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, TextIO, final
+from typing import Any, BinaryIO, Final, TextIO, final
 
 from etude.errors import SettingError
-from etude.run.events import Began, Ended, EpochEnded, Evaluated, Event, Settled, Skipped, Stepped
+from etude.run.events import Began, Ended, EpochEnded, Evaluated, Event, Saved, SaveFailed, Settled, Skipped, Stepped
 from etude.run.history import read_losses
 from etude.values.progress import Progress
 
@@ -22,14 +23,18 @@ BULK: Final = 50  # steps whose losses are read from the device together
 class JsonLines:
     """A listener that adds one JSON object for each event to the end of a file.
 
-    Every object has "event" (began, stepped, skipped, epoch_ended, evaluated, ended) and the clock after it: "step",
-    "epoch", "samples", "tokens". The rest is what the event tells: "summary"; "losses", "batch" (its samples), "rate",
-    "updates", "seconds"; "number" (of the epoch) and "means"; "scores", "best"; "reason", "message". NaN and infinity
-    are written as the words "nan", "inf" and "-inf", which `float` reads. `Settled` events are left out.
+    Every object has "event" (began, stepped, skipped, epoch_ended, evaluated, saved, save_failed, ended) and the clock
+    after it, that of what was saved for a save: "step", "epoch", "samples", "tokens". The rest is what the event tells:
+    "summary"; "losses", "batch" (its samples), "rate", "updates", "seconds"; "number" (of the epoch) and "means";
+    "scores", "best"; "path", "bytes", "seconds", "removed"; "reason", "message". NaN and infinity are written as the
+    words "nan", "inf" and "-inf", which `float` reads. `Settled` events are left out.
 
     Steps are written 50 at a time, or when any other event comes, and flushed; so their losses are read from the
     device in bulk. What an existing file holds is kept; folders that are missing are made. `SettingError` where `path`
     cannot be written to, when the listener is made.
+
+    A run that goes on from a checkpoint continues the last run in the file: what that did after the step of the
+    checkpoint is dropped, as it is done again, and so are its ends. A second "began" shows where it went on.
 
     Usable as a context manager. The file is closed when the run ends.
     """
@@ -56,6 +61,9 @@ class JsonLines:
             if len(self._pending) >= BULK:
                 self._flush()
         elif type(event) is not Settled:
+            if isinstance(event, Began) and event.summary.get("resumed"):
+                self.close()
+                _drop_after(self._path, float(event.progress.step))
             self._flush(_other(event))
             if type(event) is Ended:
                 self.close()
@@ -82,6 +90,42 @@ class JsonLines:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+_HEAD: Final = re.compile(rb'\{"event": "(\w+)", "step": ([0-9.]+),')
+
+
+def _drop_after(path: Path, step: float) -> None:
+    """Remove from a file what its last run did after a step, the ends of that run, and a line that was cut short."""
+    with path.open("r+b") as file:
+        file.seek(_last_run(file))
+        first, later = -1, []
+        while line := file.readline():
+            if not _stays(line, step):
+                first = file.tell() - len(line) if first < 0 else first
+            elif first >= 0:
+                later.append(line)
+        if first >= 0:
+            file.seek(first)
+            file.writelines(later)
+            file.truncate()
+
+
+def _last_run(file: BinaryIO) -> int:
+    """Where the last run in a file begins that did not go on from another."""
+    at = start = 0
+    for line in file:
+        if line.startswith(b'{"event": "began",') and b'"resumed": "' not in line:
+            start = at
+        at += len(line)
+    return start
+
+
+def _stays(line: bytes, step: float) -> bool:
+    head = _HEAD.match(line)
+    if head is None or not line.endswith(b"}\n"):
+        return line.endswith(b"\n")  # what others wrote
+    return float(head[2]) <= step and head[1] != b"ended"
 
 
 def _steps(events: Sequence[Stepped]) -> list[dict[str, Any]]:
@@ -116,6 +160,11 @@ def _other(event: Event) -> dict[str, Any]:
         name, told = "epoch_ended", {"number": event.epoch, "means": _plain(event.means)}
     elif isinstance(event, Evaluated):
         name, told = "evaluated", {"scores": _plain(event.scores), "best": event.best}
+    elif isinstance(event, Saved):
+        told = {"path": event.path, "bytes": event.bytes, "seconds": event.seconds, "removed": event.removed}
+        name = "saved"
+    elif isinstance(event, SaveFailed):
+        name, told = "save_failed", {"path": event.path, "message": event.message}
     elif isinstance(event, Ended):
         name, told = "ended", {"reason": event.reason, "message": event.message}
     return {"event": name, **_clock(event.progress), **told}

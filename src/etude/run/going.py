@@ -11,7 +11,7 @@ from torch import Tensor
 from etude.data.batch import Batch
 from etude.data.cursor import Cursor
 from etude.data.flow import Flow
-from etude.keep.arrays import Packed, into_net, modes_into
+from etude.keep.arrays import Packed, check_net, into_net, modes_into
 from etude.keep.plain import pack, unpack
 from etude.run.agreement import facts, machine
 from etude.run.check import Checked
@@ -127,6 +127,7 @@ class Going:
         Raises:
             CheckpointError: it does not fit this run.
         """
+        check_net(self.checked.net, path, record["net"], tensors)
         extent = self.checked.extent
         progress, before = clock_in(record["progress"], extent), clock_in(record["before"], extent)
         columns = ("steps", "epochs", "values")
