@@ -335,12 +335,9 @@ def _in_ms(timing: Mapping[str, Any] | None) -> str:
         return ""
     if timing["unit"] == "MiB":
         return f"{_many(timing['median'])} · {timing['ratio']:.2f}"
-    missed = [bound for bound in timing["bounds"] if bound["ratio"] > bound["at_most"]]
-    also = "".join(
-        f" ({bound['of']}: {_marked(bound['ratio'], bound)})" for bound in missed if bound["of"] != timing["of"]
-    )
-    first = next((bound for bound in timing["bounds"] if bound["of"] == timing["of"]), None)
-    return f"{timing['median'] / 1000:,.1f} · {_marked(timing['ratio'], first)}{also}"
+    bounds = {bound["of"]: bound for bound in timing["bounds"]}
+    also = [f" ({_marked(bound['ratio'], bound)} of {of})" for of, bound in bounds.items() if of != timing["of"]]
+    return f"{timing['median'] / 1000:,.1f} · {_marked(timing['ratio'], bounds.get(timing['of']))}{''.join(also)}"
 
 
 def _rest(found: Mapping[str, Timings]) -> Iterator[str]:
@@ -354,10 +351,13 @@ def _rest(found: Mapping[str, Timings]) -> Iterator[str]:
             yield _table(("", "median", "least", "ratio", "beside"), rows)
 
 
-_KNOWN = tuple(
-    f"{what}: "
-    for what in ("Whole step", "Classes of torch", "Other rules", "Sparse gradients", "AdamW on CUDA", *OURS)
-) + ("Checkpoint of ",)
+_KNOWN = (
+    "Checkpoint of ",
+    *(
+        f"{what}: "
+        for what in ("Whole step", "Classes of torch", "Other rules", "Sparse gradients", "AdamW on CUDA", *OURS)
+    ),
+)
 
 
 def _asked(timing: Mapping[str, Any]) -> str:

@@ -3,8 +3,8 @@
     python examples/killed_and_resumed.py [--quick] [--data FOLDER]
 
 What to look at: `work` is the whole program, and it is the same whether it begins or goes on. `checkpoint=` says where
-the state is saved, `resume="auto"` that the newest good file there is gone on from, if there is one. Dropout, batch norm,
-the average and the schedule go on as well: the weights are compared bit for bit.
+the state is saved, `resume="auto"` that the newest good file there is gone on from, if there is one. Dropout, batch
+norm, the average and the schedule go on as well: the weights are compared bit for bit.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import etude
-from etude import Directory, cosine, ema, every, events, last, steps, warmup
+from etude import Directory, cosine, ema, events, every, last, steps, warmup
 from pictures import arguments, digits
 
 OUT = Path("out") / "killed_and_resumed"
@@ -79,7 +79,7 @@ def newest(folder: Path) -> Path:
 def main(quick: bool = False, data: str | None = None) -> dict[str, object]:
     """Which steps each process made, and whether the weights are the same in the end."""
     shutil.rmtree(OUT, ignore_errors=True)
-    epochs = 8 if quick else 40
+    epochs = 8 if quick else 20
     points = digits(data)[0][0].numel()
     _, total = run(OUT / "quiet", epochs, data)
     print(f"left alone: {total} steps")
@@ -94,8 +94,10 @@ def main(quick: bool = False, data: str | None = None) -> dict[str, object]:
 
     same = {}
     for of in ("net", "ema"):
-        quiet, killed = (etude.load_net(newest(OUT / name), net(points), of) for name in ("quiet", "killed"))
-        same[of] = all(torch.equal(a, b) for a, b in zip(quiet.state_dict().values(), killed.state_dict().values()))
+        quiet, killed = (
+            etude.load_net(newest(OUT / name), net(points), of).state_dict() for name in ("quiet", "killed")
+        )
+        same[of] = all(torch.equal(array, killed[name]) for name, array in quiet.items())
         print(f"{of}: the same bits as that left alone: {same[of]}")
     return {"total": total, "made": made, **same}
 

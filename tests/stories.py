@@ -13,6 +13,7 @@ import random
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +274,8 @@ def _do(asked: Mapping[str, str]) -> None:
 
 def main() -> int:
     """Do what standard input asks for; how many of these ended badly."""
+    # torch imports it at the first step of some optimizers, which takes a second.
+    import_module("torch._dynamo")
     failed = 0
     for asked in json.load(sys.stdin):
         # Nothing has been computed here: what is forked knows the modules, and nothing else.

@@ -86,6 +86,11 @@ def test_stepping_by_hand_takes_less_than_twenty_lines() -> None:
     assert len([line for line in first.splitlines() if line.strip()]) < 20
 
 
+def test_a_loop_is_resumed_by_eight_lines() -> None:
+    first = blocks("docs/resuming.md", "python")[0]
+    assert re.findall(r"  # (\d)$", first, re.MULTILINE) == [*"12345678"]
+
+
 def test_pictures_are_small() -> None:
     for picture in (ROOT / "docs" / "images").iterdir():
         assert picture.stat().st_size < 300_000, picture

@@ -110,6 +110,14 @@ def test_gluon_trainer(capsys: pytest.CaptureFixture[str]) -> None:
     assert seen["a step"]["difference"].abs().max() == 0
 
 
+def test_killed_and_resumed() -> None:
+    seen = run("killed_and_resumed")
+    (first, killed), (went_on, ended) = seen["made"]
+    assert first == 1 < went_on - 20 < killed < ended == seen["total"]
+    assert seen["net"] is True
+    assert seen["ema"] is True
+
+
 def test_every_example_has_a_test() -> None:
     tested = {
         "digits",
@@ -121,6 +129,7 @@ def test_every_example_has_a_test() -> None:
         "ten_to_one",
         "own_loop",
         "gluon_trainer",
+        "killed_and_resumed",
     }
     assert set(NAMES) == tested
 

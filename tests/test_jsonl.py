@@ -198,14 +198,8 @@ def test_a_line_that_was_cut_short_is_dropped_and_notes_of_others_are_not(tmp_pa
         file.write("a note\n")
         file.write('{"event": "stepped", "step": 1, "losses": {"lo')
     log(path, began(1, "runs/a"), stepped(at(2)))
-    events = [line[:20] for line in path.read_text().splitlines()]
-    assert events == [
-        '{"event": "began", "',
-        '{"event": "stepped",',
-        "a note",
-        '{"event": "began", "',
-        '{"event": "stepped",',
-    ]
+    events = [line.split(",")[0].split(": ")[-1] for line in path.read_text().splitlines()]
+    assert events == ['"began"', '"stepped"', "a note", '"began"', '"stepped"']
 
 
 def test_a_run_that_goes_on_into_a_new_file(tmp_path: Path) -> None:

@@ -293,9 +293,8 @@ def test_a_lock_whose_file_was_removed_and_taken_by_another_is_lost(path: Path) 
     lock.acquire()
     path.unlink()
     with child(Lock(path).acquire) as pid:
-        with pytest.raises(
-            CheckpointError, match=f"found that it was removed, and: .* held by process {pid} "
-        ) as caught:
+        said = f"expected the lock of this run; found .* is held by process {pid} .* has ended\\.$"
+        with pytest.raises(CheckpointError, match=said) as caught:
             lock.check()
         assert caught.value.file == str(path)
         assert not caught.value.damaged
@@ -309,8 +308,22 @@ def test_a_lock_whose_folder_was_removed_is_lost(path: Path) -> None:
     lock.acquire()
     path.unlink()
     path.parent.rmdir()
-    with pytest.raises(CheckpointError, match=r"found that it was removed, and: .*No such file"):
+    with pytest.raises(CheckpointError, match=r"expected the lock of this run; found .*No such file"):
         lock.check()
+    lock.release()
+
+
+def test_a_lock_that_cannot_be_looked_at_is_not_taken_for_ours(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stale(path: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    lock = Lock(path)
+    lock.acquire()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "lstat", stale)
+        with pytest.raises(CheckpointError, match=r"found .*Stale file handle\.$"):
+            lock.check()
+    lock.check()
     lock.release()
 
 

@@ -347,6 +347,26 @@ def test_generators_of_cuda_are_put_back(tmp_path: Path) -> None:
     assert torch.equal(torch.randn(3, device="cuda", generator=own), expected[1])
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loader_that_shuffles_goes_on_from_the_end_of_an_epoch(workers: int, tmp_path: Path) -> None:
+    def seen(folder: Path, epochs: int) -> list[Any]:
+        loader = torch.utils.data.DataLoader(range(20), batch_size=4, shuffle=True, num_workers=workers)
+        with Checkpoints(folder) as checkpoints:
+            saved = checkpoints.load(net=(net := mlp()))
+            found: list[Any] = saved.get("found", [])
+            for epoch in range(saved.get("epoch", 0), epochs):
+                found += [batch.tolist() for batch in loader]
+                checkpoints.save(step=5 * epoch, epoch=epoch + 1, net=net, found=found)
+        return found
+
+    sow(1)
+    whole = seen(tmp_path / "whole", 3)
+    sow(1)
+    seen(tmp_path / "parts", 2)
+    sow(2)
+    assert seen(tmp_path / "parts", 3) == whole
+
+
 # what comes back
 
 

@@ -386,6 +386,22 @@ def test_a_folder_that_cannot_be_looked_at_is_no_empty_one(open_folder: Path) ->
         Store(Directory(open_folder)).newest_good()
 
 
+def test_a_file_that_cannot_be_looked_at_is_not_a_missing_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a run would begin anew, and write over what it had."""
+    lstat, path = os.lstat, tmp_path / "run.safetensors"
+
+    def some(it: str | os.PathLike[str]) -> os.stat_result:
+        if os.fspath(it) == str(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return lstat(it)
+
+    with opened(File(path)) as store:
+        save(store, NAME)
+        monkeypatch.setattr(os, "lstat", some)
+        with pytest.raises(CheckpointError, match="expected a checkpoint, or nothing; found Input/output error"):
+            store.newest_good()
+
+
 # --------------------------------------------------------------------------------------------------------- retention
 
 

@@ -222,17 +222,15 @@ def no_means() -> AbstractContextManager[None]:
     return instead(Means, "load", nothing)
 
 
-@contextmanager
-def no_statistics() -> Iterator[None]:
+def no_statistics() -> AbstractContextManager[None]:
     """Running statistics of batch norm stay as they are in a new net."""
-    from etude.run import gathering
+    from etude.run import going
 
     def without(net: Any, path: Any, record: Any, tensors: Any) -> tuple[Any, ...]:
         kept = dict(tensors) | {name: buffer.clone() for name, buffer in net.named_buffers()}
         return net, path, record, kept
 
-    with _changed(gathering, "into_net", without):
-        yield
+    return _changed(going, "into_net", without)
 
 
 WRITE_FAULTS: Mapping[str, Plant] = {

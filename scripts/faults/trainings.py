@@ -71,6 +71,11 @@ def plain(folder: Path, tell: Tell) -> None:
     _run(folder, tell, _net(), _data(), learning_rate=rate)
 
 
+def large(folder: Path, tell: Tell) -> None:
+    """The same with megabytes of arrays, which take a while to write."""
+    _run(folder, tell, _net(6000), _data(), learning_rate=0.02)
+
+
 def rich(folder: Path, tell: Tell) -> None:
     """The same read by two workers with random augmentation, in bfloat16, under a schedule that listens, with logs."""
     import etude
@@ -117,13 +122,13 @@ def loop(folder: Path, tell: Tell) -> None:
     _tell_end(folder, net, tell)
 
 
-JOBS: Mapping[str, Job] = {"plain": plain, "rich": rich, "half": half, "loop": loop}
+JOBS: Mapping[str, Job] = {"plain": plain, "large": large, "rich": rich, "half": half, "loop": loop}
 
 
-def _net() -> nn.Module:
+def _net(width: int = 16) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        return nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Dropout(0.2), nn.Linear(16, 3))
+        return nn.Sequential(nn.Linear(6, width), nn.BatchNorm1d(width), nn.Dropout(0.2), nn.Linear(width, 3))
 
 
 def _data(large: float = 1.0) -> tuple[Tensor, Tensor]:

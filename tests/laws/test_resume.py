@@ -29,7 +29,7 @@ from jobs import COMPILED, HAND, WORKERS, Counting, Job, job
 from stories import Story, difference, follow
 
 EACH_STEP = every(steps(1))
-JOBS = examples(40)
+JOBS = examples(32)
 
 
 def files(folder: Path) -> list[tuple[int, Path]]:

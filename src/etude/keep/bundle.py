@@ -29,6 +29,9 @@ _WORDS = {"net": "a net", "trainer": "a Trainer", "state": "an object with a sta
 _FIELDS = {"objects": Mapping, "random": Mapping, "machine": Mapping, "progress": Mapping, "number": int}
 """What the record of a loop has besides the net, and as what."""
 
+_TOLD = 20
+"""Differences that a message lists at most."""
+
 
 class Bundle:
     """The objects and values of one call, by the names they have in it.
@@ -101,10 +104,11 @@ class Bundle:
             raise CheckpointError(saved.path, "the state of a loop", found, damaged=False) from error
         if misfits:
             first = f"{saved.path} does not fit what load() was given:"
-            raise StateError("\n  ".join([first, *misfits, "Nothing was changed."]))
+            more = [f"And {len(misfits) - _TOLD} more."] if len(misfits) > _TOLD else []
+            raise StateError("\n  ".join([first, *misfits[:_TOLD], *more, "Nothing was changed."]))
 
     def put(self, saved: Saved) -> dict[str, Any]:
-        """Make all of it what is in a file that fits, and return the values in it.
+        """Make all of it what is in a file that fits, and return the values in it, with how far it was.
 
         Raises:
             StateError: an object refused what was kept. All objects are as they were before.
@@ -153,14 +157,14 @@ class Bundle:
         for key, item in self.items.items():
             kind = entries[key]["kind"] if key in entries else None
             if kind is None:
-                yield f"{key}: the file has no {key}; it has {listed(entries)}."
+                yield f"{key}: the file has no {key}; it has {some([*entries])}."
             elif kind in _VALUES:
                 yield f"{key}: the file has a plain value. Leave {key} out: load() returns it."
             elif kind != item.kind:
                 yield f"{key}: it is {_WORDS[item.kind]}, in the file {_WORDS[kind]}."
         for key, entry in entries.items():
             if key not in self.items and entry["kind"] not in _VALUES:
-                yield f"{key}: the file has the state of {entry['class']}. Write load({key}={key}, ...)."
+                yield f"{key}: the file has the state of {entry['class']:.60}. Write load({key}={key}, ...)."
 
     def _misfits(self, saved: Saved) -> Iterable[str]:
         names, entries = names_in(self.items), saved.record["objects"]
@@ -175,7 +179,8 @@ class Bundle:
         found = {
             key: unpack(entry["value"], saved.tensors) for key, entry in entries.items() if entry["kind"] in _VALUES
         }
-        return {key: Cursor(*own) if entries[key]["kind"] == "cursor" else own for key, own in found.items()}
+        values = {key: Cursor(*own) if entries[key]["kind"] == "cursor" else own for key, own in found.items()}
+        return {**unpack(saved.record["progress"], saved.tensors), **values}
 
     def _undone(self, done: list[str], before: Mapping[str, Kept]) -> list[str]:
         """Put back what there was, the last first; the names of what would not have it."""

@@ -16,6 +16,21 @@ _PROBE = 4096
 """Bytes that are written to find out whether anything can be."""
 
 
+def is_there(path: Path) -> bool:
+    """Whether something has this path; a link that leads nowhere is something.
+
+    Raises:
+        CheckpointError: nobody can say.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise CheckpointError(str(path), "a checkpoint, or nothing", error.strerror or str(error), False) from error
+    return True
+
+
 def listed(folder: Path) -> list[str]:
     """The names in a folder, in no order; none where there is no such folder.
 
@@ -76,9 +91,9 @@ def set_aside(path: Path, suffix: str) -> None:
     Where it cannot be renamed it stays, and is passed over again the next time.
     """
     aside, again = path.with_name(path.name + suffix), 1
-    while os.path.lexists(aside):
-        again += 1
-        aside = path.with_name(f"{path.name}{suffix}-{again}")
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, CheckpointError):
+        while is_there(aside):
+            again += 1
+            aside = path.with_name(f"{path.name}{suffix}-{again}")
         disk.rename(path, aside)
         disk.sync_folder(path.parent)

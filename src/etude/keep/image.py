@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
@@ -76,12 +76,27 @@ class Image:
         """
         if not self._fits(tensors):
             self._lay_out(tensors)
-        if tensors:
-            with torch.no_grad():
-                places = [self._places[name] for name in tensors]
-                torch._foreach_copy_(places, [*tensors.values()], non_blocking=bool(self._gpus))
+        alone = self._gpus or torch.get_num_threads() > 1 or self._layout.size < _LONG
+        groups = [list(tensors)] if alone else list(self._groups())
+        with Together([partial(self._copy, names, tensors) for names in groups if names]) as together:
+            together.finish()
         for device in self._gpus:
             torch.cuda.synchronize(device)
+
+    def _copy(self, names: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
+        places, arrays = [self._places[name] for name in names], [tensors[name] for name in names]
+        with torch.no_grad():
+            torch._foreach_copy_(places, arrays, non_blocking=bool(self._gpus))
+
+    def _groups(self) -> Iterator[list[str]]:
+        """Names of arrays that are worth a job: torch has one thread, and while training waits the others are idle."""
+        names, begin = [], 0
+        for entry in self._layout.entries.values():
+            names.append(entry.name)
+            if entry.end - begin >= PIECE:
+                yield names
+                names, begin = [], entry.end
+        yield names
 
     def _fits(self, tensors: Mapping[str, Tensor]) -> bool:
         kinds = self._layout.kinds

@@ -90,18 +90,14 @@ class Lock:
         Where the file was removed by hand, the lock is taken anew.
 
         Raises:
-            CheckpointError: it was never taken, or another writer has it now.
+            CheckpointError: it was never taken, another writer has it now, or nobody can say.
         """
-        if self._hold is None or not self.held:
-            found = "that this process does not hold it"
-            raise CheckpointError(self.path, "the lock of this run", found, damaged=False)
-        if not _is_at(self._hold.fd, self.path):
-            self._again(self._hold)
-            return
-        now = read(self._hold.fd)
-        if now is not None and now.token != self._hold.holder.token:
-            found = f"that {now} has taken it: another run writes there too"
-            raise CheckpointError(self.path, "the lock of this run", found, damaged=False)
+        try:
+            lost = self._lost()
+        except (OSError, StateError) as error:
+            lost = str(error).removesuffix(".")
+        if lost:
+            raise CheckpointError(self.path, "the lock of this run", lost, damaged=False)
 
     def release(self) -> None:
         """Give the lock back and remove its file. Nothing happens where it is not held, as in a child process."""
@@ -114,14 +110,20 @@ class Lock:
         # An object that nobody remembers gives its lock back, and so does one that is left when the program ends.
         weakref.finalize(self, _give_back, self._key, hold)
 
-    def _again(self, old: _Hold) -> None:
-        try:
+    def _lost(self) -> str:
+        """Why the lock is not ours; nothing if it is."""
+        hold = self._hold
+        if hold is None or not self.held:
+            return "that this process does not hold it"
+        if not _is_at(hold.fd, self.path):
             with _guard:
                 self._keep(_take(self.path))
-        except (OSError, StateError) as error:
-            found = f"that it was removed, and: {error}"
-            raise CheckpointError(self.path, "the lock of this run", found, damaged=False) from error
-        os.close(old.fd)
+            os.close(hold.fd)
+            return ""
+        now = read(hold.fd)
+        if now is not None and now.token != hold.holder.token:
+            return f"that {now} has taken it: another run writes there too"
+        return ""
 
 
 def _take(path: str) -> _Hold:

@@ -98,7 +98,7 @@ class Checkpoints:
         values = bundle.put(Saved(saved.path, record, saved.tensors))
         self._tell_machine(saved.path, record["machine"], bundle.machine())
         self._go_on(saved.path, record)
-        return {**unpack(record["progress"], {}), **values}
+        return values
 
     def save(self, *, step: int, epoch: float = 0, loss: float = nan, **objects: Any) -> Path:
         """Write a checkpoint. It is whole and on the disk when this returns.

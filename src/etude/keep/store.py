@@ -81,10 +81,10 @@ class Store:
         """The checkpoints that are there, newest first, by their names alone.
 
         Raises:
-            CheckpointError: the folder cannot be looked at. That is not the same as an empty one.
+            CheckpointError: nobody can say, as the folder cannot be looked at. That is not the same as an empty one.
         """
         if not self._many:
-            return [self._path] if os.path.lexists(self._path) else []
+            return [self._path] if folder.is_there(self._path) else []
         named = [(name, text) for text in folder.listed(self._folder) if (name := Name.parse(text)) is not None]
         return [self._folder / text for _, text in sorted(named, reverse=True)]
 
@@ -92,13 +92,13 @@ class Store:
         """Where the next checkpoint goes: in a folder under a name that no file has, "-2" behind it if need be.
 
         Raises:
-            CheckpointError: this store is not open, or another writer has its lock by now.
+            CheckpointError: this store is not open, another writer has its lock by now, or what is there is not known.
         """
         self._lock.check()
         if not self._many:
             self._set_aside_foreign()
             return self._path
-        while name.text() in self._given or os.path.lexists(self._folder / name.text()):
+        while name.text() in self._given or folder.is_there(self._folder / name.text()):
             name = replace(name, again=name.again + 1)
         self._given.add(name.text())
         return self._folder / name.text()
@@ -242,7 +242,7 @@ class Store:
 
     def _set_aside_foreign(self) -> None:
         """Before the first save to a file: what is there and is no checkpoint, or a damaged one, is kept."""
-        if self._path.name not in self._given and os.path.lexists(self._path):
+        if self._path.name not in self._given and folder.is_there(self._path):
             try:
                 files.read_record(self._path)
             except CheckpointError as error:
