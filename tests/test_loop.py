@@ -447,6 +447,21 @@ def test_a_compiled_net_has_the_names_of_its_own(tmp_path: Path) -> None:
     assert torch.equal(other[0].weight, net[0].weight)
 
 
+def test_load_net_takes_the_net_and_its_averages(tmp_path: Path) -> None:
+    job = made("trainer", 1)
+    for number in range(6):
+        job.step(number)
+    trainer = job.objects["trainer"]
+    with Checkpoints(tmp_path) as checkpoints:
+        path = checkpoints.save(step=6, **job.objects)
+        others = checkpoints.save(step=6, one=mlp(), other=mlp())
+    net, smooth = etude.load_net(path, Noisy(2)), etude.load_net(path, Noisy(2), of="ema")
+    assert torch.equal(net.head.weight, job.objects["net"].head.weight)
+    assert torch.equal(smooth.head.weight, trainer.averages["ema"].arrays["head.weight"])
+    with pytest.raises(CheckpointError, match="or one that was saved as net=; found several nets, or none"):
+        etude.load_net(others, mlp())
+
+
 # which files stay
 
 
@@ -568,10 +583,12 @@ def test_a_value_that_stands_for_none_is_refused_before_anything_changes(tmp_pat
     with Checkpoints(tmp_path) as checkpoints:
         path = checkpoints.save(step=1, net=mlp(1), rows=3)
         saved = files.read(path)
-        saved.record["objects"]["rows"]["value"] = {"~": "number"}
-        files.write(path, saved.record, saved.tensors)
-        with pytest.raises(CheckpointError, match=r"expected the state of a loop; found .*stands for no value"):
-            checkpoints.load(net=net)
+        for place in (saved.record["progress"], saved.record["objects"]["rows"]):
+            place["value"] = {"~": "number"}
+            files.write(path, saved.record, saved.tensors)
+            del place["value"]
+            with pytest.raises(CheckpointError, match=r"expected the state of a loop; found .*stands for no value"):
+                checkpoints.load(net=net)
     assert torch.equal(net[0].weight, before)
 
 
@@ -736,6 +753,14 @@ def test_all_that_is_wrong_is_named_at_once(tmp_path: Path) -> None:
     assert "does not fit what load() was given" in lines[0]
     assert lines[-1] == "  Nothing was changed."
     assert len(lines) == 1 + 1 + 3 + 1 + 1
+
+
+def test_of_very_many_differences_the_first_are_named(tmp_path: Path) -> None:
+    many = {f"own{i}": Remembering() for i in range(50)}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(step=1, net=NET, **many)
+        with pytest.raises(StateError, match=r"And 30 more\.\n  Nothing was changed\."):
+            checkpoints.load(net=NET)
 
 
 def test_numpy_with_another_generator_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

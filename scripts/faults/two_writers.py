@@ -85,7 +85,7 @@ def _tried(what: str, count: int, trial: Callable[[int, Path], Trial], until_wro
         wrong += [f"{number}: {said.replace(str(folder), '...')}" for said in found.wrong]
         if until_wrong and wrong:
             break
-    return Finding(what, tried, tuple(wrong), {"longest, ms": longest * 1000})
+    return Finding(what, tried, tuple(wrong), {"longest, ms": longest * 1000} if longest else {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,8 +212,8 @@ def _late(progress: Progress) -> Progress:
 
 
 _FAULTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
-    "arrays of the net": ("everything", _instead(gathering, "into_net")),
-    "modes": ("statistics held in turn", _instead(gathering, "modes_into")),
+    "arrays of the net": ("everything", _instead(going, "into_net")),
+    "modes": ("statistics held in turn", _instead(going, "modes_into")),
     "extra state": ("refused by a sample", _instead(Counting, "set_extra_state")),
     "memory of the optimizer": ("everything", _instead(OwnOptimizer, "load")),
     "counts of moves": ("everything", _after(OwnOptimizer, "load", _forget_counts)),

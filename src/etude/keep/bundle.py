@@ -18,7 +18,7 @@ from etude.keep.files import Saved
 from etude.keep.item import Kept
 from etude.keep.objects import OfNet, OfTrainer, items, names_in, place_of
 from etude.keep.plain import pack, unpack
-from etude.step.states import listed
+from etude.step.states import listed, some
 
 _VALUES = ("value", "cursor")
 """Kinds of entries that `load` returns; the others go back into objects."""

@@ -20,7 +20,7 @@ from etude.keep.digests import Digests, Run, Together
 from etude.keep.header import Entry, Header, short
 from etude.keep.image import PART, Image, absolute, write
 
-__all__ = ["PART", "Image", "Saved", "read", "read_arrays", "read_record", "verify", "write"]
+__all__ = ["PART", "Image", "Saved", "read", "read_arrays", "read_header", "read_record", "verify", "write"]
 
 _LINE = 64
 """Arrays in memory are as far from a multiple of this as they are in their file."""
@@ -47,6 +47,16 @@ def read(path: str | os.PathLike[str]) -> Saved:
     """
     with _opened(path) as opened:
         return Saved(opened.path, opened.header.record, opened.arrays(opened.header.entries))
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """What the header of a checkpoint says, its digest checked: the arrays and where they lie, the record.
+
+    Raises:
+        CheckpointError: as `read_record`.
+    """
+    with _opened(path) as opened:
+        return opened.header
 
 
 def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""One writer at a time: a lock that the system frees when the process that holds it ends, however it ends."""
+"""One writer at a time: a lock that the system frees when the process that holds it ends, however it ends.
+
+A lock file holds nothing that has to last, so that its calls are made here and not in `disk`.
+"""
 
 from __future__ import annotations
 

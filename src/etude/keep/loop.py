@@ -28,7 +28,7 @@ from etude.keep.files import Image, Saved
 from etude.keep.item import Kept
 from etude.keep.names import Name, start_now
 from etude.keep.objects import OfTrainer
-from etude.keep.plain import pack, unpack
+from etude.keep.plain import pack
 from etude.keep.retain import Entry, Keep, last
 from etude.keep.store import Store
 from etude.step.states import check_keep, listed
@@ -169,7 +169,9 @@ class Checkpoints:
         return saved
 
     def _tell_machine(self, path: str, saved: Mapping[str, str], now: Mapping[str, str]) -> None:
-        changed = [f"{name} {saved.get(name)} -> {value}" for name, value in now.items() if saved.get(name) != value]
+        changed = [
+            f"{name} {saved.get(name)!s:.40} -> {value}" for name, value in now.items() if saved.get(name) != value
+        ]
         if changed:
             warn(
                 f"{path} was saved elsewhere ({', '.join(changed)}): the loop goes on, the same bits are not promised."
