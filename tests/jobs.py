@@ -110,6 +110,26 @@ class Recurrent(nn.Module):
         return out
 
 
+class Turned(nn.Module):
+    """A layer of complex numbers, and one that is held by nobody but its user."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(WIDTH, 4, dtype=torch.complex64))
+        self.still = nn.Parameter(torch.randn(4), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.to(self.weight.dtype) @ self.weight).abs() + self.still
+
+
+def _images() -> Net:
+    """A net whose arrays lie in memory with the channels last."""
+    body = nn.Sequential(
+        nn.Unflatten(1, (1, 1, WIDTH)), nn.Conv2d(1, 4, (1, 2)), nn.ReLU(), nn.Conv2d(4, 3, (1, 2)), nn.Flatten()
+    )
+    return Net(body.to(memory_format=torch.channels_last), nn.Linear(9, CLASSES))
+
+
 def _tied() -> Net:
     first, second = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
     second.weight = first.weight
@@ -140,8 +160,14 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "convolved": _convolved,
     "counting": lambda: Net(nn.Sequential(nn.Linear(WIDTH, 6), Counting()), nn.Linear(6, CLASSES)),
     "recurrent": lambda: Net(Recurrent(), nn.Linear(4, CLASSES)),
+    "images": _images,
+    "lazy": lambda: Net(nn.Sequential(nn.LazyLinear(6), nn.LazyBatchNorm1d(), nn.ReLU()), nn.LazyLinear(CLASSES)),
     "sparse": lambda: Embedded(True),
 }
+
+
+def _turned() -> Net:
+    return Net(Turned(), nn.Linear(4, CLASSES))
 
 
 def _idle() -> Net:
@@ -445,7 +471,9 @@ def job(number: int) -> Job:
 
 def _single(number: int, chance: random.Random, case: Case, kind: str) -> Job:
     # Muon itself takes matrices alone.
-    able = ("plain", "tied", "counting") if case.part else tuple(name for name in NETS if name != "sparse")
+    able = (
+        ("plain", "tied", "counting") if case.part else tuple(name for name in NETS if name not in ("sparse", "lazy"))
+    )
     net = "sparse" if case.sparse else chance.choice(able)
     precision = _precision(chance, case, net)
     dtype = {"net in bf16": torch.bfloat16, "net in fp16": torch.float16, "fp64": torch.float64}.get(precision)
@@ -610,8 +638,21 @@ def _by_hand(title: str, net: str, data: str, numbered: bool = True, **options: 
         fresh = {"optimizer", "validation", "updates", "averages", "learning_rate", "loss"}
         return given | {key: own() if key in fresh else own for key, own in options.items()}
 
-    net_of = lambda seed: seeded(_idle if net == "idle" else NETS[net], seed)  # noqa: E731
+    net_of = lambda seed: seeded({**NETS, "idle": _idle, "turned": _turned}[net], seed)  # noqa: E731
     return Job(-1, title, net_of, lambda: kind.make(torch.float32), made, numbered, kind.slow)
+
+
+def _loud(output: Tensor, target: Tensor) -> Tensor:
+    return 200 * nn.functional.cross_entropy(output, target)
+
+
+def _metrics() -> Any:
+    """Metrics that are streamed: one of torchmetrics, where that is there."""
+    if not find_spec("torchmetrics"):
+        return ["accuracy", "error_rate"]
+    from torchmetrics.classification import MulticlassF1Score
+
+    return {"f1": MulticlassF1Score(CLASSES), "accuracy": "accuracy"}
 
 
 def _taking_turns() -> list[Update]:
@@ -711,6 +752,16 @@ HAND: dict[str, Job] = {
             patience=2,
             learning_rate=lambda: 0.5,
         ),
+        _by_hand("shapes that come with the data", "lazy", "loader", averages=lambda: ema(0.9)),
+        _by_hand("complex numbers", "turned", "arrays", averages=lambda: ema(0.9), clip_norm=0.5),
+        _by_hand("scale that falls", "norms", "items", loss=lambda: _loud, precision="fp16", averages=lambda: swa()),
+        _by_hand("applied unseen", "plain", "spoiled items", non_finite="apply", seed=27),
+        _by_hand(
+            "metrics of others",
+            "plain",
+            "arrays",
+            validation=lambda: Evaluate(_loader(torch.float32, generator=torch.Generator().manual_seed(1)), _metrics()),
+        ),
         _by_hand("time by the clock", "norms", "items", epochs=30, time_limit=seconds(11)),
         _by_hand(
             "looks by the clock", "norms", "rows", validation=lambda: Evaluate(table(6, 3), every=every(seconds(2)))
@@ -722,6 +773,16 @@ HAND: dict[str, Job] = {
     )
 }
 """Jobs of which each has something that is easily forgotten."""
+
+LONG_EPOCH = Job(
+    -1,
+    "an epoch of 70 batches",
+    lambda seed: seeded(NETS["norms"], seed),
+    lambda: table(140),
+    lambda of: {"loss": "cross_entropy", "batch_size": 2, "epochs": 2, "validation": table(6, 3)},
+    False,
+)
+"""More steps than are read from the device together, in one epoch."""
 
 COMPILED: dict[str, Job] = {
     made.title: made

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from etude.errors import CheckpointError, StateError
 from etude.keep import disk, files
@@ -234,6 +234,27 @@ def test_arrays_may_change_as_soon_as_they_are_taken(tmp_path: Path) -> None:
     arrays["y"].fill_(9)
     image.write(tmp_path / "a", {})
     assert same(files.read(tmp_path / "a").tensors, {"x": torch.zeros(3), "y": torch.ones(2, 2)})
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_many_long_arrays_are_copied_by_several_threads(tmp_path: Path, threads: int) -> None:
+    """By torch's own where it has some; and no copy is a step of a computation with gradients."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        arrays: dict[str, Tensor] = {f"{i}": nn.Parameter(torch.full((MIB // 2 + i,), float(i))) for i in range(11)}
+        arrays["turned"] = torch.randn(1500, 1000).t()
+        image = files.Image()
+        image.take(arrays)
+        kept = {name: array.detach().clone() for name, array in arrays.items()}
+        with torch.no_grad():
+            for array in arrays.values():
+                array.zero_()
+        image.write(tmp_path / "a", {})
+    finally:
+        torch.set_num_threads(before)
+    assert not any(copied.requires_grad for copied in image.tensors.values())
+    assert same(files.read(tmp_path / "a").tensors, kept)
 
 
 def test_arrays_of_the_same_kind_go_into_the_same_memory(tmp_path: Path) -> None:
@@ -563,6 +584,19 @@ def test_the_record_alone_needs_no_arrays(tmp_path: Path) -> None:
     for call in (files.read, files.verify):
         with pytest.raises(CheckpointError, match="expected the array 'x' with the digest"):
             call(tmp_path / "a")
+
+
+def test_the_header_tells_where_each_array_lies(tmp_path: Path) -> None:
+    size = files.write(tmp_path / "a", RECORD, {"x": torch.ones(16), "z": torch.ones(4, dtype=torch.complex128)})
+    found = files.read_header(tmp_path / "a")
+    assert found.record == RECORD
+    assert [(entry.name, entry.shape, entry.begin, entry.end) for entry in found.entries] == [
+        ("x", (16,), 0, 64),
+        ("z", (4,), 64, 128),
+    ]
+    assert [entry.dtype for entry in found.entries] == [torch.float32, torch.complex128]
+    assert found.start == size - 128
+    assert found.digests.keys() == {"x", "z"}
 
 
 def test_some_arrays_by_name_or_by_what_says_whether(tmp_path: Path) -> None:

@@ -542,6 +542,27 @@ def test_where_no_file_is_good_the_loop_begins_anew(tmp_path: Path) -> None:
             assert checkpoints.load(net=mlp()) == {}
 
 
+def test_a_file_that_cannot_be_read_now_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = mlp(2)
+    before = net[0].weight.clone()
+    with Checkpoints(tmp_path) as checkpoints:
+        paths = [checkpoints.save(step=step, net=mlp()) for step in range(2)]
+        fails = iter([OSError(5, "Input/output error")])
+        real = disk.open_to_read
+
+        def once(path: Any) -> int:
+            for error in fails:
+                raise error
+            return real(path)
+
+        monkeypatch.setattr(disk, "open_to_read", once)
+        with pytest.raises(CheckpointError, match="expected a checkpoint; found Input/output error"):
+            checkpoints.load(net=net)
+        assert torch.equal(net[0].weight, before)
+        assert checkpoints.load(net=net)["step"] == 1
+    assert all(path.exists() for path in paths)
+
+
 def test_a_save_that_fails_leaves_what_there_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net = mlp()
     with Checkpoints(tmp_path, keep=last(1)) as checkpoints:

@@ -161,6 +161,21 @@ def test_no_tensor_is_copied_on_the_way_in_and_each_is_on_the_way_out() -> None:
     assert [found[0].item() for found in tensors.values()] == [5, 6]
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0), (2, 0, 1)])
+def test_a_tensor_lies_in_memory_as_before(order: tuple[int, ...]) -> None:
+    """What is computed of it may differ in the last bit otherwise."""
+    tensor = torch.randn(2, 3, 4).permute(order)
+    found = through([tensor])[0]
+    assert torch.equal(found, tensor)
+    assert found.stride() == tensor.stride()
+
+
+def test_a_tensor_with_holes_lies_without_them() -> None:
+    found = through(torch.arange(24.0).view(4, 6)[::2, ::3])
+    assert found.tolist() == [[0, 3], [12, 15]]
+    assert found.is_contiguous()
+
+
 def test_what_was_one_is_one_again() -> None:
     tensor = torch.ones(3)
     assert len(pack([tensor, {"x": tensor}])[1]) == 1
@@ -262,6 +277,10 @@ def test_as_deep_as_is_kept() -> None:
         {"~": "scalar", "dtype": "object", "value": 1},
         {"~": "scalar", "dtype": "int8", "value": 1000},
         {"~": "scalar", "dtype": "int8", "value": "x"},
+        {"~": "tensor", "name": "x", "order": [0, 0]},
+        {"~": "tensor", "name": "x", "order": [0]},
+        {"~": "tensor", "name": "x", "order": [0.0, 1]},
+        {"~": "tensor", "name": "x", "order": 1},
         {"~": "dtype", "value": "torch.load"},
         {"~": "device", "value": "nowhere"},
         {"~": "device", "value": 3.5},
@@ -270,7 +289,7 @@ def test_as_deep_as_is_kept() -> None:
 )
 def test_what_pack_did_not_make_is_refused(value: Any) -> None:
     with pytest.raises(StateError) as caught:
-        unpack({"a": [value]}, {})
+        unpack({"a": [value]}, {"x": torch.ones(2, 3)})
     assert str(caught.value).startswith("a[0]: {'~': ")
     assert str(caught.value).endswith("stands for no value that is kept.")
 

@@ -193,7 +193,7 @@ def test_one_place_that_fails_does_not_keep_another_from_its_file(
     with pytest.warns(UserWarning, match="could not be saved, and the run goes on"):
         result = made.result()
     assert steps_of(tmp_path / "b") == [3]
-    assert result.failed_saves == 1
+    assert result.failed_saves == 2  # at the end it was tried once more
 
 
 def test_a_run_that_is_left_lets_its_file_be_finished(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_auto_passes_over_what_is_damaged_and_says_so(tmp_path: Path) -> None:
     content = bytearray(damaged.read_bytes())
     content[-3] ^= 4
     damaged.write_bytes(content)
-    with pytest.warns(UserWarning, match=r"expected .* found .* An earlier checkpoint is taken"):
+    with pytest.warns(UserWarning, match=r"expected .* found .*_00000005_.* is taken"):
         again = lasting(Noisy(), tmp_path, epochs=2, resume="auto")
     assert same(arrays(whole.net), arrays(again.net))
     assert damaged.with_name(damaged.name + ".damaged").exists()
@@ -291,7 +291,7 @@ def test_until_leaves_to_be_gone_on_with(tmp_path: Path) -> None:
     part = etude.Run(plan, Noisy(), classified(), until=seconds(4), clock=clock).to(tick)
     assert part.result().stop_reason == "interrupted"
     assert (part.result().steps, part.result().stop_message) == (4, "until=seconds(4)")
-    assert part.newest_checkpoint.endswith(".safetensors")
+    assert part.newest_checkpoint == (part.result().checkpoints[-1], 4)
     rest = etude.Run(plan, Noisy(), classified(), until=seconds(99), clock=clock, resume="auto").to(tick).result()
     assert (rest.steps, rest.stop_reason, rest.seconds) == (9, "finished", 9)
     assert same(arrays(quiet.net), arrays(rest.net))

@@ -1,44 +1,48 @@
-"""The command line: `etude train FILE`, `etude plan FILE`, `etude demo`."""
+"""The command line: `etude train FILE`, `etude resume DIR`, `etude inspect FILE`, `etude plan FILE`, `etude demo`."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import warnings
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import torch
 
-from etude import demo
+from etude import demo, options
 from etude._version import __version__
-from etude.errors import EtudeError, SettingError, nearest
-from etude.experiment import add_options, build, described, load
-from etude.listen.bar import Bar
-from etude.listen.jsonl import JsonLines
+from etude.asked import CHECKPOINTS, FILE, again, asked, read, with_checkpoints, write
+from etude.errors import EtudeError, PlanError, SettingError, nearest
+from etude.experiment import Experiment, build, described
+from etude.keep.inspecting import listing, look
+from etude.outcome import carry_out, check, finished, prepare, taken, tell_finished
 from etude.run.check import Checked
-from etude.run.result import Result
 from etude.run.run import Run
+from etude.telling import of_file, of_folder
 
 _USAGE: Final = """\
 usage: etude COMMAND ...
 
   etude train FILE [--argument value ...]   train what an experiment file says
+  etude resume DIR [--accept NAME ...]      go on with a run that `etude train FILE --out DIR` began
+  etude inspect FILE|DIR [--json]           show what is in a checkpoint, or which checkpoints there are
   etude plan FILE [--argument value ...]    prove its plan and show it; nothing is trained
   etude demo                                train a small net on handwritten digits
 
 An experiment file is a Python file with a function `experiment` whose arguments have types and defaults. It returns a
 net, data and a plan: return net, data, plan. Its arguments are the options: `etude train FILE --help` lists them.
 
+A run that was asked to leave by SIGTERM, SIGINT (Ctrl-C), SIGUSR1 or --until is saved and ends with exit code 75.
+
   --version     the version
   --traceback   show where an error came from, with any command
 """
-_RESERVED: Final = ("help", "traceback", "out", "overwrite", "quiet", "plot")
 _HELP: Final = ("-h", "--help", "help")
-_WRITTEN: Final = ("result.json", "result.safetensors", "events.jsonl", "loss.png", "score.png")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,13 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after `etude`; None: those of the process.
 
     Returns:
-        0; 2 for whatever the library objects to, said in one message on stderr; 130 after Ctrl-C.
+        0; 1 where `inspect` found damage; 2 for whatever the library objects to, said in one message on stderr; 75 for
+        a run that was asked to leave and was saved, to be gone on with; 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with _notes():
-            _command(words)
+            code = _command(words)
             sys.stdout.flush()
+            return code
     except EtudeError as error:
         if "--traceback" in words:
             raise
@@ -65,166 +71,131 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader of a pipe, `etude plan FILE | head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+        return 0
 
 
-def _command(words: list[str]) -> None:
+def _command(words: list[str]) -> int:
     name, *rest = [word for word in words if word != "--traceback"] or ["--help"]
-    if name in _HELP or (name in ("train", "plan") and rest and rest[0] in _HELP):
+    if name in _HELP or (name in ("train", "plan", "resume", "inspect") and rest and rest[0] in _HELP):
         print(_USAGE, end="")
     elif name == "--version":
         print(f"etude {__version__}")
     elif name in _COMMANDS:
-        _COMMANDS[name](rest)
+        return _COMMANDS[name](rest)
     else:
         raise SettingError(f"There is no command {name!r}: {', '.join(_COMMANDS)}.{nearest(name, _COMMANDS)}")
+    return 0
 
 
-def _train(words: list[str]) -> None:
-    function, words = _file("train", words)
-    given = _parsed(_trainer(f"etude train {words[0]}", function), function, words[1:])
-    run = _run(function, given)
-    _carry_out(run, given)
+def _train(words: list[str]) -> int:
+    function, words = options.experiment_file("train", words)
+    parser = options.trainer(f"etude train {words[0]}", function)
+    parser.add_argument("--until", metavar="TIME", help=options.UNTIL)
+    given = options.parsed(parser, function, words[1:])
+    made, until = _built(function, given), options.span(given.until)
+    if given.out is None:
+        if until is not None and not made.plan.checkpoint:
+            raise SettingError(f"--until {given.until}: the run is saved then, and no place is given. Write --out DIR.")
+        return carry_out(Run(made.plan, made.net, made.data, until=until), None, given.quiet)
+    out, plan = given.out, with_checkpoints(made.plan, given.out)
+    check(out)
+    run = Run(plan, made.net, made.data, until=until)
+    with taken(out):
+        prepare(out, given.overwrite)
+        write(out, asked(words[0], _arguments(given), given.until, plan))
+        return carry_out(run, out, given.quiet)
 
 
-def _plan(words: list[str]) -> None:
-    function, words = _file("plan", words)
-    parser = _parser(f"etude plan {words[0]}", described(function))
+def _resume(words: list[str]) -> int:
+    out, words = options.place("resume", "DIR", words)
+    parser = options.parser(f"etude resume {out}", "Go on with a run from its newest good checkpoint.")
+    parser.add_argument("--accept", nargs="+", default=[], metavar="NAME", help="differences that are meant")
+    parser.add_argument("--until", metavar="TIME", help=f"{options.UNTIL}; as before where it is not given")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    given = parser.parse_args(words)
+    before, out = read(out), Path(os.path.abspath(out))
+    with taken(out):
+        if finished(out):
+            tell_finished(out)
+            return 0
+        _, made = again(before)
+        plan, until = with_checkpoints(made.plan, out), options.span(given.until or before.until)
+        try:
+            run = Run(plan, made.net, made.data, resume="auto", accept=given.accept, until=until)
+            return carry_out(run, out, given.quiet)
+        except PlanError as error:
+            if "accept=[" in str(error):
+                raise PlanError(f"{error} On the command line: etude resume {out} --accept NAME ...") from None
+            raise
+
+
+def _inspect(words: list[str]) -> int:
+    path, words = options.place("inspect", "FILE|DIR", words)
+    parser = options.parser(f"etude inspect {path}", "Show what is in a checkpoint, or which checkpoints there are.")
+    parser.add_argument("--json", action="store_true", help="as JSON, for programs")
+    given = parser.parse_args(words)
+    if not path.is_dir():
+        told = look(path)
+        print(json.dumps(told, indent=1) if given.json else of_file(told))
+        return 0 if told["good"] else 1
+    before = read(path) if (path / FILE).exists() else None
+    found = listing([path, path / CHECKPOINTS, *(before.places if before is not None else [])])
+    if given.json:
+        print(json.dumps(found, indent=1))
+    else:
+        print(of_folder(found) if found else f"{path} has no checkpoints.")
+    return 0 if all(told["good"] for told in found) else 1
+
+
+def _plan(words: list[str]) -> int:
+    function, words = options.experiment_file("plan", words)
+    parser = options.parser(f"etude plan {words[0]}", described(function))
     parser.add_argument("--plot", type=Path, metavar="PATH", help="write the score: which part moves when, how fast")
-    given = _parsed(parser, function, words[1:])
-    checked = _run(function, given).checked
+    given = options.parsed(parser, function, words[1:])
+    checked = _run(_built(function, given)).checked
     print(checked.show())
     if given.plot is not None:
         _plot(checked, given.plot)
         print(f"\nwritten: {given.plot}")
+    return 0
 
 
-def _demo(words: list[str]) -> None:
-    parser = _trainer("etude demo", demo.experiment)
+def _demo(words: list[str]) -> int:
+    parser = options.trainer("etude demo", demo.experiment)
     parser.set_defaults(out=Path("out/demo"), overwrite=True)
-    given = _parsed(parser, demo.experiment, words)
+    given = options.parsed(parser, demo.experiment, words)
     with _one_thread():
-        run = _run(demo.experiment, given)
+        run = _run(_built(demo.experiment, given))
         print(f"The plan, proved before anything is trained (etude plan {_relative(demo.__file__)}):\n")
         print(run.checked.show(), end="\n\n")
-        _carry_out(run, given)
+        with taken(given.out):
+            prepare(given.out, given.overwrite)
+            return carry_out(run, given.out, given.quiet)
 
 
-_COMMANDS: Final[dict[str, Callable[[list[str]], None]]] = {"train": _train, "plan": _plan, "demo": _demo}
+_COMMANDS: Final[dict[str, Callable[[list[str]], int]]] = {
+    "train": _train,
+    "resume": _resume,
+    "inspect": _inspect,
+    "plan": _plan,
+    "demo": _demo,
+}
 
 
-# ---------------------------------------------------------------------------------------------- reading the words
+def _arguments(given: Namespace) -> dict[str, Any]:
+    """Those of the experiment function."""
+    return {name: value for name, value in vars(given).items() if name not in options.RESERVED}
 
 
-class _Parser(ArgumentParser):
-    """A parser that objects as the library does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise SettingError(f"{message}. See: {self.prog} --help")
+def _built(function: Callable[..., Any], given: Namespace) -> Experiment:
+    return build(function, _arguments(given))
 
 
-def _file(command: str, words: list[str]) -> tuple[Callable[..., Any], list[str]]:
-    """The experiment function of the file that is named first, and the words from the file on."""
-    if not words or words[0].startswith("-"):
-        rest = f" {words[0]} ..." if words else ""
-        raise SettingError(f"The experiment file comes first. Write: etude {command} FILE{rest}")
-    return load(words[0]), words
-
-
-def _parser(program: str, description: str) -> _Parser:
-    parser = _Parser(
-        prog=program, description=description, allow_abbrev=False, formatter_class=RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
-    return parser
-
-
-def _trainer(program: str, function: Callable[..., Any]) -> _Parser:
-    parser = _parser(program, described(function))
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help=f"write here: {', '.join(_WRITTEN)} (the net is in the second)"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="into DIR even if it has a result already")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
-    return parser
-
-
-def _parsed(parser: _Parser, function: Callable[..., Any], words: list[str]) -> Namespace:
-    own = _options(parser)
-    add_options(parser, function, _RESERVED)
-    given, rest = parser.parse_known_args([_dashed(word) for word in words])
-    for word in rest:
-        option = word.split("=")[0]
-        if not option.startswith("--"):
-            raise SettingError(f"{word!r} belongs to no option. Write: --name value. See: {parser.prog} --help")
-        there = [name for name in _options(parser) if name not in own]
-        raise SettingError(
-            f"There is no option {option}.{nearest(option, [*there, *own])} The options are the arguments of "
-            f"experiment(): {', '.join(there) or 'it has none'}."
-        )
-    return given
-
-
-def _options(parser: _Parser) -> list[str]:
-    return [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
-
-
-def _dashed(word: str) -> str:
-    """`--batch_size=3` means `--batch-size=3`: both ways of writing are common."""
-    name, equals, value = word.partition("=")
-    return f"{name.replace('_', '-')}{equals}{value}" if name.startswith("--") else word
-
-
-def _run(function: Callable[..., Any], given: Namespace) -> Run:
-    made = build(function, {name: value for name, value in vars(given).items() if name not in _RESERVED})
+def _run(made: Experiment) -> Run:
     return Run(made.plan, made.net, made.data)
 
 
-# ------------------------------------------------------------------------------------------------- doing and telling
-
-
-def _carry_out(run: Run, given: Namespace) -> None:
-    out: Path | None = given.out
-    if out is not None:
-        _prepare(out, given.overwrite)
-        run.to(JsonLines(out / "events.jsonl"))
-    result = run.to(None if given.quiet else Bar()).result()
-    written = "nothing; --out DIR keeps the net, the history and the pictures"
-    if out is not None:
-        result.save(out / "result.json", net=True)
-        result.plot("loss", out / "loss.png")
-        result.plot("score", out / "score.png")
-        written = f"{out}{os.sep}: {', '.join(_WRITTEN)}"
-    facts = {**_facts(result), "written": written}
-    width = max(map(len, facts))
-    print("\n" + "\n".join(f"{name.ljust(width)}  {fact}" for name, fact in facts.items()))
-
-
-def _prepare(out: Path, overwrite: bool) -> None:
-    """A folder that can be written to, before anything is trained."""
-    if (out / "result.json").exists() and not overwrite:
-        raise SettingError(f"{out} has a result already. Give another folder, or write --overwrite.")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "events.jsonl").write_text("")
-    except OSError as error:
-        raise SettingError(f"--out {out}: the folder cannot be written to: {error.strerror}.") from None
-
-
-def _facts(result: Result) -> dict[str, str]:
-    """What a result is, in words."""
-    facts = {name: f"{value:.4g}" for name, value in result.losses.items()}
-    if result.best_step is not None:
-        scores = ", ".join(f"{name} {value:.4g}" for name, value in _at(result, result.best_step).items())
-        facts["best"] = f"{scores} after epoch {result.best_epoch:g}; the net is that one"
-    speed = f"{result.throughput:,.0f} samples/s"
-    return {**facts, "made": f"{result.steps:,} steps in {result.seconds:.1f} s, {speed}; {result.stop_message}"}
-
-
-def _at(result: Result, step: int) -> dict[str, float]:
-    """The validation scores that were taken after a step."""
-    looks = {name: dict(zip(of.steps, of.values, strict=True)) for name, of in result.history.items()}
-    return {name: values[step] for name, values in looks.items() if name.startswith("val.") and step in values}
+# ------------------------------------------------------------------------------------------------------------ telling
 
 
 def _plot(checked: Checked, path: Path) -> None:

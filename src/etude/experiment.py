@@ -14,6 +14,7 @@ Its arguments become the options of a command line; their types say what is read
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 import types
 import typing
@@ -107,6 +108,48 @@ def _no_experiment(found: str) -> SettingError:
         f"{NAME}() returned: {found}. It has to return a net, data and an etude.Plan: "
         "return net, data, plan (or a dict with the keys net, data, plan)."
     )
+
+
+# --------------------------------------------------------------------------------------- arguments that are kept
+
+
+def to_plain(value: Any) -> Any:
+    """An argument of an experiment function as JSON can hold it."""
+    if isinstance(value, tuple | list):
+        return [to_plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def from_plain(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments that `to_plain` made, in the types that an experiment function asks for.
+
+    Raises:
+        SettingError: it has no argument of that name, or none that can be this by now.
+    """
+    known, hints = inspect.signature(function).parameters, _hints(function)
+    for name in given:
+        if name not in known:
+            there = ", ".join(known) or "none"
+            raise SettingError(f"{NAME}() has no argument {name!r} any more: {there}.{nearest(name, known)}")
+    return {name: _typed(name, _without_none(hints.get(name))[0], value) for name, value in given.items()}
+
+
+def _typed(name: str, kind: Any, value: Any) -> Any:
+    origin, inside = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_typed(name, inside[0], one) for one in value)
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if kind is float and value in ("nan", "inf", "-inf"):
+        return float(value)
+    if origin is Literal and value is not None:
+        by_text = {str(one): one for one in inside}
+        if str(value) not in by_text:
+            raise SettingError(f"{NAME}(): the argument {name!r} was {value!r}; now it is one of {', '.join(by_text)}.")
+        return by_text[str(value)]
+    return value
 
 
 # ------------------------------------------------------------------------------------- arguments become options

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
 
-from etude.errors import Interrupted, SettingError
+from etude.errors import Interrupted, SettingError, StateError
 from etude.listen.bar import Bar
 from etude.run.events import Listener
 from etude.run.plan import Plan
 from etude.run.result import Result
+from etude.run.resuming import Accept, Resume
 from etude.run.run import Run
 from etude.values.spans import Span
 
@@ -25,8 +25,8 @@ def train(
     *,
     progress: bool | str = "auto",
     listeners: Iterable[Listener] = (),
-    resume: str | os.PathLike[str] | None = None,
-    accept: str | Collection[str] | bool = (),
+    resume: Resume = None,
+    accept: Accept = (),
     until: Span | None = None,
     **options: Any,
 ) -> Result:
@@ -66,7 +66,14 @@ def train(
     run = Run(made, net, data, resume=resume, accept=accept, until=until)
     result = run.to(_bar(progress), *told).result()
     if result.stop_reason == "interrupted":
-        raise Interrupted(run.newest_checkpoint, result.steps, result.stop_message)
+        path, step = run.newest_checkpoint
+        if step != result.steps:
+            there = f"the newest checkpoint is {path}, of step {step}" if path else "no checkpoint is there"
+            raise StateError(
+                f"{result.stop_message}: the run left, and its state after step {result.steps} could not be saved; "
+                f"{there}."
+            )
+        raise Interrupted(path, step, result.stop_message)
     return result
 
 

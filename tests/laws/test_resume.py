@@ -14,18 +14,19 @@ import pytest
 from effort import examples
 from etude import Directory, every, steps
 from etude.keep.names import Name
-from etude.run import gathering, run
+from etude.run import going, run
 from etude.run.going import Going
 from etude.run.history import History
 from etude.run.keep_best import Best
 from etude.run.result import Gatherer
+from etude.step import compiled
 from etude.step.averaging import Averages
 from etude.step.optim.own import OwnOptimizer
 from etude.step.scale import LossScale
 from etude.step.stepper import Stepper
 from etude.step.work import Work
 from etude.values.progress import Progress
-from jobs import COMPILED, HAND, WORKERS, Counting, Job, job
+from jobs import COMPILED, HAND, LONG_EPOCH, WORKERS, Counting, Job, job
 from stories import Story, difference, follow
 
 EACH_STEP = every(steps(1))
@@ -91,6 +92,11 @@ def test_interrupted_anywhere_is_uninterrupted(number: int, tmp_path: Path) -> N
 def test_what_is_easily_forgotten_is_not(title: str, tmp_path: Path) -> None:
     whole, cuts = saved_everywhere(HAND[title], tmp_path)
     assert interrupted(HAND[title], whole, cuts) == []
+
+
+def test_sums_over_an_epoch_do_not_depend_on_where_it_was_cut(tmp_path: Path) -> None:
+    whole, cuts = saved_everywhere(LONG_EPOCH, tmp_path)
+    assert interrupted(LONG_EPOCH, whole, at(cuts, 1, 63, 64, 65, 69, 70, 127)) == []
 
 
 @pytest.mark.parametrize("of", [*map(job, range(0, JOBS, 8)), HAND["everything"]], ids=str)
@@ -160,6 +166,14 @@ def test_compiled_runs(title: str, tmp_path: Path) -> None:
     of = COMPILED[title]
     whole, cuts = saved_everywhere(of, tmp_path)
     assert interrupted(of, whole, cuts) == []
+
+
+@pytest.mark.soak
+def test_which_sets_are_compiled_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # There is room for few programs; which sets of arrays have one must not depend on where the run was cut.
+    monkeypatch.setattr(compiled, "PROGRAMS", 1)
+    whole, cuts = saved_everywhere(COMPILED["compiled, in turn"], tmp_path)
+    assert interrupted(COMPILED["compiled, in turn"], whole, at(cuts, 1, 2)) == []
 
 
 # ------------------------------------------------------------------------------------------- what the law must catch

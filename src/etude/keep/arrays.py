@@ -52,6 +52,43 @@ def of_net(net: nn.Module, key: str = "") -> Packed:
     return record, tensors
 
 
+class Walked:
+    """A net whose state is taken again and again: it is walked anew only where arrays came or went.
+
+    Args:
+        net: modules are neither added nor exchanged while this is used.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        self._net: nn.Module = getattr(net, "_orig_mod", net)
+        self._modules = [(path, module) for path, module in self._net.named_modules(remove_duplicate=False)]
+        self._homes = [home for module in self._net.modules() for home in (module._parameters, module._buffers)]
+        self._plain = not any(_writes_itself(m) or _has_extra(m) for m in self._net.modules())
+        self._known: tuple[list[int], dict[str, Any], list[tuple[str, Mapping[str, Any], str]]] | None = None
+
+    def state(self) -> Packed:
+        """What `of_net` gives."""
+        if not self._plain:
+            return of_net(self._net)
+        there = [sum([array is not None for array in home.values()]) for home in self._homes]
+        if self._known is None or self._known[0] != there:
+            self._known = (there, *self._walk())
+        still = [path for path, module in self._modules if not module.training]
+        return {**self._known[1], "still": still}, {name: home[key] for name, home, key in self._known[2]}
+
+    def _walk(self) -> tuple[dict[str, Any], list[tuple[str, Mapping[str, Any], str]]]:
+        record, _ = of_net(self._net)
+        tree, hidden = Tree(self._net), set(record["buffers"])
+        places = []
+        for name in tree.arrays:
+            owner, _, key = name.rpartition(".")
+            module = tree.nodes[owner]
+            assert isinstance(module, nn.Module)
+            home: Mapping[str, Any] = module._parameters if key in module._parameters else module._buffers
+            places.append((name_in_file(name, "", name in hidden), home, key))
+        return record, places
+
+
 def name_in_file(name: str, key: str = "", hidden: bool = False) -> str:
     """Under what name a file has an array; `hidden` are the buffers that a state_dict leaves out."""
     return f"{f'state:{key}.' if key else ''}{'buffer:' if hidden else ''}{name}"
@@ -158,7 +195,7 @@ def _hidden(tree: Tree) -> Iterator[str]:
 def _extra(tree: Tree) -> Iterator[tuple[str, Any]]:
     """What modules keep besides arrays, by their path."""
     for path, module in _modules(tree):
-        if type(module).get_extra_state is not nn.Module.get_extra_state:
+        if _has_extra(module):
             yield path, module.get_extra_state()
 
 
@@ -169,6 +206,10 @@ def _other(tree: Tree) -> dict[str, Any]:
     known = {path for paths in tree.names.values() for path in paths}
     state = tree.net.state_dict()
     return {name: own for name, own in state.items() if name not in known and name.rpartition(".")[2] != _EXTRA}
+
+
+def _has_extra(module: nn.Module) -> bool:
+    return type(module).get_extra_state is not nn.Module.get_extra_state
 
 
 def _writes_itself(module: nn.Module) -> bool:

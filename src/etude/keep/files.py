@@ -18,7 +18,8 @@ from etude.errors import CheckpointError
 from etude.keep import disk, parsing
 from etude.keep.digests import Digests, Run, Together
 from etude.keep.header import Entry, Header, short
-from etude.keep.image import PART, Image, absolute, write
+from etude.keep.image import Image, absolute, write
+from etude.keep.whole import PART
 
 __all__ = ["PART", "Image", "Saved", "read", "read_arrays", "read_header", "read_record", "verify", "write"]
 

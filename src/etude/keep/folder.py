@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from pathlib import Path
 
 from etude.errors import CheckpointError
 from etude.keep import disk
-from etude.keep.files import PART
 from etude.keep.holder import others_at_work
+from etude.keep.whole import PART, part_in
 
 _PROBE = 4096
 """Bytes that are written to find out whether anything can be."""
@@ -70,7 +69,7 @@ def probe(folder: Path) -> int:
     Raises:
         OSError: one of these cannot be done.
     """
-    part = folder / f".etude-{secrets.token_hex(4)}.part"
+    part = part_in(folder)
     fd = disk.create(part)
     try:
         try:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import re
-import secrets
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -21,9 +18,7 @@ from etude.keep import disk
 from etude.keep.digests import PIECE, Digests, Run, Together
 from etude.keep.header import Writing
 from etude.keep.layout import Layout, check, kind
-
-PART = re.compile(r"\.etude-[0-9a-f]{8}\.part\Z")
-"""Names of files that are being written; without a writer they are strays."""
+from etude.keep.whole import write_whole
 
 _LONG = 4 * PIECE
 """Bytes from which on the disk begins while the digests are still being taken."""
@@ -143,28 +138,10 @@ class Image:
         path = absolute(path)
         writing = Writing([*self._layout.entries.values()], record)
         try:
-            self._commit(path, writing)
+            write_whole(path, partial(self._fill, writing=writing))
         except OSError as error:
             raise _refused(path, error, writing.start + self._layout.size) from error
         return writing.start + self._layout.size
-
-    def _commit(self, path: str, writing: Writing) -> None:
-        folder = os.path.dirname(path)
-        part = os.path.join(folder, f".etude-{secrets.token_hex(4)}.part")
-        fd = disk.create(part)
-        try:
-            try:
-                self._fill(fd, writing)
-                disk.sync(fd)
-            finally:
-                disk.close(fd)
-            disk.rename(part, path)
-        except BaseException:
-            # What cannot be removed is swept when the folder is next opened.
-            with suppress(OSError):
-                disk.remove(part)
-            raise
-        disk.sync_folder(folder)
 
     def _fill(self, fd: int, writing: Writing) -> None:
         """Write the arrays while their digests are taken, and the header when these are known."""
@@ -201,9 +178,9 @@ def _memory(size: int, locked: bool) -> Tensor:
     except RuntimeError as error:
         raise StateError(f"A copy of the state needs {size:,} bytes of memory, which are not to be had.") from error
     if locked and size:
-        # torch's own pinned memory comes in powers of two, up to twice what is needed.
+        # torch's own pinned memory comes in powers of two, up to twice what is needed. 1: for all GPUs.
         runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-        if not int(runtime.cudaHostRegister(flat.data_ptr(), size, 0)):
+        if not int(runtime.cudaHostRegister(flat.data_ptr(), size, 1)):
             weakref.finalize(flat, runtime.cudaHostUnregister, flat.data_ptr())
     return flat
 

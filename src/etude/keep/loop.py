@@ -84,7 +84,8 @@ class Checkpoints:
         Raises:
             StateError: what is given cannot be kept, or does not fit the file. All that is wrong is named, and nothing
                 is changed.
-            CheckpointError: the file is of another kind or version, or the folder cannot be read.
+            CheckpointError: the file is of another kind or version; or the folder, or a file that is newer than the
+                newest good one, cannot be read.
         """
         bundle = self._asked(objects, keep)
         self._ready()
@@ -163,6 +164,9 @@ class Checkpoints:
 
     def _newest(self) -> Saved | None:
         saved, refused = self._store.newest_good()
+        for error in refused:
+            if not error.damaged:
+                raise error  # it may be whole: to begin anew, or further back, is not ours to decide
         for error in refused:
             end = "An earlier file is taken." if saved is not None else "There is no earlier one: the loop begins anew."
             warn(f"{error} {end}")

@@ -63,9 +63,11 @@ class _Packing:
         self._seen: list[object] = []
 
     def packed(self, value: Any, place: str, depth: int) -> Json:
+        kind = type(value)
+        if kind is Tensor:
+            return self._tensor(value, place)
         if depth > _DEEPEST:
             raise StateError(f"{place[:80]}...: values nested more than {_DEEPEST} deep cannot be kept.")
-        kind = type(value)
         if value is None or kind in (bool, str):
             return value
         if kind is int:
@@ -89,8 +91,9 @@ class _Packing:
         return [self.packed(item, f"{place}[{i}]", depth + 1) for i, item in enumerate(value)]
 
     def _dict(self, value: Mapping[Any, Any], place: str, depth: int) -> Json:
-        if all(type(key) is str for key in value) and _MARK not in value:
-            return {key: self.packed(item, _below(place, key), depth + 1) for key, item in value.items()}
+        if _MARK not in value and all(map(_is_str, value)):
+            inside = f"{place}." if place else ""
+            return {key: self.packed(item, inside + key, depth + 1) for key, item in value.items()}
         pairs = [
             [self.packed(key, f"{_below(place, key)} (a key)", depth + 1), self.packed(item, below, depth + 1)]
             for key, item in value.items()
@@ -100,7 +103,7 @@ class _Packing:
 
     def _other(self, value: Any, place: str) -> Json:
         if isinstance(value, Tensor):
-            return {_MARK: "tensor", "name": self._name(value, value.detach(), place), **_order(value)}
+            return self._tensor(value, place)
         if type(value) is np.ndarray and value.dtype.name in _ARRAYS and value.dtype.isnative:
             return {_MARK: "array", "name": self._name(value, _of_array(value), place)}
         if isinstance(value, np.generic) and value.dtype.name in _SCALARS:
@@ -111,13 +114,20 @@ class _Packing:
             return {_MARK: "device", "value": str(value)}
         raise StateError(f"{place or 'The value'}: {_kind(value)} cannot be kept. {_advice(value)}")
 
+    def _tensor(self, value: Tensor, place: str) -> Json:
+        made = {_MARK: "tensor", "name": self._name(value, value.detach() if value.requires_grad else value, place)}
+        return made if value.layout == torch.strided and value.is_contiguous() else {**made, **_order(value)}
+
     def _name(self, value: object, tensor: Tensor, place: str) -> str:
-        if id(value) not in self._names:
-            name = self._free(self._prefix + place)
+        name = self._names.get(id(value))
+        if name is None:
+            name = self._prefix + place
+            if name in self.tensors:
+                name = self._free(name)
             self._names[id(value)] = name
             self._seen.append(value)
             self.tensors[name] = tensor
-        return self._names[id(value)]
+        return name
 
     def _free(self, name: str) -> str:
         count, found = 1, name
@@ -146,6 +156,10 @@ def _ordered(tensor: Tensor, order: Json) -> Tensor:
         raise ValueError(f"{order} is no order of {tensor.dim()} dimensions")
     back = sorted(range(len(order)), key=order.__getitem__)
     return tensor.permute(order).clone(memory_format=torch.contiguous_format).permute(back)
+
+
+def _is_str(key: object) -> bool:
+    return type(key) is str
 
 
 def _below(place: str, key: object) -> str:

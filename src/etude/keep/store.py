@@ -7,6 +7,7 @@ import errno
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class Store:
         self._path = Path(destination.absolute)
         self._many = isinstance(destination, Directory)
         self._folder = self._path if self._many else self._path.parent
-        self._lock = Lock(self._folder / (".lock" if self._many else f".{self._path.name}.lock"))
+        self._lock = Lock(self._folder / (".lock" if self._many else _lock_name(self._path.name)))
         self._keep = keep if keep is not None or not isinstance(destination, Directory) else destination.keep
         self._entries: dict[str, Entry] = {}
         self._given: set[str] = set()
@@ -94,6 +95,8 @@ class Store:
         Raises:
             CheckpointError: this store is not open, another writer has its lock by now, or what is there is not known.
         """
+        if not os.path.isdir(self._folder):
+            self._come_back()
         self._lock.check()
         if not self._many:
             self._set_aside_foreign()
@@ -102,6 +105,14 @@ class Store:
             name = replace(name, again=name.again + 1)
         self._given.add(name.text())
         return self._folder / name.text()
+
+    def _come_back(self) -> None:
+        """The folder was removed while the run went on: it is made anew."""
+        held = self._lock.held
+        self._lock.release()
+        if held:
+            disk.make_folder(self._folder)
+            self._lock.acquire()
 
     def adopt(self, entries: Iterable[Entry]) -> None:
         """Take over what is known of files from before a resume. Of others of the same run the headers are read."""
@@ -249,6 +260,12 @@ class Store:
                 if error.damaged or error.__cause__ is None:
                     folder.set_aside(self._path, ".before")
         self._given.add(self._path.name)
+
+
+def _lock_name(name: str) -> str:
+    """The name of the lock of one file; names have 255 bytes at most."""
+    made = f".{name}.lock"
+    return made if len(os.fsencode(made)) <= 255 else f".etude-{sha256(os.fsencode(name)).hexdigest()[:16]}.lock"
 
 
 def _run(text: str) -> tuple[str, int] | None:

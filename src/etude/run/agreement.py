@@ -60,11 +60,11 @@ def machine(checked: Checked) -> dict[str, str]:
     return {"device": checked.device.type, "threads": str(torch.get_num_threads()), **versions()}
 
 
-def agree(path: str, saved: Mapping[str, str], now: Mapping[str, str], accept: Collection[str] | bool) -> None:
-    """Raise PlanError unless every difference is accepted.
+def agree(path: str, saved: Mapping[str, str], now: Mapping[str, str], accept: Collection[str] | bool) -> list[str]:
+    """The names of what file and program differ in, all of it accepted.
 
     Raises:
-        PlanError: the differences as a list, and what to write.
+        PlanError: what differs and is not accepted, as a list, and what to write.
         SettingError: `accept` names nothing in which they could differ.
     """
     found = list(differences(saved, now))
@@ -86,6 +86,7 @@ def agree(path: str, saved: Mapping[str, str], now: Mapping[str, str], accept: C
             f"{path} was saved by a run that was told otherwise:\n{lines}\nGoing on would give neither run. Say the "
             f"same as then; or, if the change is meant, write accept=[{accepted}]. Nothing was changed."
         )
+    return names
 
 
 def differences(saved: Mapping[str, str], now: Mapping[str, str]) -> Iterator[Difference]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import secrets
-from contextlib import suppress
+import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.utils import _pytree as tree
 
 from etude.errors import PlanError
 from etude.keep import disk
+from etude.keep.whole import write_whole
 from etude.run.check import Checked
 from etude.step.reading import Reader
 
@@ -31,7 +32,6 @@ class Exporter:
     """
 
     def __init__(self, checked: Checked) -> None:
-        self._net = checked.net
         args, kwargs, _ = Reader(checked.net)(checked.example)
         try:
             with torch.no_grad():
@@ -46,33 +46,19 @@ class Exporter:
         self._program.example_inputs = None
 
     @torch.no_grad()
-    def take(self) -> None:
-        """Copy the arrays of the net as they are now."""
-        own = {**dict(self._net.named_parameters()), **dict(self._net.named_buffers())}
-        for name, kept in self._program.state_dict.items():
-            if name in own:
-                kept.copy_(own[name])
-
-    def write(self, path: Path) -> None:
-        """Write the archive; a file that is there is replaced in one instant.
+    def write(self, path: Path, arrays: Mapping[str, Tensor]) -> None:
+        """Write the archive of the net with these arrays; a file that is there is replaced in one instant.
 
         Raises:
             OSError: the system refused something; nothing is left but what was there before.
         """
-        part = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{SUFFIX}")
-        try:
-            torch.export.save(self._program, part)
-            fd = disk.open_to_read(part)
-            try:
-                disk.sync(fd)
-            finally:
-                disk.close(fd)
-            disk.rename(part, path)
-        except BaseException:
-            with suppress(OSError):
-                disk.remove(part)
-            raise
-        disk.sync_folder(path.parent)
+        for name, kept in self._program.state_dict.items():
+            key = name if name in arrays else f"buffer:{name}"
+            if key in arrays:
+                kept.copy_(arrays[key])
+        made = io.BytesIO()
+        torch.export.save(self._program, made)
+        write_whole(path, lambda fd: disk.write_at(fd, made.getbuffer(), 0))
 
 
 def _shapes(args: Any, kwargs: Any) -> Any:

@@ -8,16 +8,16 @@ from typing import Any
 from torch import Tensor
 
 from etude.errors import CheckpointError, StateError
-from etude.keep.arrays import Packed, of_net
+from etude.keep.arrays import Packed, Walked
 from etude.keep.plain import pack, unpack
 from etude.run.check import Checked
 from etude.step.states import listed
 
 
-def of_run(checked: Checked, best: Mapping[str, Any]) -> Packed:
+def of_run(checked: Checked, net: Walked, best: Mapping[str, Any]) -> Packed:
     """What the updates, the averages and the best net remember; the arrays are not copied."""
     record: dict[str, Any] = {"updates": {}, "averages": {}}
-    record["net"], tensors = of_net(checked.net)
+    record["net"], tensors = net.state()
     for work in checked.works:
         record["updates"][work.name] = _packed(work.state(), f"optimizer:{work.name}:", "arrays", tensors)
     kept = checked.averages.state()

@@ -11,7 +11,7 @@ from torch import Tensor
 from etude.data.batch import Batch
 from etude.data.cursor import Cursor
 from etude.data.flow import Flow
-from etude.keep.arrays import Packed, check_net, into_net, modes_into
+from etude.keep.arrays import Packed, Walked, check_net, into_net, modes_into
 from etude.keep.plain import pack, unpack
 from etude.run.agreement import facts, machine
 from etude.run.check import Checked
@@ -77,6 +77,7 @@ class Going:
         self.gatherer = gather(checked)
         self.best = Best(checked)
         self.watch = Stopwatch(clock)
+        self._net = Walked(checked.net)
         # Once, before anything moves: what an instance of an optimizer says of itself may change while it works.
         self.facts = facts(checked)
 
@@ -101,7 +102,7 @@ class Going:
     def state(self) -> Packed:
         """Everything that a later process needs to go on; tensors are those at work, not copies."""
         checked, gatherer = self.checked, self.gatherer
-        record, tensors = of_run(checked, self.best.state())
+        record, tensors = of_run(checked, self._net, self.best.state())
         record["data"], generators = pack({n: flow.state(at) for n, flow, at in self._flows()}, "state:data.")
         tensors.update(generators)
         history = gatherer.history.columns()

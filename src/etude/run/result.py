@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -18,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from etude.errors import SettingError, StateError
+from etude.keep import disk
+from etude.keep.whole import write_whole
 from etude.run.check import Checked
 from etude.run.events import Ended, Event, Skipped, Stepped
 from etude.run.history import History
@@ -406,9 +407,4 @@ def _fits(value: Any, kind: Any) -> bool:
 
 def _replace(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    write_whole(path, lambda fd: disk.write_at(fd, memoryview(content), 0))

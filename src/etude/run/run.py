@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -23,6 +22,7 @@ from etude.run.leaving import Leaving
 from etude.run.plan import Plan, check_time
 from etude.run.randomness import own_randomness, seed_step
 from etude.run.result import Result
+from etude.run.resuming import Accept, Resume, check_accept, check_resume
 from etude.run.saving import Saving
 from etude.step.loss import Measured
 from etude.step.work import Report, Work
@@ -62,8 +62,8 @@ class Run:
         net: nn.Module,
         data: Any,
         *,
-        resume: str | os.PathLike[str] | None = None,
-        accept: str | Collection[str] | bool = (),
+        resume: Resume = None,
+        accept: Accept = (),
         until: Span | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
@@ -73,12 +73,14 @@ class Run:
         clock = clock or time.perf_counter
         self._going = Going(self.checked, clock)
         self._saving = Saving(self.checked, clock)
-        self._resume, self._accept = resume, (accept,) if isinstance(accept, str) else accept
+        self._resume, self._accept = check_resume(resume), check_accept(accept)
         self._until = check_time("until", until)
         if until is not None and not self._saving.active:
+            there = ", ".join(repr(place.of) for place in self._saving.places)
+            given = f"{there} saves only some states" if there else "no place is given"
             raise SettingError(
-                f"until={until!r} saves the run and leaves, and no place is given. Write checkpoint=Directory(...) "
-                "too; or time_limit= for the end of the run."
+                f"until={until!r} saves the run and leaves, and {given}. Write checkpoint=Directory(...) too; or "
+                "time_limit= for the end of the run."
             )
         self._alone = len(self.checked.works) == 1
         self._terms = {work.name: work.names(self._alone)[1] for work in self.checked.works}
@@ -97,9 +99,9 @@ class Run:
         return self._going.cursor
 
     @property
-    def newest_checkpoint(self) -> str:
-        """The file written last, or gone on from; "" where there is none."""
-        return self._saving.newest
+    def newest_checkpoint(self) -> tuple[str, int]:
+        """The file written last, or gone on from, and the step that it is of; ("", -1) where there is none."""
+        return self._saving.newest, self._saving.newest_step
 
     def to(self, *listeners: Listener | None) -> Run:
         """Let listeners see each event before whoever iterates does; None is passed over. Returns the run."""
