@@ -79,15 +79,17 @@ def follow(
     Args:
         job: the job. resume: from what file, or "auto"; None: from the start.
         checkpoint: destinations. leave: after so many steps the run is left, as by `break`.
-        seed: of the arrays of the net; None: 1, but a run that resumes takes none of them, so it is given others.
+        seed: of the arrays of the net and of the process; None: 1, but a run that resumes takes neither, so it is given
+            others.
         more: options in place of those of the job.
     """
-    net = job.net(seed or (1 if resume is None else 101))
-    clock = Ticking(0.0 if resume is None else 1000.0)
+    seed = seed or (1 if resume is None else 101)
+    net, clock = job.net(seed), Ticking(0.0 if resume is None else 1000.0)
     options = {**job.options(net), **more}
     # What the process draws for itself, and what a net was doing before, is nobody's concern.
-    torch.manual_seed(net_free := random.randrange(1 << 30))
-    np.random.seed(net_free)
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
     net.eval()
     if checkpoint is not None:
         options["checkpoint"] = checkpoint

@@ -107,7 +107,8 @@ def test_train_writes_what_it_says(file: Path, tmp_path: Path, capsys: pytest.Ca
     assert main(["train", str(file), "--out", str(out), "--hold"]) == 0
     said = capsys.readouterr().out
     written = {path.name for path in out.iterdir()}
-    assert written == {"result.json", "result.safetensors", "events.jsonl", "loss.png", "score.png"}
+    made = {"result.json", "result.safetensors", "events.jsonl", "loss.png", "score.png"}
+    assert written == made | {"experiment.json", "checkpoints"}
     assert all(name in said for name in written)
     result = Result.load(out / "result.json")
     assert result.steps == 6
@@ -178,11 +179,15 @@ def test_help_shows_docstring_types_and_defaults(file: Path, capsys: pytest.Capt
     assert "Args:" not in said
 
 
-@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["train", "--help"], ["plan", "-h"]])
+@pytest.mark.parametrize(
+    "words", [[], ["--help"], ["-h"], ["train", "--help"], ["plan", "-h"], ["resume", "-h"], ["inspect", "--help"]]
+)
 def test_help_of_the_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 0
     said = capsys.readouterr().out
     assert "etude train FILE" in said
+    assert "etude resume DIR" in said
+    assert "etude inspect FILE" in said
     assert "etude plan FILE" in said
     assert "etude demo" in said
 
@@ -198,7 +203,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_an_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "There is no command 'trian': train, plan, demo. Nearest: \"train\"." in refused(capsys, "trian")
+    assert "There is no command 'trian': train, resume, inspect, plan, demo. Nearest: \"train\"." in refused(
+        capsys, "trian"
+    )
 
 
 def test_an_unknown_option_names_the_nearest(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -288,6 +295,7 @@ def test_a_file_without_the_function(tmp_path: Path, capsys: pytest.CaptureFixtu
         ("def experiment(*args): pass", "*args cannot be an option"),
         ("def experiment(out: str = ''): pass", "the argument 'out' is an option of the command itself"),
         ("def experiment(plot: str = ''): pass", "the argument 'plot' is an option of the command itself"),
+        ("def experiment(until: str = ''): pass", "the argument 'until' is an option of the command itself"),
         ("def experiment(x: complex = 1j): pass", "the argument 'x' has the type complex"),
         ("def experiment(x=None): pass", "the argument 'x' has the type (not said)"),
         ("def experiment(x: Nothing = 1): pass", "name 'Nothing' is not defined"),

@@ -48,6 +48,8 @@ SIDEWAYS = {
     ("options", "experiment"),
     ("options", "outcome"),
     ("telling", "listen"),
+    ("cli", "front"),
+    ("cli", "listen"),
     ("cli", "asked"),
     ("cli", "demo"),
     ("cli", "experiment"),

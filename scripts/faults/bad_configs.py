@@ -5,21 +5,18 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import torch
+from impossible import IMPOSSIBLE, SCENES, WRONG_TYPES, Scene
 from torch import nn
 
 from calls import Call, Spot, calls, carried_out, renamed, spots, with_option
 from configurations import GOOD
 from findings import Finding
-from impossible import IMPOSSIBLE, SCENES, WRONG_TYPES, Scene
 from misspelt import WAYS
 from subjects import alike, scratch
 
@@ -88,7 +85,9 @@ def outcome(config: Call, folder: Path) -> Outcome:
         except Exception as found:
             error = found
     wrong = ["steps were made"] if stepped and error is not None else []
-    wrong += ["the net was changed"] if error is not None and any(not alike(was, _arrays(of)) for of, was in nets) else []
+    wrong += (
+        ["the net was changed"] if error is not None and any(not alike(was, _arrays(of)) for of, was in nets) else []
+    )
     written = sorted(_files(folder) - there)
     wrong += [f"written: {', '.join(written)}"] if written and error is not None else []
     return Outcome(error, tuple(wrong))
@@ -179,7 +178,11 @@ def _misspelt(mistakes: list[Mistake], what: str = "misspelt options, settings, 
             found = outcome(mistake.config, folder)
         wrong += _refusal(found, mistake)
         first = re.findall(r'Nearest: "([^"]*)"', str(found.error))
-        missed += [f"{mistake.what}: {name} is not offered first: {str(found.error)[:300]}" for name in mistake.offered if name not in first]
+        missed += [
+            f"{mistake.what}: {name} is not offered first: {str(found.error)[:300]}"
+            for name in mistake.offered
+            if name not in first
+        ]
     asked = sum(len(mistake.offered) for mistake in mistakes)
     if len(missed) > (1 - SHARE) * asked:
         wrong += [f"{asked - len(missed)} of {asked} right names were offered first: less than {SHARE:.0%}", *missed]
@@ -282,7 +285,12 @@ _SAID = {
 def _places(spot: Spot) -> tuple[str, ...]:
     """How a message may name the place of a spot: by the call or the options around it, but not the outermost."""
     inner = [each.removesuffix("(") for each in spot.inside[1:]]
-    return tuple(text for each in (*inner, spot.name if spot.kind == "option" else "") for text in (each, *_SAID.get(each, ())) if text)
+    return tuple(
+        text
+        for each in (*inner, spot.name if spot.kind == "option" else "")
+        for text in (each, *_SAID.get(each, ()))
+        if text
+    )
 
 
 def _meant(right: str, wrong: str) -> str:

@@ -15,7 +15,6 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -177,6 +176,8 @@ def _child(job: Job, folder: Path, pipe: int) -> None:
     tempfile.tempdir = str(folder.parent)
     before = set(sys.modules)
     code = 1
+    # Workers whose run was killed have much to say about it.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
     def tell(line: str) -> None:
         os.write(pipe, (line + "\n").encode())
@@ -186,8 +187,6 @@ def _child(job: Job, folder: Path, pipe: int) -> None:
         tell("modules " + " ".join(sorted(set(sys.modules) - before)))
         code = 0
     except BaseException as error:
-        if os.environ.get("ETUDE_FAULTS_TRACE"):
-            traceback.print_exc()
         tell(f"wrong {type(error).__name__}: {str(error)[:300]!r}")
     finally:
         os._exit(code)

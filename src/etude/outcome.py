@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -74,7 +75,6 @@ def prepare(out: Path, overwrite: bool) -> None:
         discard(out)
         for name in (*WRITTEN, FILE):
             (out / name).unlink(missing_ok=True)
-    (out / "events.jsonl").write_text("")
 
 
 def finished(out: Path) -> bool:
@@ -91,7 +91,10 @@ def carry_out(run: Run, out: Path | None, quiet: bool) -> int:
     Raises:
         StateError: it was asked to leave, and could not be saved.
     """
-    run.to(_tell_resumed, JsonLines(out / "events.jsonl") if out is not None else None)
+    if out is None:
+        run.to(_tell_resumed)
+    else:
+        run.to(_tell_resumed, partial(_empty_unless_resumed, out / "events.jsonl"), JsonLines(out / "events.jsonl"))
     result = run.to(None if quiet else Bar()).result()
     if result.stop_reason == "interrupted":
         return _interrupted(run, result, out)
@@ -111,6 +114,12 @@ def carry_out(run: Run, out: Path | None, quiet: bool) -> int:
 def _tell_resumed(event: Event, /) -> None:
     if isinstance(event, Began) and event.summary.get("resumed"):
         print(f"going on after step {event.progress.step:,.0f}, from {event.summary['resumed']}", flush=True)
+
+
+def _empty_unless_resumed(log: Path, event: Event, /) -> None:
+    """A run that has nothing to go on from begins anew, and so does the log of its folder."""
+    if isinstance(event, Began) and not event.summary.get("resumed"):
+        log.write_text("")
 
 
 def _interrupted(run: Run, result: Result, out: Path | None) -> int:

@@ -18,7 +18,7 @@ _MANY: Final = 6
 _KINDS: Final = {
     state.RUN: "the state of a run",
     state.LOOP: "the state of a hand-written loop",
-    state.WEIGHTS: "a net",
+    state.WEIGHTS: "a net alone",
 }
 
 

@@ -45,6 +45,7 @@ def of_net(net: nn.Module, key: str = "") -> Packed:
         "arrays": [name for name in tree.arrays if name not in hidden],
         "buffers": [name for name in tree.arrays if name in hidden],
         "ties": [list(names) for names in tree.names.values() if len(names) > 1],
+        "parameters": [name for name in tree.arrays if name in tree.parameters],
         "extra": extra,
         "other": other,
         "still": [path for path, module in _modules(tree) if not module.training],
@@ -64,13 +65,13 @@ class Walked:
         self._modules = [(path, module) for path, module in self._net.named_modules(remove_duplicate=False)]
         self._homes = [home for module in self._net.modules() for home in (module._parameters, module._buffers)]
         self._plain = not any(_writes_itself(m) or _has_extra(m) for m in self._net.modules())
-        self._known: tuple[list[int], dict[str, Any], list[tuple[str, Mapping[str, Any], str]]] | None = None
+        self._known: tuple[list[list[str]], dict[str, Any], list[tuple[str, Mapping[str, Any], str]]] | None = None
 
     def state(self) -> Packed:
         """What `of_net` gives."""
         if not self._plain:
             return of_net(self._net)
-        there = [sum([array is not None for array in home.values()]) for home in self._homes]
+        there = [[key for key, array in home.items() if array is not None] for home in self._homes]
         if self._known is None or self._known[0] != there:
             self._known = (there, *self._walk())
         still = [path for path, module in self._modules if not module.training]
@@ -105,6 +106,7 @@ def into_net(
             changed.
     """
     check_net(net, path, record, tensors, key)
+    _come_and_go(Tree(net), record)
     tree = Tree(net)
     _put(tree, _given(record, tensors, key))
     for owner, state in unpack(record["extra"], tensors).items():
@@ -128,7 +130,36 @@ def misfits(net: nn.Module, record: Mapping[str, Any], tensors: Mapping[str, Ten
     tree = Tree(net)
     extra = [path for path in record["extra"] if not isinstance(tree.nodes.get(path), nn.Module)]
     found = [f"extra state of {some(extra)}, which the net does not have"] if extra else []
-    return [*_misfits(tree, _given(record, tensors, key)), *_untied(tree, record["ties"]), *found]
+    given = _given(record, tensors, key)
+    coming, going = _coming_and_going(tree, record)
+    given = {name: value for name, value in given.items() if name not in coming}
+    given |= {name: tree.arrays[name] for name in going}
+    return [*_misfits(tree, given), *_untied(tree, record["ties"]), *found]
+
+
+def _coming_and_going(tree: Tree, record: Mapping[str, Any]) -> tuple[set[str], set[str]]:
+    """Buffers of a file that the net does not have as yet, and those that it had lost by then.
+
+    A module may register one in its first step, or let go of one.
+    """
+    names = {*record["arrays"], *record["buffers"]}
+    homes = {path for path, _ in _modules(tree)}
+    coming = {name for name in names - set(record["parameters"]) - set(tree.arrays) if name.rpartition(".")[0] in homes}
+    free = {f"{path}.{key}" if path else key for path, key in _buffer_places(tree)}
+    ties = {name for group in record["ties"] for name in group}
+    return coming - free, {name for name in tree.arrays if name not in names | tree.parameters | ties}
+
+
+def _come_and_go(tree: Tree, record: Mapping[str, Any]) -> None:
+    coming, going = _coming_and_going(tree, record)
+    for name in (*coming, *going):
+        owner, _, key = name.rpartition(".")
+        module = tree.nodes[owner]
+        assert isinstance(module, nn.Module)
+        if name in going:
+            module._buffers[key] = None
+        else:
+            module.register_buffer(key, None, persistent=name in record["arrays"])
 
 
 def _given(record: Mapping[str, Any], tensors: Mapping[str, Tensor], key: str) -> dict[str, Tensor]:

@@ -37,12 +37,13 @@ _SCALARS = {name: np.dtype(name).type for name in {np.dtype(kind).name for kind 
 _ARRAYS = {*_SCALARS, "complex64", "complex128"}
 
 
-def pack(value: Any, prefix: str = "state:") -> tuple[Json, dict[str, Tensor]]:
+def pack(value: Any, prefix: str = "state:", by_array: bool = False) -> tuple[Json, dict[str, Tensor]]:
     """A value as JSON, with its tensors apart.
 
     Args:
         value: anything the head of this module lists, nested at most 64 deep. prefix: begins the name of each tensor,
             and its place in the value follows ("state:scheduler.rates[0]").
+        by_array: the value is a dict by names of arrays, and a colon follows them ("optimizer:0.weight:mean").
 
     Returns:
         What stands for the value, and the tensors by name: not copies, so they show what happens to the value later.
@@ -51,13 +52,14 @@ def pack(value: Any, prefix: str = "state:") -> tuple[Json, dict[str, Tensor]]:
     Raises:
         StateError: something in it cannot be kept; the message names the place.
     """
-    packing = _Packing(prefix)
+    packing = _Packing(prefix, ":" if by_array else ".")
     return packing.packed(value, "", 0), packing.tensors
 
 
 class _Packing:
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, mark: str) -> None:
         self.tensors: dict[str, Tensor] = {}
+        self._mark = mark
         self._prefix = prefix
         self._names: dict[int, str] = {}
         self._seen: list[object] = []
@@ -92,7 +94,7 @@ class _Packing:
 
     def _dict(self, value: Mapping[Any, Any], place: str, depth: int) -> Json:
         if _MARK not in value and all(map(_is_str, value)):
-            inside = f"{place}." if place else ""
+            inside = f"{place}{self._mark if depth == 1 else '.'}" if place else ""
             return {key: self.packed(item, inside + key, depth + 1) for key, item in value.items()}
         pairs = [
             [self.packed(key, f"{_below(place, key)} (a key)", depth + 1), self.packed(item, below, depth + 1)]

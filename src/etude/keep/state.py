@@ -55,7 +55,9 @@ def _is_sums(value: Any) -> bool:
 
 
 def _is_net(value: Any) -> bool:
-    if not isinstance(value, Mapping) or not all(is_names(value.get(key)) for key in ("arrays", "buffers", "still")):
+    if not isinstance(value, Mapping) or not all(
+        is_names(value.get(key)) for key in ("arrays", "buffers", "parameters", "still")
+    ):
         return False
     ties = value.get("ties")
     return isinstance(ties, list) and all(map(is_names, ties)) and isinstance(value.get("extra"), Mapping)
@@ -98,7 +100,7 @@ STATE = (
 PREFIXES = {
     "": "arrays of the net, as in its state_dict; arrays that are shared once",
     "buffer:": "buffers that a state_dict leaves out",
-    "optimizer:": "memory of the optimizers: optimizer:<update>:<array>.<memory>",
+    "optimizer:": "memory of the optimizers: optimizer:<update>:<array>:<memory>",
     "average:": "averages: average:<name>:<array>",
     "best:": "arrays of the net at its best, where validation data were looked at: best:<array>",
     "history:": "series of the history: history:<series>:<steps, epochs or values>",

@@ -30,7 +30,7 @@ def of_run(checked: Checked, net: Walked, best: Mapping[str, Any]) -> Packed:
 
 def _packed(state: Mapping[str, Any], prefix: str, key: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """A state as plain values; its tensors join the others, those under `key` with nothing but their names."""
-    inner, own = pack(state[key], prefix)
+    inner, own = pack(state[key], prefix, by_array=True)
     rest, others = pack({name: value for name, value in state.items() if name != key}, f"state:{prefix}")
     tensors.update(own)
     tensors.update(others)

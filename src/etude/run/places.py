@@ -14,7 +14,8 @@ from etude.keep.names import Name
 from etude.keep.retain import BestBy
 from etude.keep.store import Store
 from etude.run.check import Checked
-from etude.values.progress import Progress
+from etude.values.cadence import Cadence
+from etude.values.progress import Extent, Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +108,16 @@ def places(checked: Checked) -> list[Place]:
 
     Raises:
         SettingError: nothing can be written to one, or it goes by a score that is not measured.
+        ScheduleError: its cadence has a span that the run cannot tell.
     """
     known = known_scores(checked)
-    return [_place(of, known) for of in destinations(checked.plan.checkpoint)]
+    return [_place(of, known, checked.extent) for of in destinations(checked.plan.checkpoint)]
 
 
-def _place(of: File | Directory, known: Mapping[str, str | None]) -> Place:
+def _place(of: File | Directory, known: Mapping[str, str | None], extent: Extent) -> Place:
     of.check()
+    if isinstance(of.cadence, Cadence):
+        of.cadence.check(Progress(extent=extent))
     keep = of.keep.check(known) if isinstance(of, Directory) and of.keep is not None else None
     when = of.when.check(known) if of.when is not None else None
     assert when is None or isinstance(when, BestBy)

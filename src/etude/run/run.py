@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from etude.data.batch import Batch
 from etude.data.cursor import Cursor
 from etude.errors import NonFiniteError, SettingError, StateError, warn
-from etude.keep.files import Saved
 from etude.run.check import Checked
 from etude.run.evaluate import Means
 from etude.run.events import Began, Ended, EpochEnded, Event, Listener, Settled, Skipped, Stepped
@@ -146,7 +145,7 @@ class Run:
             batches = checked.flow.batches(going.cursor)
             yield see(Began(going.progress, summary(checked, resumed)))
             reason, message = self._nothing_to_do()
-            if resumed is not None:
+            if resumed:
                 # What ended the run after the step at which it was saved ends it now.
                 reason = reason or best.out_of_patience() or going.watch.reached(plan.time_limit)
             while not reason and not (reason := self._reached_end()):
@@ -270,7 +269,7 @@ class Run:
         return "finished" if plan.epochs is not None and going.cursor.epoch >= plan.epochs else ""
 
 
-def summary(checked: Checked, resumed: Saved | None = None) -> dict[str, Any]:
+def summary(checked: Checked, resumed: str | None = None) -> dict[str, Any]:
     """The facts of a run for its first event."""
     tree = checked.works[0].stepper.table.tree
     alone = len(checked.works) == 1
@@ -288,7 +287,7 @@ def summary(checked: Checked, resumed: Saved | None = None) -> dict[str, Any]:
         "optimizer": ", ".join(dict.fromkeys(work.stepper.name for work in checked.works)),
         "updates": tuple(work.name for work in checked.works),
         "terms": tuple(term for work in checked.works for term in work.names(alone)[1]),
-        "resumed": None if resumed is None else resumed.path,
+        "resumed": resumed,
     }
 
 

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from math import ceil, isfinite
+from math import isfinite
 from typing import Any
 
 from etude.errors import CheckpointError, warn
 from etude.keep import state
 from etude.keep.arrays import Packed
-from etude.keep.files import Saved
 from etude.keep.image import Image
 from etude.keep.names import Name, start_now
 from etude.keep.plain import pack
@@ -111,7 +110,7 @@ class Saving:
             for error in [done.error] if done.error else [e for wrote in done.result or () for e in wrote.faults]:
                 warn(f"A checkpoint could not be saved: {error}")
 
-    def resume(self, resume: str | None, accept: Accept, going: Going) -> Saved | None:
+    def resume(self, resume: str | None, accept: Accept, going: Going) -> str | None:
         """Go on from a checkpoint; see `find` and `take_up` for what may be wrong with it.
 
         Args:
@@ -119,7 +118,7 @@ class Saving:
                 that one, as a branch with files of its own; None: the beginning. accept: see `agree`.
 
         Returns:
-            The checkpoint, or None.
+            The path of the checkpoint, or None.
         """
         if self.places:
             going.state()  # what cannot be kept is an error now, not at the first save
@@ -133,7 +132,7 @@ class Saving:
         else:
             for place in self.places:
                 place.branch(**record["run"])
-        return saved
+        return saved.path
 
     def _go_on(self, path: str, record: Mapping[str, Any]) -> None:
         """This is the run that saved the file: names and counts go on."""
@@ -215,7 +214,7 @@ class Saving:
         return state.stamped(record, state.RUN), tensors
 
     def _name(self, going: Going) -> Name:
-        epoch = ceil(going.progress.epoch - 1e-9)
+        epoch = going.cursor.epoch + (going.cursor.batch > 0)
         return Name(self._start, self._counter, epoch, int(going.progress.step), *going.losses())
 
     # --------------------------------------------------------------------------------------------- in the thread

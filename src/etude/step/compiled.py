@@ -72,17 +72,27 @@ class CompiledStep:
         self._traced: set[tuple[Any, ...]] = set()
         self._ready: _Ready | None = None
         self._less: dict[Moving, Moving] = {}
-        self._sets: set[Moving] = set()
+        self._sets: dict[tuple[int, ...], None] = {}
         self._warned = False
 
     def takes(self, moving: Moving) -> bool:
         """Whether there is a program for what moves now, or room for one."""
-        if moving in self._sets or len(self._sets) < PROGRAMS:
+        if moving.indices in self._sets or len(self._sets) < PROGRAMS:
             return True
         if not self._warned:
             self._warned = True
             warn(f"More than {PROGRAMS} sets of arrays move in turn: the further ones are not compiled.")
         return False
+
+    def state(self) -> list[list[str]]:
+        """Which sets of arrays have programs, by their names: only the first so many are compiled."""
+        names = self._stepper.table.names
+        return [[names[i] for i in indices] for indices in self._sets]
+
+    def load(self, state: Sequence[Sequence[str]]) -> None:
+        """Take over what `state` gave; the programs are made when they are needed."""
+        place = {name: i for i, name in enumerate(self._stepper.table.names)}
+        self._sets = {tuple(place[name] for name in names): None for names in state}
 
     def __call__(self, now: Now, values: Any, weights: tuple[float, ...]) -> tuple[Tensor, bool, tuple[Measured, ...]]:
         """Compute, and move unless something is not finite.
@@ -155,7 +165,7 @@ class CompiledStep:
         key = (now.moving, weights if scheduled is None else None, fixed, climbs)
         program = self._programs.get(key)
         if program is None:
-            self._sets.add(now.moving)
+            self._sets[now.moving.indices] = None
             program = self._programs[key] = self._program(bundles, weights, climbs)
         return _Ready(now, weights, key, program, torch.tensor([abs(rate) for rate in rates]), scheduled)
 

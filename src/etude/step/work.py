@@ -228,6 +228,7 @@ class Work:
             "scale": self._precision.scale.state(),
             "heard": self._heard,
             "losses": {name: module.state_dict() for name, module in self._modules()},
+            "compiled": [] if self._compiled is None else self._compiled.state(),
         }
 
     def load(self, state: Mapping[str, Any], progress: Progress) -> None:
@@ -239,6 +240,8 @@ class Work:
         turn = self.update.turn
         heard = as_memory(turn, state["heard"]) if turn is not None and self.listens else None
         self.stepper.load(state, progress)
+        if self._compiled is not None:
+            self._compiled.load(state["compiled"])
         for name, module in self._modules():
             module.load_state_dict(state["losses"].get(name, {}))
         self._precision.scale.load(state["scale"])
