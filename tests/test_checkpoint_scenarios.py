@@ -453,13 +453,15 @@ def test_a17_what_cannot_be_written_is_found_before_the_first_step(kind: Any, tm
 
 
 def astray(made: etude.Run, folder: Path) -> list[Event]:
-    """The events of a run whose folder is gone after the first save, and there again after the first that failed."""
+    """The events of a run whose folder is a file after the first save, and there again after the first that failed."""
     events: list[Event] = []
     for event in made:
         kinds = [type(each) for each in events]
         if isinstance(event, Saved) and Saved not in kinds:
             folder.rename(folder.with_name("elsewhere"))
+            folder.write_text("in its place")
         if isinstance(event, SaveFailed) and SaveFailed not in kinds:
+            folder.unlink()
             folder.with_name("elsewhere").rename(folder)
         events.append(event)
     return events

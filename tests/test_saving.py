@@ -169,10 +169,10 @@ def test_a_save_that_fails_is_told_and_the_run_goes_on(
 
 def test_a_save_that_fails_may_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = run(checkpoint=Directory(tmp_path, every(steps(1)), on_failure="stop"), epochs=9)
-    broken(monkeypatch, "write_at", OSError(28, os.strerror(28)), lambda: made.progress.step == 3)
+    broken(monkeypatch, "write_at", OSError(28, os.strerror(28)), lambda: made.progress.step >= 3)
     with pytest.raises(CheckpointError, match="no space"):
         made.result()
-    assert 3 <= made.progress.step <= 5
+    assert 2 <= made.progress.step <= 5
     assert steps_of(tmp_path)
 
 

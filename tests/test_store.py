@@ -294,9 +294,13 @@ def test_a_target_in_a_folder_is_never_there_yet(folder: Path) -> None:
         assert store.paths() == [second, first]
 
 
-def test_a_target_is_given_once(folder: Path) -> None:
+def test_a_target_is_a_name_that_no_file_has(folder: Path) -> None:
+    given = []
     with opened(Directory(folder)) as store:
-        given = [store.target(NAME) for _ in range(3)]
+        for _ in range(3):
+            given.append(store.target(NAME))
+            assert store.target(NAME) == given[-1]
+            given[-1].write_bytes(b"")
     assert [path.name for path in given] == [replace(NAME, again=again).text() for again in (1, 2, 3)]
 
 

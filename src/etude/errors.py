@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterable
-from difflib import get_close_matches
+
+from etude.hints import nearest as nearest  # what messages end with
 
 _HERE = os.path.dirname(__file__) + os.sep
 """Where the files of this library are."""
@@ -111,23 +111,6 @@ class NonFiniteError(EtudeError, ArithmeticError):
 
 class MissingPackageError(EtudeError, ImportError):
     """An optional package that is needed here and not installed."""
-
-
-def nearest(word: str, words: Iterable[str], count: int = 3) -> str:
-    """The words most like `word`, as the end of a message: `' Nearest: "a", "b".'`, or an empty string.
-
-    Upper and lower case count as alike, and a word that contains `word` (or is contained in it) counts as near.
-    """
-    known = list(dict.fromkeys(words))
-    lowered: dict[str, str] = {}
-    for candidate in known:
-        lowered.setdefault(candidate.lower(), candidate)
-    found = [lowered[match] for match in get_close_matches(word.lower(), lowered, n=count, cutoff=0.55)]
-    for low, candidate in lowered.items():
-        if len(found) < count and len(word) > 2 and word.lower() in low and candidate not in found:
-            found.append(candidate)
-    quoted = ", ".join(f'"{name}"' for name in found)
-    return f" Nearest: {quoted}." if found else ""
 
 
 def warn(text: str) -> None:

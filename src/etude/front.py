@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from etude.arguments import named
 from etude.errors import Interrupted, SettingError, StateError
 from etude.listen.bar import Bar
 from etude.run.events import Listener
@@ -18,6 +19,7 @@ from etude.run.run import Run
 from etude.values.spans import Span
 
 
+@named
 def train(
     net: nn.Module,
     data: Any,

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, final
 
+from etude.arguments import named_class
 from etude.errors import SettingError, nearest
 from etude.keep.names import SUFFIX
 from etude.keep.places import check_folder, is_folder
@@ -24,6 +25,7 @@ _EACH_EPOCH = every(epochs(1))
 _FOREIGN = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".h5", ".npz", ".onnx")
 
 
+@named_class
 @final
 @dataclass(frozen=True, slots=True, repr=False)
 class File:
@@ -84,6 +86,7 @@ class File:
         return _text(self)
 
 
+@named_class
 @final
 @dataclass(frozen=True, slots=True, repr=False)
 class Directory:

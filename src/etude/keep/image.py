@@ -188,7 +188,10 @@ def _memory(size: int, locked: bool) -> Tensor:
 def _refused(path: str, error: OSError, size: int) -> CheckpointError:
     """What a system says that would not write."""
     said = error.strerror or str(error)
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno == errno.EFBIG:
+        allowed = f"{said}: the system allows no larger file (ulimit -f)"
+        return CheckpointError(path, f"to write {size:,} bytes", allowed, damaged=False)
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return CheckpointError(path, "a folder and a disk that can be written to", said, damaged=False)
     try:
         free = f"{disk.free_bytes(os.path.dirname(path)):,} bytes are free"

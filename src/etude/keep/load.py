@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from etude.arguments import named
 from etude.errors import CheckpointError, StateError, nearest
 from etude.keep import disk, files, state
 from etude.keep.arrays import into_net, put_arrays
@@ -19,6 +20,7 @@ _PICKLES_FROM = (2, 10)
 """The first torch whose weights_only=True is without known holes (CVE-2025-32434, CVE-2026-24747)."""
 
 
+@named
 def load_net(path: str | os.PathLike[str], net: Net, of: str = "net", *, foreign: bool = False) -> Net:
     """Load the arrays of a checkpoint into a net; nothing else is taken from it.
 

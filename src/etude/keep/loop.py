@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from etude.arguments import named_class
 from etude.errors import CheckpointError, SettingError, StateError, nearest, warn
 from etude.keep import generators, state
 from etude.keep.bundle import Bundle
@@ -39,6 +40,7 @@ _LOOPS = count(1)
 _TWO = last(2)
 
 
+@named_class
 class Checkpoints:
     """A folder of checkpoints for a hand-written loop: `load` once before it, `save` in it as often as you like.
 

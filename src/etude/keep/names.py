@@ -89,12 +89,13 @@ class Name:
         return self.text() == other.text() if isinstance(other, Name) else NotImplemented
 
     def __lt__(self, other: Name) -> bool:
-        return self._moment() < other._moment() if isinstance(other, Name) else NotImplemented
+        return self.moment() < other.moment() if isinstance(other, Name) else NotImplemented
 
     def __hash__(self) -> int:
         return hash(self.text())
 
-    def _moment(self) -> tuple[str, int, int, int, str]:
+    def moment(self) -> tuple[str, int, int, int, str]:
+        """What sorts names by when their files were saved; the text is last."""
         return self.start, self.counter, self.step, self.again, self.text()
 
 

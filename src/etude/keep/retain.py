@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from math import isnan, nan
 from typing import final
 
+from etude.arguments import named
 from etude.errors import SettingError, nearest
 
 DIRECTIONS = ("min", "max")
@@ -200,6 +201,7 @@ class AnyOf(Keep):
         return " | ".join(map(repr, self.rules))
 
 
+@named
 def last(n: int = 1) -> Keep:
     """Keep the newest `n` saves.
 
@@ -209,6 +211,7 @@ def last(n: int = 1) -> Keep:
     return Last(_count("last", n))
 
 
+@named
 def best(score: str, n: int = 1, direction: str | None = None) -> BestBy:
     """Keep the best `n` saves by a score; of equal ones the earlier.
 
@@ -235,6 +238,7 @@ def best(score: str, n: int = 1, direction: str | None = None) -> BestBy:
     return BestBy(score, _count("best", n, score), direction)
 
 
+@named
 def thinning(n: int = 4) -> Keep:
     """Keep all of the newest `n` saves, every second of those up to 2n old, every fourth up to 4n old, and so on.
 

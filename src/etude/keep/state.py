@@ -90,7 +90,7 @@ STATE = (
     Field("losses", "the last epoch's loss and the last validation loss", _is_mapping),
     Field("scores", "what was measured at this very step, by name of the series", _is_mapping),
     Field("saves", "of each destination: when it saved last, at which step, its best, and how often", _is_list),
-    Field("files", "paths of the files that the run had written before and that were still there", is_names),
+    Field("files", "paths of the single files that the run had written; those of a folder are found there", is_names),
     Field("plan", "what file and program must agree in: options, net, data, settings of arrays", _is_texts),
     Field("machine", "device, threads and versions: what bits may depend on besides", _is_texts),
     Field("ended", 'why the run ended ("finished", "patience", ...); "" while it goes on', _is_text),

@@ -86,8 +86,8 @@ class Store:
         """
         if not self._many:
             return [self._path] if folder.is_there(self._path) else []
-        named = [(name, text) for text in folder.listed(self._folder) if (name := Name.parse(text)) is not None]
-        return [self._folder / text for _, text in sorted(named, reverse=True)]
+        named = [name for text in folder.listed(self._folder) if (name := Name.parse(text)) is not None]
+        return [self._folder / moment[-1] for moment in sorted(map(Name.moment, named), reverse=True)]
 
     def target(self, name: Name) -> Path:
         """Where the next checkpoint goes: in a folder under a name that no file has, "-2" behind it if need be.
@@ -101,17 +101,15 @@ class Store:
         if not self._many:
             self._set_aside_foreign()
             return self._path
-        while name.text() in self._given or folder.is_there(self._folder / name.text()):
+        while folder.is_there(self._folder / name.text()):
             name = replace(name, again=name.again + 1)
-        self._given.add(name.text())
         return self._folder / name.text()
 
     def _come_back(self) -> None:
         """The folder was removed while the run went on: it is made anew."""
-        held = self._lock.held
-        self._lock.release()
-        if held:
+        if self._lock.held:
             disk.make_folder(self._folder)
+            self._lock.release()
             self._lock.acquire()
 
     def adopt(self, entries: Iterable[Entry]) -> None:

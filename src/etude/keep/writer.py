@@ -61,13 +61,13 @@ class Writer(Generic[T]):
         if self._closed:
             raise StateError("This writer is closed, and takes no more jobs. Make a new one.")
         desk = self._desk
-        thread = threading.Thread(target=_do, args=(job, desk.done), name="etude-writer", daemon=True)
+        over = threading.Event()
+        thread = threading.Thread(target=_do, args=(job, desk.done, over), name="etude-writer", daemon=True)
+        desk.over = over
         try:
             thread.start()
         except RuntimeError:
-            _do(job, desk.done)
-        else:
-            desk.thread = thread
+            _do(job, desk.done, over)
         return waited
 
     def poll(self) -> list[Done[T]]:
@@ -99,24 +99,25 @@ class _Desk(Generic[T]):
     """What a writer has at hand: its process, the job at work, and what became of those before."""
 
     pid: int
-    thread: threading.Thread | None = None
+    over: threading.Event | None = None
     done: deque[Done[T]] = field(default_factory=deque)
 
     def come(self) -> None:
         """In a child, leave what belongs to the parent."""
         if self.pid != os.getpid():
-            self.pid, self.thread, self.done = os.getpid(), None, deque()
+            self.pid, self.over, self.done = os.getpid(), None, deque()
 
     def settle(self) -> bool:
         """Wait for the job at work; whether there was one."""
-        if self.thread is None:
+        if self.over is None:
             return False
-        self.thread.join()
-        self.thread = None
+        # Not `Thread.join`: one that Ctrl-C interrupts takes the thread for ended from then on.
+        self.over.wait()
+        self.over = None
         return True
 
 
-def _do(job: Callable[[], T], done: deque[Done[T]]) -> None:
+def _do(job: Callable[[], T], done: deque[Done[T]], over: threading.Event) -> None:
     began = time.perf_counter()
     try:
         result = job()
@@ -125,6 +126,8 @@ def _do(job: Callable[[], T], done: deque[Done[T]]) -> None:
         done.append(Done(None, error, time.perf_counter() - began))
     else:
         done.append(Done(result, None, time.perf_counter() - began))
+    finally:
+        over.set()
 
 
 def _left(desk: _Desk[T]) -> None:

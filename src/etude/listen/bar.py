@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TextIO, final
 
+from etude.arguments import named_class
 from etude.errors import SettingError
 from etude.listen import tally as words
 from etude.listen.tally import Tally
@@ -37,6 +38,7 @@ class Silent:
         """Nothing: there is nothing to tidy."""
 
 
+@named_class
 @final
 class Bar:
     """A listener that shows how far the run is, how it goes and how long it will take.

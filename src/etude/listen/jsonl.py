@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final, TextIO, final
 
+from etude.arguments import named_class
 from etude.errors import SettingError
 from etude.run.events import Began, Ended, EpochEnded, Evaluated, Event, Saved, SaveFailed, Settled, Skipped, Stepped
 from etude.run.history import read_losses
@@ -19,6 +20,7 @@ from etude.values.progress import Progress
 BULK: Final = 50  # steps whose losses are read from the device together
 
 
+@named_class
 @final
 class JsonLines:
     """A listener that adds one JSON object for each event to the end of a file.

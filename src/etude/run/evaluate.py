@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from etude.arguments import named_class
 from etude.data.batch import outline
 from etude.data.flow import Flow
 from etude.errors import SettingError, nearest
@@ -26,6 +27,7 @@ from etude.values.spans import Span, epochs
 _EVERY_EPOCH = every(epochs(1))
 
 
+@named_class
 @dataclass(frozen=True, repr=False)
 class Evaluate:
     """Validation data, what is measured on them, and when.

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from etude.arguments import named_class
 from etude.errors import PlanError, SettingError, nearest
 from etude.keep.destination import DestinationLike, destinations
 from etude.run.check import Checked, prove
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 POLICIES = ("raise", "skip", "stop", "apply")
 
 
+@named_class
 class Plan:
     """Everything a run does, as a value that needs no net and no data.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from etude.arguments import named_class
 from etude.data.batch import Batch
 from etude.data.cursor import Cursor
 from etude.errors import NonFiniteError, SettingError, StateError, warn
@@ -29,6 +30,7 @@ from etude.values.progress import Progress
 from etude.values.spans import Span
 
 
+@named_class
 class Run:
     """A plan carried out on a net and data, as an iterator of events.
 
@@ -138,7 +140,8 @@ class Run:
         # A module that was set to evaluation by itself in a net that trains stays so.
         if not self.net.training:
             self.net.train()
-        with own_randomness(), saving, Leaving(saving.active) as leaving:
+        # Signals are noted until the last file is written and the folders are free.
+        with own_randomness(), Leaving(saving.active) as leaving, saving:
             resumed = saving.resume(self._resume, self._accept, going)
             going.watch.begin()
             see = going.gatherer.see

@@ -13,6 +13,7 @@ from typing import Any
 from etude.errors import CheckpointError, warn
 from etude.keep import state
 from etude.keep.arrays import Packed
+from etude.keep.destination import File
 from etude.keep.image import Image
 from etude.keep.names import Name, start_now
 from etude.keep.plain import pack
@@ -76,6 +77,7 @@ class Saving:
         self.newest, self.newest_step = "", -1
         self.failed = 0
         self.active = any(place.of.final for place in self.places)
+        self._single = {place.of.absolute for place in self.places if isinstance(place.of, File)}
         self._clock = clock
         self._image = Image()
         self._prepared = False
@@ -207,7 +209,7 @@ class Saving:
                 "run": {"start": self._start, "counter": self._counter},
                 "scores": dict(self._scores),
                 "saves": [place.state() for place in self.places],
-                "files": list(self.files),
+                "files": [path for path in self.files if path in self._single],
                 "ended": ended,
             }
         )[0]

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+from etude.arguments import named
 from etude.errors import ScheduleError, SettingError, nearest
 from etude.values import preview
 from etude.values.algebra import argument
@@ -114,6 +115,7 @@ _USUAL: dict[str, dict[str, Any]] = {
 }
 
 
+@named
 def ema(
     decay: ScheduleLike = 0.999,
     part: PartLike = everything,
@@ -156,6 +158,7 @@ def ema(
     return _average("ema", name, part, made, warm_up, when, every, buffers)
 
 
+@named
 def swa(
     part: PartLike = everything,
     *,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from etude.arguments import named_class
 from etude.errors import SettingError, nearest
 from etude.step.update import Update
 
@@ -23,6 +24,7 @@ _GAMES: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
 }
 
 
+@named_class
 class GAN(nn.Module):
     """A generator and a discriminator.
 

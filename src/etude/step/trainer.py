@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from etude.arguments import named_class
 from etude.bind.table import RATE, Table
 from etude.errors import (
     EtudeError,
@@ -54,6 +55,7 @@ from etude.values.spans import Span
 Arrays: TypeAlias = "nn.Module | Mapping[str, Tensor] | Iterable[Tensor] | Iterable[tuple[str, Tensor]]"
 
 
+@named_class
 class Trainer:
     """Steps the arrays of a net under rules and schedules.
 

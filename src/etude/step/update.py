@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from etude.arguments import named_class
 from etude.errors import SettingError
 from etude.step.loss import LossLike
 from etude.step.recipe import OptimizerLike, Recipe
@@ -17,6 +18,7 @@ TAKEN = ("val", "epoch", "rate")
 """Names that would be taken for others in the history."""
 
 
+@named_class
 @dataclass(frozen=True, init=False, repr=False)
 class Update:
     """What one of several losses does in a step.

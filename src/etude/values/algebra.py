@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 from torch import nn
 
+from etude.arguments import named
 from etude.errors import ScheduleError
 from etude.values import preview
 from etude.values.marks import FROZEN
@@ -402,6 +403,7 @@ class Then(Schedule):
         self.second._inspect(local, rest)
 
 
+@named
 def constant(value: ScheduleLike) -> Schedule:
     """A schedule that always has `value`: a number, bool, text, tuple, part, None or FROZEN.
 
@@ -411,6 +413,7 @@ def constant(value: ScheduleLike) -> Schedule:
     return Constant(value)
 
 
+@named
 def schedule(literal: ScheduleLike) -> Schedule:
     """The schedule that a literal stands for.
 

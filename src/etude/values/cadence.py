@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import floor
 from typing import final
 
+from etude.arguments import named
 from etude.errors import ScheduleError
 from etude.values.progress import TINY, Progress
 from etude.values.spans import CLOCK_UNITS, Span, no_span
@@ -118,6 +119,7 @@ class Both(Cadence):
         return " & ".join(f"({each!r})" if isinstance(each, Either) else repr(each) for each in self.members)
 
 
+@named
 def every(span: Span, minimum: Span | None = None) -> Cadence:
     """The cadence of each `span`: `every(steps(100))`, `every(epochs(1), minimum=seconds(30))`.
 

@@ -18,6 +18,7 @@ from itertools import pairwise
 from math import cos, floor, log, pi, sqrt
 from typing import final
 
+from etude.arguments import named
 from etude.errors import ScheduleError, nearest
 from etude.values.algebra import Memory, Schedule, number, read, surplus
 from etude.values.progress import TINY, Extent, Progress
@@ -328,6 +329,7 @@ class Warmup(Schedule):
             )
 
 
+@named
 def linear(start: float, end: float, over: Span | None = None, *, ahead: bool = False) -> Schedule:
     """A straight line from `start` to `end`: `start + (end - start) x`.
 
@@ -344,6 +346,7 @@ def linear(start: float, end: float, over: Span | None = None, *, ahead: bool = 
     return Linear(number(start, said), number(end, said), _over(over, said), _bool(ahead, "ahead", said))
 
 
+@named
 def cosine(start: float, end: float = 0.0, over: Span | None = None, *, ahead: bool = False) -> Schedule:
     """Half a wave: `end + (start - end) (1 + cos(pi x)) / 2` (Loshchilov and Hutter 2017, arXiv:1608.03983).
 
@@ -353,6 +356,7 @@ def cosine(start: float, end: float = 0.0, over: Span | None = None, *, ahead: b
     return Cosine(number(start, said), number(end, said), _over(over, said), _bool(ahead, "ahead", said))
 
 
+@named
 def polynomial(
     start: float, end: float = 0.0, power: float = 1.0, over: Span | None = None, *, ahead: bool = False
 ) -> Schedule:
@@ -367,6 +371,7 @@ def polynomial(
     return Polynomial(first, last, bend, _over(over, said), _bool(ahead, "ahead", said))
 
 
+@named
 def exponential(start: float, end: float, over: Span | None = None, *, ahead: bool = False) -> Schedule:
     """The same factor at each step: `start (end / start) ** x`.
 
@@ -381,6 +386,7 @@ def exponential(start: float, end: float, over: Span | None = None, *, ahead: bo
     return Exponential(first, last, _over(over, said), _bool(ahead, "ahead", said))
 
 
+@named
 def one_cycle(
     peak: float,
     start: float | None = None,
@@ -405,6 +411,7 @@ def one_cycle(
     return OneCycle(top, first, last, number(rise, said), _over(over, said), _bool(ahead, "ahead", said))
 
 
+@named
 def inverse_sqrt(start: float, after: Span) -> Schedule:
     """`start` for the span `after`, then `start / sqrt(t / after)`, `t` being the progress in the same unit.
 
@@ -414,6 +421,7 @@ def inverse_sqrt(start: float, after: Span) -> Schedule:
     return InverseSqrt(number(start, said), progress_span(after, said))
 
 
+@named
 def step_decay(start: float, factor: float, every: Span, floor: float = 0.0) -> Schedule:
     """`start`, multiplied by `factor` at each multiple of `every`; never below `floor`.
 
@@ -427,6 +435,7 @@ def step_decay(start: float, factor: float, every: Span, floor: float = 0.0) -> 
     return StepDecay(first, _share(factor, "factor", said), progress_span(every, said), least)
 
 
+@named
 def multi_step(start: float, factor: float, at: Sequence[Span]) -> Schedule:
     """`start`, multiplied by `factor` at each of the moments `at`.
 
@@ -443,6 +452,7 @@ def multi_step(start: float, factor: float, at: Sequence[Span]) -> Schedule:
     return MultiStep(number(start, said), _above(factor, 0, "factor", said), moments)
 
 
+@named
 def cyclic(low: float, high: float, period: Span, decay: float = 1.0, shape: str = "linear") -> Schedule:
     """From `low` up to `high` and back in each period, over and over (Smith 2017, arXiv:1506.01186).
 
@@ -458,6 +468,7 @@ def cyclic(low: float, high: float, period: Span, decay: float = 1.0, shape: str
     )
 
 
+@named
 def warm_restarts(
     start: float, end: float = 0.0, period: Span | None = None, growth: float = 1.0, decay: float = 1.0
 ) -> Schedule:
@@ -478,6 +489,7 @@ def warm_restarts(
     return WarmRestarts(number(start, said), number(end, said), progress_span(period, said), longer, fall)
 
 
+@named
 def warmup(over: Span, start: float | None = None, shape: str = "linear") -> Schedule:
     """A factor that reaches 1 at the end of `over` and stays; multiply anything by it.
 

@@ -35,6 +35,7 @@ from typing import TypeAlias, get_args
 
 from torch import Tensor, nn
 
+from etude.arguments import named
 from etude.errors import PartError, nearest
 from etude.values.tree import Tree
 
@@ -387,6 +388,7 @@ class Itself(Part):
         return f"part(<{shape} at {id(self.node):#x}>)"
 
 
+@named
 def part(what: PartLike) -> Part:
     """The part that a literal stands for; see the table at the top of this module.
 
@@ -418,6 +420,7 @@ def part(what: PartLike) -> Part:
     raise PartError(_no_part(what))
 
 
+@named
 def where(predicate: Callable[[str, Tensor], bool]) -> Part:
     """The arrays (parameters and buffers) for which `predicate(name, array)` is true."""
     if not callable(predicate):

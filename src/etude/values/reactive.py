@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any, final
 
+from etude.arguments import named
 from etude.errors import ScheduleError, nearest
 from etude.values.algebra import Memory, Schedule, number
 from etude.values.progress import Progress
@@ -62,6 +63,7 @@ class When(Schedule):
         return f"when({self.score!r}{said})"
 
 
+@named
 def when(score: str, above: float | None = None, below: float | None = None, at_most: int | None = None) -> Schedule:
     """True at the start; then, whether the score seen last was above, or below, a bound.
 
@@ -144,6 +146,7 @@ class Plateau(Schedule):
         return f"plateau({self.score!r}, {self.mode!r}{said})"
 
 
+@named
 def plateau(
     score: str,
     mode: str | None = None,

@@ -16,6 +16,7 @@ from math import isfinite
 from numbers import Integral, Real
 from typing import Any, TypeAlias
 
+from etude.arguments import named
 from etude.errors import RuleError
 from etude.values.marks import FROZEN, INHERIT, Frozen, Inherit
 from etude.values.part import Part, everything, part
@@ -37,6 +38,7 @@ class Times:
         return f"times({self.factor!r})"
 
 
+@named
 def times(factor: float | Schedule) -> Times:
     """The base value of the setting multiplied by `factor`, a finite number or a schedule of numbers.
 
@@ -70,6 +72,7 @@ class Rules:
         return f"rules([{inside}])"
 
 
+@named
 def rules(literal: RulesLike, *, relative: bool = False, setting: str | None = None) -> Rules:
     """The rules that a literal stands for.
 

@@ -31,6 +31,7 @@ from typing import Any, final
 
 from torch import nn
 
+from etude.arguments import named
 from etude.errors import PartError, ScheduleError
 from etude.values.algebra import (
     Arithmetic,
@@ -213,6 +214,7 @@ class Cycle(Schedule):
         return unit, tuple(accumulate(sum(item) for item in known))
 
 
+@named
 def cycle(*items: ScheduleLike | Repeat) -> Schedule:
     """The items one after the other, over and over to the end of the run; epochs do not restart it.
 
@@ -228,6 +230,7 @@ def cycle(*items: ScheduleLike | Repeat) -> Schedule:
     return Cycle(alike([_turn(item) for item in items], "cycle"))
 
 
+@named
 def repeat(value: ScheduleLike, times: int) -> Schedule:
     """`value` for `times` steps: an item of `cycle`.
 
@@ -242,6 +245,7 @@ def repeat(value: ScheduleLike, times: int) -> Schedule:
     return Until(made, steps(times))
 
 
+@named
 def pieces(first: ScheduleLike, *rest: tuple[Span, ScheduleLike]) -> Schedule:
     """`first` from the start, then each value from its moment on: `pieces(0.1, (epochs(3), 0.01))`.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import isfinite
 from numbers import Integral, Real
 
+from etude.arguments import named
 from etude.errors import ScheduleError, nearest
 
 PROGRESS_UNITS = ("steps", "epochs", "samples", "tokens", "fraction")
@@ -75,26 +76,31 @@ class Span:
         )
 
 
+@named
 def steps(n: float) -> Span:
     """`n` optimizer steps; a whole number."""
     return _counted(n, "steps")
 
 
+@named
 def epochs(x: float) -> Span:
     """`x` passes over the data; may be a part of one."""
     return Span(x, "epochs")
 
 
+@named
 def samples(n: float) -> Span:
     """`n` samples; a whole number."""
     return _counted(n, "samples")
 
 
+@named
 def tokens(n: float) -> Span:
     """`n` tokens; a whole number."""
     return _counted(n, "tokens")
 
 
+@named
 def fraction(f: float) -> Span:
     """A share of the whole run, from 0 to 1; the run's length must be known."""
     span = Span(f, "fraction")
@@ -103,16 +109,19 @@ def fraction(f: float) -> Span:
     return span
 
 
+@named
 def seconds(s: float) -> Span:
     """`s` seconds by the clock: for cadences and time limits, not for schedules."""
     return Span(s, "seconds")
 
 
+@named
 def minutes(m: float) -> Span:
     """`m` minutes by the clock: for cadences and time limits, not for schedules."""
     return Span(_plain(m, "minutes") * 60, "seconds")
 
 
+@named
 def hours(h: float) -> Span:
     """`h` hours by the clock: for cadences and time limits, not for schedules."""
     return Span(_plain(h, "hours") * 3600, "seconds")
