@@ -13,8 +13,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -104,9 +104,7 @@ def _asked(what: str, name: str, count: int, seed: int, twice: bool = False) -> 
     return Finding(f"asked to leave: {what}", found.signals, tuple(found.wrong), figures)
 
 
-def _trials(
-    name: str, whole: Whole, seed: str, count: int, twice: bool, until_wrong: bool = False
-) -> Iterator[Trials]:
+def _trials(name: str, whole: Whole, seed: str, count: int, twice: bool, until_wrong: bool = False) -> Iterator[Trials]:
     """Runs until so many signals were sent, or until something is wrong."""
     found, left, number = Trials(), _Left(), 0
     while found.signals < count and not (until_wrong and found.wrong):
@@ -123,49 +121,278 @@ def _run(job: Job, whole: Whole, chance: Random, twice: bool, found: Trials, lef
     with scratch() as folder:
         for rest in range(chance.randint(1, MOST), -1, -1):
             process = Process(job, folder / "run")
-            sent = _send(process, whole, chance, begun[-1], twice, found) if rest else ()
-            process.listen(time.monotonic() + 60)
-            if not (told := _end(process, sent, found)):
-                return
-            code, heard = told
+            sent = _send(process, whole, chance, begun[-1], twice) if rest else Sent()
+            code = _end(process, sent, found)
+            heard = process.heard
             whole.saves.extend(heard.saves())
-            if sent:
-                left.add([(process.pid, time.monotonic())])
-                found.wrong += _badly_left(code, heard, sent)
-            found.wrong += _amiss(_theirs(heard), whole, safe, begun, 0 if sent else code)
+            wrong, leaves = _badly_left(code, heard, sent), _left_at(heard)
             if at >= 0 and heard.began not in (-1, at):
-                found.wrong.append(f"it began at step {heard.began}, and had left at {at}")
-            at = _left_at(heard) if code == 75 else at if heard.began < 0 else -1
+                wrong.append(f"it began at step {heard.began}, and had left at step {at}")
+            wrong += _amiss(_without_ours(heard), whole, safe, begun, 0 if sent.names else code)
+            found.wrong += [f"{line} ({' and '.join(sent.names) or 'no signal'})" for line in wrong]
+            left.add([(process.pid, time.monotonic())])
+            at = leaves if code == AGAIN else at if heard.began < 0 else -1
             safe = max([safe, *heard.safe])
             begun += heard.saving
-            if code == 0:
+            if code == 0 or wrong:
                 break
         found.wrong += [f"left behind: {path.name}" for path in (folder / "run").glob(".etude-*")]
 
 
-def _send(process: Process, whole: Whole, chance: Random, from_: int, twice: bool, found: Trials) -> tuple[str, ...]:
-    """Wait for a moment that is drawn, and send a signal; which ones were sent, with the time of the last."""
-    moment = chance.choices(list(MOMENTS), list(MOMENTS.values()))[0]
-    if twice:
-        moment = "anywhere"
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The signals that a process got, and when the last one was sent."""
+
+    names: tuple[str, ...] = ()
+    at: float = 0.0
+
+
+def _send(process: Process, whole: Whole, chance: Random, from_: int, twice: bool) -> Sent:
+    """Wait for a moment that is drawn, and send a signal; a second one while the state is saved after the first."""
+    moment = "anywhere" if twice else chance.choices(list(MOMENTS), list(MOMENTS.values()))[0]
+    times = process.heard.times
     if moment == "anywhere":
         rest = 1 - from_ / STEPS
-        ended = process.listen(process.born + chance.uniform(0.0, whole.start + rest * (whole.seconds - whole.start)))
+        ended = process.listen(process.born + chance.uniform(0, whole.start + rest * (whole.seconds - whole.start)))
     else:
-        number, kinds = chance.randint(1, 3), process.heard.times
-        ended = process.listen(process.born + 5, lambda: [kind for kind, _ in kinds].count(moment) >= number)
+        number = chance.randint(1, 3)
+        late = process.born + whole.seconds
+        ended = process.listen(late, lambda: [kind for kind, _ in times].count(moment) >= number)
         within = _WITHIN.get(moment, 1.3 * median(whole.saves))
         ended = ended or process.listen(time.monotonic() + chance.uniform(0, within))
-    names = tuple(chance.choice(NAMES) for _ in range(1 + twice))
-    if ended or not _signal(process, names[0], chance.random() < 0.5):
-        return ()
-    found.signals += 1
-    process.sent = time.monotonic()
+    first, second = (chance.choice(NAMES) for _ in range(2))
+    if ended or not _signal(process, first, chance):
+        return Sent()
+    sent = Sent((first,), time.monotonic())
     if twice:
-        kinds = process.heard.times
-        ended = process.listen(time.monotonic() + 5, lambda: any(kind == "asked" for kind, _ in kinds))
+        ended = process.listen(time.monotonic() + SECONDS, lambda: any(kind == "asked" for kind, _ in times))
         ended = ended or process.listen(time.monotonic() + chance.uniform(0, 0.3))
-        if ended or not _signal(process, names[1], chance.random() < 0.5):
-            return names[:1]
-        process.sent = time.monotonic()
-    return names
+        if not ended and _signal(process, second, chance):
+            return Sent((first, second), time.monotonic())
+    return sent
+
+
+def _signal(process: Process, name: str, chance: Random) -> bool:
+    """Send a signal to a process or to all of its group; whether it was still there."""
+    if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+        return False
+    number = signal.Signals[name]
+    # Until it has made a group of its own, a process has none but ours.
+    grouped = os.getpgid(process.pid) == process.pid
+    (os.killpg if grouped and chance.random() < 0.5 else os.kill)(process.pid, number)
+    return True
+
+
+def _end(process: Process, sent: Sent, found: Trials) -> int:
+    """Wait for the end of a process; its exit code."""
+    bound = SECONDS if sent.names else 120.0
+    if not process.listen((sent.at or process.born) + bound):
+        found.wrong.append(f"it had not ended after {bound:g} s ({' and '.join(sent.names) or 'no signal'})")
+        process.kill()
+    elif sent.names:
+        found.signals += len(sent.names)
+        found.seconds = max(found.seconds, time.monotonic() - sent.at)
+    code = process.buried()
+    if sent.names:
+        found.ends[_NAMES_OF_ENDS.get(code, f"exit code {code}") if code >= 0 else "ended by the signal"] += 1
+    return code
+
+
+AGAIN = 75
+_NAMES_OF_ENDS = {AGAIN: "saved, 75", 0: "had finished"}
+
+
+def _badly_left(code: int, heard: Heard, sent: Sent) -> list[str]:
+    """What is wrong with how a process ended after signals."""
+    if not sent.names:
+        return []
+    kinds = [kind for kind, _ in heard.times]
+    after = kinds[kinds.index("asked") :].count("loss") if "asked" in kinds else 0
+    wrong = [f"{after} steps were made after the signal was noted"] if after > 1 else []
+    # Before the run has begun, and after its last step, a signal does what it always does.
+    outside = heard.began < 0 or STEPS in heard.losses
+    by_signal = code in [-signal.Signals[name] for name in sent.names[-1:]]
+    if code == AGAIN:
+        step = _left_at(heard)
+        if step not in heard.safe and step != heard.began:
+            wrong.append(f"it left at step {step}, which it had not saved")
+        if len(sent.names) > 1:
+            wrong.append("a second signal was noted, too")
+    elif not (by_signal and (outside or len(sent.names) > 1)) and not (code == 0 and heard.end):
+        wrong.append(f"it ended with {code}")
+    if len(sent.names) > 1 and by_signal and time.monotonic() - sent.at > AT_ONCE:
+        wrong.append(f"it ended {time.monotonic() - sent.at:.1f} s after the second signal")
+    return wrong
+
+
+def _left_at(heard: Heard) -> int:
+    told = [line for line in heard.wrong if line.startswith("left ")]
+    return int(told[0].split()[1]) if told else -1
+
+
+def _without_ours(heard: Heard) -> Heard:
+    return replace(heard, wrong=[line for line in heard.wrong if line.partition(" ")[0] not in _OURS])
+
+
+# -------------------------------------------------------------------------------------------------------- the process
+
+
+def _leaves(job: Job, slow: bool = False) -> Job:
+    """A job in a process that leaves when it is asked to."""
+    return partial(_worked, job, slow)
+
+
+def _worked(job: Job, slow: bool, folder: Path, tell: Tell) -> None:
+    import etude
+
+    for name in NAMES:
+        signal.signal(signal.Signals[name], signal.SIG_DFL)
+    _tell_moments(tell, slow)
+    try:
+        job(folder, tell)
+    except etude.Interrupted as left:
+        tell(f"left {left.step}")
+        sys.stdout.flush()
+        os._exit(int(left.code or 0))
+
+
+def _tell_moments(tell: Tell, slow: bool) -> None:
+    """Tell when a signal is noted, and when an evaluation and workers begin; let the save after a signal take long."""
+    from etude.data import workers
+    from etude.keep import image
+    from etude.run.keep_best import Best
+    from etude.run.leaving import Leaving
+
+    noted: list[int] = []
+    ask, at_best, hold, create = Leaving._asked, Best.look, workers._held_back, image.disk.create
+
+    def asked(leaving: Leaving, number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        tell("asked")
+        ask(leaving, number, frame)
+
+    def looking(best: Best, *arguments: Any) -> Any:
+        tell("looking")
+        return at_best(best, *arguments)
+
+    def starting(loader: Any) -> AbstractContextManager[None]:
+        tell("starting")
+        return hold(loader)
+
+    def created(path: Any) -> int:
+        if noted and slow:
+            time.sleep(SLOW)
+        return create(path)
+
+    for owner, name, other in (
+        (Leaving, "_asked", asked),
+        (Best, "look", looking),
+        (workers, "_held_back", starting),
+        (image.disk, "create", created),
+    ):
+        setattr(owner, name, other)
+
+
+# ------------------------------------------------------------------------------------------------------------ faults
+
+
+@contextmanager
+def _saves_in_the_handler() -> Iterator[None]:
+    """Saved where the signal found the run, in the middle of a step, as some do."""
+    from etude.errors import Interrupted
+    from etude.run.leaving import Leaving
+
+    ask = Leaving._asked
+
+    def asked(leaving: Leaving, number: int, frame: FrameType | None) -> None:
+        at = frame
+        while at is not None and at.f_code.co_name != "_run":
+            at = at.f_back
+        if at is None or "saving" not in at.f_locals:
+            ask(leaving, number, frame)
+            return
+        saving, going = at.f_locals["saving"], at.f_locals["going"]
+        for _ in saving.finish(going, ""):
+            continue
+        raise Interrupted(saving.newest, int(going.progress.step), "now")
+
+    with instead(Leaving, "_asked", asked):
+        yield
+
+
+@contextmanager
+def _waits_for_the_epoch() -> Iterator[None]:
+    """The flag is looked at, but only where an epoch ends."""
+    from etude.run.leaving import Leaving
+
+    def requested(leaving: Leaving) -> str:
+        going = sys._getframe(1).f_locals["going"]
+        if going.cursor.batch:
+            return ""
+        leaving._heard = True
+        return leaving._came
+
+    with instead(Leaving, "requested", property(requested)):
+        yield
+
+
+@contextmanager
+def _notes_every_signal() -> Iterator[None]:
+    """The default actions do not come back."""
+    from etude.run import leaving
+
+    with instead(leaving.Leaving, "_give_way", nothing), instead(leaving, "_forget_after_one", nothing):
+        yield
+
+
+@contextmanager
+def _without_saving() -> Iterator[None]:
+    from etude.run.saving import Saving
+
+    with instead(Saving, "finish", lambda *_: iter(())):
+        yield
+
+
+@contextmanager
+def _plain_workers() -> Iterator[None]:
+    """Workers that a signal to the group ends."""
+    from etude.data import workers
+
+    with instead(workers, "Beginning", lambda then: then):
+        yield
+
+
+@contextmanager
+def _nothing_held_back() -> Iterator[None]:
+    """Workers that a signal ends while they start."""
+    from etude.data import workers
+
+    with instead(workers, "_held_back", lambda loader: nullcontext()):
+        yield
+
+
+@contextmanager
+def _code_0() -> Iterator[None]:
+    """An exit code that says that all is done."""
+    from etude.errors import Interrupted
+
+    made = Interrupted.__init__
+
+    def other(error: Any, *arguments: Any) -> None:
+        made(error, *arguments)
+        error.code = 0
+
+    with instead(Interrupted, "__init__", other):
+        yield
+
+
+_FAULTS: dict[str, tuple[str, Callable[[], AbstractContextManager[None]], bool]] = {
+    "the handler saves": ("plain", _saves_in_the_handler, False),
+    "the flag is looked at where an epoch ends": ("plain", _waits_for_the_epoch, False),
+    "a second signal is noted, too": ("plain", _notes_every_signal, True),
+    "it leaves without saving": ("plain", _without_saving, False),
+    "the exit code is 0": ("plain", _code_0, False),
+    "workers end with the signal": ("rich", _plain_workers, False),
+    "workers that start end with the signal": ("rich", _nothing_held_back, False),
+}
+"""A job, what is planted, and whether there are second signals."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
 
 from etude.arguments import named
-from etude.errors import Interrupted, SettingError, StateError
+from etude.errors import Interrupted, SettingError, StateError, nearest
+from etude.hints import not_there
 from etude.listen.bar import Bar
 from etude.run.events import Listener
-from etude.run.plan import Plan
+from etude.run.plan import OF_TRAIN, Plan
 from etude.run.result import Result
 from etude.run.resuming import Accept, Resume
 from etude.run.run import Run
@@ -59,10 +59,12 @@ def train(
     if plan is not None and not isinstance(plan, Plan):
         raise SettingError(f"train(net, data, {plan!r}): the third is a Plan. Write loss={plan!r} if that is the loss.")
     if plan is not None and options:
+        near = not_there([name for name in options if nearest(name, OF_TRAIN)], OF_TRAIN)
         raise SettingError(
-            f"train(): a plan and options ({', '.join(options)}) are both given. Write them into the plan."
+            f"train(): a plan and options ({', '.join(options)}) are both given. {near} Write them into the plan."
         )
-    _check_own(options, progress)
+    if progress not in (True, False, "auto"):
+        raise SettingError(f'progress={progress!r}: True, False or "auto" is needed.')
     told = _told(listeners)
     made = plan if plan is not None else Plan(**options)
     run = Run(made, net, data, resume=resume, accept=accept, until=until)
@@ -77,16 +79,6 @@ def train(
             )
         raise Interrupted(path, step, result.stop_message)
     return result
-
-
-def _check_own(options: Mapping[str, Any], progress: bool | str) -> None:
-    """What is said to `train` itself, misspelt or of the wrong kind."""
-    for name in options:
-        near = get_close_matches(name, ("progress", "listeners", "resume", "accept", "until"), 1, 0.75)
-        if near:
-            raise SettingError(f'There is no option {name!r}. Nearest: "{near[0]}".')
-    if progress not in (True, False, "auto"):
-        raise SettingError(f'progress={progress!r}: True, False or "auto" is needed.')
 
 
 def _told(listeners: Iterable[Listener]) -> tuple[Listener, ...]:

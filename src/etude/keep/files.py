@@ -142,7 +142,7 @@ class _Opened:
                 starts.append(entry.begin)
                 shifts.append(size - entry.begin)
             size += entry.end - entry.begin
-        flat = _memory(size)
+        flat = memory(size)
         view = flat.numpy().data
 
         def place(at: int) -> int:
@@ -181,10 +181,3 @@ class _Opened:
         if entry.dtype == torch.bool and (array.view(torch.uint8) > 1).any():
             raise CheckpointError(self.path, f"ones and zeros in the array {short(entry.name)}", "other numbers")
         return array
-
-
-def _memory(size: int) -> Tensor:
-    try:
-        return torch.empty(size, dtype=torch.uint8)
-    except RuntimeError as error:
-        raise MemoryError(f"{size:,} bytes") from error

@@ -17,7 +17,7 @@ from etude.errors import CheckpointError, StateError
 from etude.keep import disk
 from etude.keep.digests import PIECE, Digests, Run, Together
 from etude.keep.header import Writing
-from etude.keep.layout import Layout, check, kind
+from etude.keep.layout import Layout, check, kind, memory
 from etude.keep.whole import write_whole
 
 _LONG = 4 * PIECE
@@ -174,8 +174,8 @@ def _slack(size: int) -> int:
 def _memory(size: int, locked: bool) -> Tensor:
     """Memory on the host, locked in place for the copies from a GPU if that can be had."""
     try:
-        flat = torch.empty(size, dtype=torch.uint8)
-    except RuntimeError as error:
+        flat = memory(size)
+    except MemoryError as error:
         raise StateError(f"A copy of the state needs {size:,} bytes of memory, which are not to be had.") from error
     if locked and size:
         # torch's own pinned memory comes in powers of two, up to twice what is needed. 1: for all GPUs.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from math import gcd
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -72,6 +73,22 @@ def _rank(name: str, size: int) -> tuple[int, bool, str]:
     """
     grows = name.startswith(GROWING)
     return -gcd(size, _WORD if grows else _LINE), grows, name
+
+
+def memory(size: int) -> Tensor:
+    """So many bytes of memory on the host, beginning with a line; what is in them is left as it is.
+
+    NumPy asks the system for large pages, which makes the first use some times quicker.
+
+    Raises:
+        MemoryError: they are not to be had.
+    """
+    try:
+        raw = np.empty(size + _LINE, dtype=np.uint8)
+    except ValueError as error:
+        raise MemoryError(str(error)) from error
+    begin = -raw.ctypes.data % _LINE
+    return torch.from_numpy(raw[begin : begin + size])
 
 
 def check(name: str, array: Tensor) -> None:

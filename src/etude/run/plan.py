@@ -12,16 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from etude.arguments import named_class
+from etude.arguments import Faults, named_class
 from etude.errors import PlanError, SettingError, nearest
+from etude.hints import not_there
 from etude.keep.destination import DestinationLike, destinations
 from etude.run.check import Checked, prove
 from etude.run.metrics import MetricLike
 from etude.run.randomness import own_randomness
 from etude.step.averages import Average, averages_in, unknown_average
-from etude.step.loss import LossLike
+from etude.step.loss import LossLike, terms
 from etude.step.precision import check_precision
-from etude.step.recipe import OptimizerLike, settings_known
+from etude.step.recipe import OptimizerLike, Recipe, settings_known
 from etude.step.update import Update
 from etude.values.progress import Progress
 from etude.values.rules import RulesLike
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 POLICIES = ("raise", "skip", "stop", "apply")
+OF_TRAIN = ("progress", "listeners", "resume", "accept", "until")
+"""Options of `etude.train` besides those of a plan."""
+OF_TRAINER = ("accumulate", "half", "loss_scale", "share")
+"""Options of `etude.Trainer` that a plan does not have."""
 
 
 @named_class
@@ -110,37 +115,44 @@ class Plan:
         strict: bool = False,
         **settings: Any,
     ) -> None:
+        faults = Faults()
+        take = faults.take
         self.loss = loss
         self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.learning_rate_multipliers = learning_rate_multipliers
         self.rules = rules
         self.update_schedule = update_schedule
-        self.updates = None if updates is None else _listed(updates)
-        self.epochs = _whole("epochs", epochs)
-        self.steps = _whole("steps", steps)
-        self.batch_size = _whole("batch_size", batch_size)
+        self.settings = settings
+        take(_check_names, self)
+        self.updates = None if updates is None else take(_listed, updates)
+        self.epochs = take(_whole, "epochs", epochs)
+        self.steps = take(_whole, "steps", steps)
+        self.batch_size = take(_whole, "batch_size", batch_size)
         self.validation = validation
         self.metrics = metrics
-        self.averages = averages_in(averages)
+        self.averages = take(averages_in, averages)
         self.evaluate_with = evaluate_with
-        self.patience = _whole("patience", patience, 0)
-        self.min_delta = _number("min_delta", min_delta)
-        self.time_limit = check_time("time_limit", time_limit)
-        self.checkpoint = destinations(checkpoint) or None
-        self.precision = check_precision(precision)
+        self.patience = take(_whole, "patience", patience, 0)
+        self.min_delta = take(_number, "min_delta", min_delta)
+        self.time_limit = take(check_time, "time_limit", time_limit)
+        self.checkpoint = take(destinations, checkpoint) or None
+        self.precision = take(check_precision, precision)
         self.device = device
-        self.seed = _seed(seed)
-        self.shuffle = None if shuffle is None else _flag("shuffle", shuffle)
-        self.workers = _whole("workers", workers, 0) or 0
+        self.seed = take(_seed, seed)
+        self.shuffle = None if shuffle is None else take(_flag, "shuffle", shuffle)
+        self.workers = take(_whole, "workers", workers, 0) or 0
         self.round_length = round_length
-        self.compile = _flag("compile", compile)
-        self.non_finite = _one_of("non_finite", non_finite, POLICIES)
-        self.ignore_stale_grad = _flag("ignore_stale_grad", ignore_stale_grad)
-        self.strict = _flag("strict", strict)
-        self.settings = settings
-        _check_options(self)
-        _check_settings(self)
+        self.compile = take(_flag, "compile", compile)
+        self.non_finite = take(_one_of, "non_finite", non_finite, POLICIES)
+        self.ignore_stale_grad = take(_flag, "ignore_stale_grad", ignore_stale_grad)
+        self.strict = take(_flag, "strict", strict)
+        take(_check_step, self)
+        take(_check_averages, self)
+        if not faults:
+            # What follows from a fault is none.
+            _check_together(self)
+        faults.tell()
 
     def options(self) -> dict[str, Any]:
         """Every option that is not at its default, by name."""
@@ -177,15 +189,65 @@ class Plan:
         return self.check(net, data).plot(path)
 
 
-def _check_settings(plan: Plan) -> None:
-    """An unknown setting may be a misspelt option of the plan: look among both for the nearest."""
-    for name in plan.settings:
-        known = settings_known(plan.optimizer)
-        if known is not None and name not in known:
-            raise SettingError(unknown_option(name, known))
+def _check_names(plan: Plan) -> None:
+    """An unknown setting may be a misspelt option of the plan, or one of `train`: the nearest of all is told."""
+    known = settings_known(plan.optimizer)
+    unknown = [] if known is None else [name for name in plan.settings if name not in known]
+    if unknown:
+        raise SettingError(unknown_options(unknown, known or ()))
 
 
-def _check_options(plan: Plan) -> None:
+def unknown_options(names: Sequence[str], settings: Sequence[str]) -> str:
+    """The message for options that are neither those of a plan nor settings of the optimizer."""
+    options = [each for each in inspect.signature(Plan.__init__).parameters if each not in ("self", "settings")]
+    elsewhere = dict.fromkeys(OF_TRAINER, "etude.Trainer, for a loop of your own") | dict.fromkeys(
+        OF_TRAIN, "etude.train"
+    )
+    told = [f"There is no option {name!r} here: it is one of {elsewhere[name]}." for name in names if name in elsewhere]
+    others = [name for name in names if name not in elsewhere]
+    told += [not_there(others, [*options, *settings, *OF_TRAIN])] if others else []
+    hint = " The learning rate is given as learning_rate=." if "lr" in names else ""
+    return (
+        f"{' '.join(told)}{hint} Options: {', '.join(options)}. "
+        f"Settings of the optimizer: {', '.join(each for each in settings if each not in options)}."
+    )
+
+
+def _check_step(plan: Plan) -> None:
+    """What is minimised, the optimizer, its settings and rules, as far as they can be looked at without a net."""
+    if plan.loss is not None:
+        terms(plan.loss)
+    if plan.updates is not None:
+        return
+    known = settings_known(plan.optimizer)
+    settings = {name: value for name, value in plan.settings.items() if known is None or name in known}
+    Recipe(
+        plan.optimizer,
+        plan.learning_rate,
+        plan.rules,
+        plan.learning_rate_multipliers,
+        plan.update_schedule,
+        None,
+        plan.strict,
+        settings,
+    )
+
+
+def _check_averages(plan: Plan) -> None:
+    if plan.evaluate_with is None or plan.averages is None:
+        return
+    names = [average.name for average in plan.averages]
+    if plan.evaluate_with not in names:
+        raise SettingError(f"evaluate_with={plan.evaluate_with!r}: {unknown_average(plan.evaluate_with, names)}")
+    if plan.validation is None:
+        raise SettingError(
+            f"evaluate_with={plan.evaluate_with!r} is for looking at validation data, and none are given. "
+            "Write validation=0.2."
+        )
+
+
+def _check_together(plan: Plan) -> None:
+    """What only makes sense with other options, or without them."""
     if plan.epochs is None and plan.steps is None and plan.time_limit is None:
         raise SettingError("How long? Write epochs=10, steps=1000 or time_limit=minutes(30).")
     if plan.updates is not None:
@@ -193,30 +255,8 @@ def _check_options(plan: Plan) -> None:
         given = [name for name in own if getattr(plan, name) is not None] + list(plan.settings)
         if given:
             raise SettingError(f"{', '.join(given)}: with updates=[...] these are said in each Update.")
-    if plan.evaluate_with is not None:
-        names = [average.name for average in plan.averages]
-        if plan.evaluate_with not in names:
-            raise SettingError(f"evaluate_with={plan.evaluate_with!r}: {unknown_average(plan.evaluate_with, names)}")
-        if plan.validation is None:
-            raise SettingError(
-                f"evaluate_with={plan.evaluate_with!r} is for looking at validation data, and none are given. "
-                "Write validation=0.2."
-            )
     if plan.min_delta and plan.patience is None:
         raise SettingError(f"min_delta={plan.min_delta!r} says what patience counts as better. Write patience= too.")
-
-
-def unknown_option(name: str, settings: Sequence[str]) -> str:
-    """The message for an option that is neither one of the plan nor a setting of the optimizer."""
-    options = [each for each in inspect.signature(Plan.__init__).parameters if each not in ("self", "settings")]
-    if name == "lr":
-        return "There is no option 'lr'. The learning rate is given as learning_rate=."
-    if name in ("accumulate", "half", "loss_scale", "share"):
-        return f"There is no option {name!r}: it is one of etude.Trainer, for a loop of your own."
-    return (
-        f"There is no option {name!r}.{nearest(name, [*options, *settings])} Options: {', '.join(options)}. "
-        f"Settings of the optimizer: {', '.join(each for each in settings if each not in options)}."
-    )
 
 
 def _listed(updates: Sequence[Update]) -> tuple[Update, ...]:
