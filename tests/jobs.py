@@ -809,7 +809,7 @@ def _long(kind: str, workers: int) -> Job:
     """60 steps with chance, memory and precision of every kind, and so many workers."""
     made: dict[str, Callable[[], Any]] = {
         "map": Pairs,
-        "iterable": lambda: DataLoader(Shared(), batch_size=4, num_workers=workers),
+        "iterable": lambda: DataLoader(Shared(), batch_size=5, num_workers=workers),
         "buckets": lambda: DataLoader(Pairs(), batch_sampler=Buckets(), num_workers=workers),
     }
 

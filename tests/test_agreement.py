@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from etude import Directory, every, steps
 from etude.errors import CheckpointError, PlanError, SettingError
 from etude.keep import files
 from etude.run.agreement import Difference, differences, tell_machine
-from etude.run.said import first_batch
+from etude.run.said import first_batch, option_text
 from small import Noisy, arrays, classified, mlp, same, trained
 
 
@@ -73,12 +74,25 @@ def test_other_data_are_seen(file: str) -> None:
 def test_rules_left_on_modules_are_seen(file: str) -> None:
     net = Noisy()
     etude.set_rules(net.head, learning_rate_multipliers={"bias": 3})
-    with pytest.raises(PlanError, match="settings: digest"):
+    with pytest.raises(PlanError, match=r"settings: 'head\.bias' moves by rules with digest"):
+        trained(net, resume=file, epochs=2)
+
+
+def test_what_is_frozen_or_in_evaluation_is_seen(file: str) -> None:
+    net = Noisy()
+    net.head.bias.requires_grad = False
+    with pytest.raises(
+        PlanError, match=r"settings: 'head\.bias' moves by rules .* in the file, 'head\.bias' not there now"
+    ):
+        trained(net, resume=file, epochs=2)
+    net = Noisy()
+    net.body[3].eval()
+    with pytest.raises(PlanError, match=r"modes: 'body\.3' not there in the file, 'body\.3' evaluation now"):
         trained(net, resume=file, epochs=2)
 
 
 def test_another_net_is_refused_whatever_is_accepted(file: str) -> None:
-    with pytest.raises(PlanError, match="net: .* arrays"):
+    with pytest.raises(PlanError, match=r"net: 'body\.0\.weight' torch\.float32 \(8, 4\), .* and 9 more in the file"):
         trained(mlp(), resume=file, epochs=2)
     with pytest.raises(CheckpointError, match="the arrays of this net"):
         trained(mlp(), resume=file, epochs=2, accept=True)
@@ -104,6 +118,8 @@ def test_another_machine_is_told(file: str) -> None:
 
 
 def test_differences_by_name() -> None:
+    few = list(differences({"net": {"a": "x", "b": "y"}}, {"net": {"a": "x", "c": "z"}}))
+    assert few == [Difference("net", "'b' y, 'c' not there", "'b' not there, 'c' z")]
     found = list(differences({"a": "1", "b": "2", "settings": "x"}, {"a": "1", "c": "3", "settings": "y"}))
     assert found == [Difference("b", "2", "(nothing said)"), Difference("c", "(nothing said)", "3")]
     assert [one.name for one in differences({"settings": "x"}, {"settings": "y"})] == ["settings"]
@@ -115,3 +131,14 @@ def test_a_batch_by_its_numbers() -> None:
     assert first_batch((x, y)) != first_batch((x + 1e-6, y))
     assert first_batch((x, y)) != first_batch((x.double(), y))
     assert first_batch((x.numpy(), "text")) == first_batch((x.numpy().copy(), "text"))
+
+
+@dataclass
+class Chosen:
+    which: frozenset[str]
+
+
+def test_what_has_no_order_is_told_in_one() -> None:
+    words = [f"word{i}" for i in range(20)]
+    assert option_text(set(words)) == option_text(frozenset(words)) == "{" + ", ".join(map(repr, sorted(words))) + "}"
+    assert option_text(Chosen(frozenset("ab"))) == "Chosen(which={'a', 'b'})"

@@ -309,10 +309,10 @@ def test_a_curve_prints_as_the_call_that_makes_it(made: Schedule, text: str) -> 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: linear("a", 1), r"linear\('a', 1\): a finite number is needed, not 'a'"),
-        (lambda: linear(0, float("inf")), "a finite number is needed, not inf"),
-        (lambda: linear(0, True), "a finite number is needed, not True"),
-        (lambda: cosine(1, 0, 1000), r"cosine\(1, 0, over=1000\): 1000 of what\? Write steps\(1000\)"),
+        (lambda: linear("a", 1), r"linear\('a', 1\): a finite number is needed for start, not 'a'"),
+        (lambda: linear(0, float("inf")), "a finite number is needed for end, not inf"),
+        (lambda: linear(0, True), "a finite number is needed for end, not True"),
+        (lambda: cosine(1, 0, 1000), r"cosine\(1, 0, over=1000\): over: 1000 of what\? Write steps\(1000\)"),
         (lambda: cosine(1, ahead=1), r"cosine\(1, 0.0, ahead=1\): ahead is True or False, not 1"),  # type: ignore[arg-type]
         (lambda: one_cycle(1, ahead="yes"), "ahead is True or False, not 'yes'"),  # type: ignore[arg-type]
         (lambda: polynomial(1, power=0), "power must be above 0, not 0"),
@@ -338,7 +338,7 @@ def test_a_curve_prints_as_the_call_that_makes_it(made: Schedule, text: str) -> 
         (lambda: warm_restarts(1), r"length of the first wave is missing. Write period=epochs\(10\)"),
         (lambda: warm_restarts(1, period=steps(5), growth=0.5), "a growth of at least 1"),
         (lambda: warm_restarts(1, period=steps(5), decay=2), "decay must be above 0 and at most 1"),
-        (lambda: warmup(200), r"warmup\(200\): 200 of what\? Write steps\(200\)"),
+        (lambda: warmup(200), r"warmup\(200\): over: 200 of what\? Write steps\(200\)"),
         (lambda: warmup(steps(5), start=2), "must be from 0 up to 1"),
         (lambda: warmup(steps(5), start=-1), "must be from 0 up to 1"),
         (lambda: warmup(steps(5), start=0, shape="exponential"), "must be above 0 and up to 1"),

@@ -124,8 +124,8 @@ REFUSED: list[tuple[Callable[[], Any], list[str]]] = [
     (lambda: Directory("s3://bucket/x"), ["local file systems only", "Write Directory('runs/digits')"]),
     (lambda: File("runs/"), ["that is a folder", "Directory('runs/')", "File('runs/last.safetensors')"]),
     (lambda: File(".."), ["File('..'): that is a folder"]),
-    (lambda: Directory("r", 5), ["Directory('r', 5): 5 of what?", "every(epochs(5))"]),  # type: ignore[arg-type]
-    (lambda: File("r", True), ["File('r', True): a cadence is needed", "every(epochs(1))"]),  # type: ignore[arg-type]
+    (lambda: Directory("r", 5), ["Directory('r', cadence=5): 5 of what?", "every(epochs(5))"]),  # type: ignore[arg-type]
+    (lambda: File("r", True), ["File('r', cadence=True): a cadence is needed", "every(epochs(1))"]),  # type: ignore[arg-type]
     (lambda: Directory("r", last(3)), ["a cadence is needed", "keep=last(3)"]),  # type: ignore[arg-type]
     (lambda: Directory("r", keep=3), ["Directory('r', keep=3): 3 does not say", "Write last(3)"]),  # type: ignore
     (lambda: Directory("r", keep="all"), ["keep='all'): 'all' does not say", "last(2)"]),  # type: ignore[arg-type]

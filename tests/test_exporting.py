@@ -65,3 +65,23 @@ def test_a_net_that_cannot_be_exported_is_found_before_the_first_step(tmp_path: 
     with pytest.raises(PlanError, match=r"export=True: torch\.export cannot make an archive"):
         trained(Odd(), checkpoint=Directory(tmp_path, export=True))
     assert list(tmp_path.iterdir()) == []
+
+
+class Counting(nn.Linear):
+    """A net with a buffer that its state_dict leaves out."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 3)
+        self.register_buffer("hidden", torch.zeros(3), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.hidden += 1
+        return super().forward(x) + self.hidden
+
+
+def test_hidden_buffers_are_those_of_the_moment(tmp_path: Path) -> None:
+    net = Counting()
+    trained(net, checkpoint=File(tmp_path / "net.safetensors", export=True))
+    x = classified(7, seed=3)[0]
+    assert torch.equal(torch.export.load(tmp_path / "net.pt2").module()(x), net(x))

@@ -460,7 +460,7 @@ def test_whatever_fails_the_file_of_before_is_there_and_nothing_besides(
             files.write(path, {"n": 2}, STATES["b"])
     assert len(watched.calls) > fails
     assert not caught.value.damaged
-    assert caught.value.file == str(path)
+    assert caught.value.path == str(path)
     assert isinstance(caught.value.__cause__, OSError)
     assert os.listdir(tmp_path) == ["a"]
     # Once the file has its name, only that this is on the disk is not known.

@@ -36,7 +36,7 @@ def refused(path: Path, readers: tuple[Callable[[Path], object], ...] = READERS)
         with pytest.raises(CheckpointError) as found:
             reader(path)
         assert type(found.value) is CheckpointError
-        assert found.value.file == str(path)
+        assert found.value.path == str(path)
         assert found.value.expected
         assert found.value.found
         assert len(str(found.value)) < 1000
@@ -154,7 +154,7 @@ def test_ten_thousand_damaged_files(tmp_path: Path) -> None:
         put(path, raw)
         with pytest.raises(CheckpointError) as caught:
             files.read(path)
-        assert caught.value.file == str(path)
+        assert caught.value.path == str(path)
         assert caught.value.expected
         assert caught.value.found
     assert harmless < 500, harmless

@@ -296,7 +296,7 @@ def test_a_lock_whose_file_was_removed_and_taken_by_another_is_lost(path: Path) 
         said = f"expected the lock of this run; found .* is held by process {pid} .* has ended\\.$"
         with pytest.raises(CheckpointError, match=said) as caught:
             lock.check()
-        assert caught.value.file == str(path)
+        assert caught.value.path == str(path)
         assert not caught.value.damaged
         lock.release()
         assert path.exists()

@@ -13,7 +13,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -478,6 +478,33 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
     ),
     "unknown option of torch": (
         lambda: trainer("rmsprop", alpa=1),
+        SettingError,
+        ["RMSprop has no option 'alpa'", "It has: lr, alpha", 'Nearest: "alpha"'],
+    ),
+    "unknown options": (
+        lambda: trainer(momentun=1, acumulate=2),
+        SettingError,
+        ["adamw has no setting 'momentun'", "Options of Trainer: net, optimizer", "'acumulate'", 'Nearest: "accumulate"'],
+    ),
+    "flag of a trainer": (lambda: trainer(share="yes"), SettingError, ["share='yes'", "True or False is needed"]),
+    "seed of a trainer": (lambda: trainer(seed="3"), SettingError, ["seed='3'", "a whole number of at least 0"]),
+    "flag of an update": (
+        lambda: Update("critic", "mse", own_batch=1),
+        SettingError,
+        ["Update('critic', own_batch=1)", "True or False is needed"],
+    ),
+    "no loss in an update": (
+        lambda: Update("critic", lost="mse"),
+        SettingError,
+        ["no loss is given", "Update('critic', loss=", "'lost'", 'Nearest: "loss"'],
+    ),
+    "unknown option of an update": (
+        lambda: Update("critic", "mse", lerning_rate=1),
+        SettingError,
+        ["Update('critic'): adamw has no setting 'lerning_rate'", "Options of Update: name", 'Nearest: "learning_rate"'],
+    ),
+    "unknown option of a partial": (
+        lambda: trainer(partial(torch.optim.RMSprop, alpa=1)),
         SettingError,
         ["RMSprop has no option 'alpa'", "It has: lr, alpha", 'Nearest: "alpha"'],
     ),

@@ -7,6 +7,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -509,3 +510,40 @@ def test_an_interrupted_run_that_could_not_be_saved_is_an_error(
     ):
         trained(checkpoint=tmp_path, until=seconds(1e-9))
     monkeypatch.setattr(disk, "rename", real)
+
+
+def test_what_a_listener_freezes_stays_frozen(tmp_path: Path) -> None:
+    def freezing(net: nn.Sequential) -> Callable[[Event], None]:
+        def freeze(event: Event) -> None:
+            if event.progress.step == 2 and isinstance(event, Settled):
+                net[0].weight.requires_grad = False
+
+        return freeze
+
+    one = mlp()
+    whole = trained(one, epochs=2, checkpoint=Directory(tmp_path, every(steps(3))), listeners=[freezing(one)])
+    other = mlp()
+    trained(other, epochs=2, resume=whole.checkpoints[0])
+    assert same(arrays(one), arrays(other))
+    assert not other[0].weight.requires_grad
+
+
+def test_another_run_of_the_same_second_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("etude.run.saving.start_now", lambda: "2021-06-21T10-15-30")
+    for _ in range(2):
+        monkeypatch.setattr("etude.run.saving._RUNS", count(1))
+        trained(checkpoint=Directory(tmp_path, keep=last(2)), epochs=3)
+    assert steps_of(tmp_path) == [6, 9, 6, 9]
+
+
+def test_a_failure_does_not_hide_what_ended_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(event: Event) -> None:
+        if event.progress.step == 3 and isinstance(event, Settled):
+            raise ZeroDivisionError("mine")
+
+    broken(monkeypatch, "rename", OSError(5, os.strerror(5)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ZeroDivisionError, match="mine") as left:
+            trained(checkpoint=Directory(tmp_path, every(steps(3))), listeners=[stop], epochs=2)
+    assert "could not be saved" in "".join(left.value.__notes__)

@@ -719,7 +719,7 @@ def test_damaged_ones_are_passed_over_and_set_aside_file_by_file(folder: Path) -
         saved, refused = store.newest_good()
         assert saved is not None
         assert saved.record == {"step": 1}
-        assert [error.file for error in refused] == [str(newest), str(second), str(third)]
+        assert [error.path for error in refused] == [str(newest), str(second), str(third)]
         assert all(error.damaged and error.expected and error.found for error in refused)
         assert steps_in(store) == [1]
         assert store.newest_good()[1] == []
@@ -799,7 +799,7 @@ def test_a_damaged_file_that_is_alone_is_set_aside(tmp_path: Path) -> None:
         damage(path)
         saved, (error,) = store.newest_good()
         assert saved is None
-        assert error.file == str(path)
+        assert error.path == str(path)
         assert sorted(os.listdir(tmp_path)) == [".run.safetensors.lock", "run.safetensors.damaged"]
         save(store, at(2))
         assert store.newest_good()[0].record == {"step": 2}

@@ -6,17 +6,18 @@ import inspect
 import re
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from impossible import IMPOSSIBLE, SCENES, WRONG_TYPES, Scene
 from torch import nn
 
 from calls import Call, Spot, calls, carried_out, renamed, spots, with_option
 from configurations import GOOD
 from findings import Finding
+from impossible import IMPOSSIBLE, SCENES, WRONG_TYPES, Scene
 from misspelt import WAYS
 from subjects import alike, scratch
 
@@ -36,13 +37,13 @@ class Mistake:
 
     Attributes:
         config: it. what: the mistakes in words. told: texts that the message must have; of each one of several.
-        offered: names that must be offered, each first of its kind.
+        offered: for each mistake the names of which one must be offered, before all others.
     """
 
     config: Any
     what: str
     told: tuple[tuple[str, ...], ...]
-    offered: tuple[str, ...] = ()
+    offered: tuple[tuple[str, ...], ...] = ()
 
 
 def look(count: int, seed: int) -> Iterator[Finding]:
@@ -179,9 +180,9 @@ def _misspelt(mistakes: list[Mistake], what: str = "misspelt options, settings, 
         wrong += _refusal(found, mistake)
         first = re.findall(r'Nearest: "([^"]*)"', str(found.error))
         missed += [
-            f"{mistake.what}: {name} is not offered first: {str(found.error)[:300]}"
-            for name in mistake.offered
-            if name not in first
+            f"{mistake.what}: {names[0]} is not offered first: {str(found.error)[:300]}"
+            for names in mistake.offered
+            if not set(names) & set(first)
         ]
     asked = sum(len(mistake.offered) for mistake in mistakes)
     if len(missed) > (1 - SHARE) * asked:
@@ -206,8 +207,8 @@ def _slips(chance: Random) -> Mistake:
     while True:
         config = GOOD[chance.choice(list(GOOD))]
         found = [spot for spot in spots(config) if spot.kind == "option"]
-        calls = [spot.inside for spot in found]
-        here = [spot for spot in found if calls.count(spot.inside) > 2 and spot.inside == chance.choice(calls)]
+        number = chance.choice(found).call_number
+        here = [spot for spot in found if spot.call_number == number]
         if len(here) < 2:
             continue
         slips = [_misspell(chance, spot) for spot in chance.sample(here, min(len(here), chance.choice((2, 3))))]
@@ -235,7 +236,9 @@ def _misspell(chance: Random, spot: Spot) -> tuple[Spot, str]:
 
 def _is_right(spot: Spot, name: str) -> bool:
     """Whether a name is right at a place, though another one was meant."""
+    from etude.errors import EtudeError
     from etude.run.plan import Plan
+    from etude.step.loss import terms
     from etude.step.optim.registry import known_names
 
     if name == spot.name or not name:
@@ -244,7 +247,8 @@ def _is_right(spot: Spot, name: str) -> bool:
         # Case and underscores do not count there.
         return name.lower().replace("_", "") in {known.replace("_", "") for known in known_names()}
     if spot.kind == "loss":
-        return name.lower() == spot.name or name.lower() in ("l1", "mse", "mae", "nll", "bce")
+        with suppress(EtudeError):
+            return bool(terms(name))
     if spot.kind != "option":
         return False
     if not name.isidentifier():
@@ -274,6 +278,7 @@ def _mistake(config: Call, slips: dict[int, tuple[Spot, str]]) -> Mistake:
 
 _SAID = {
     "learning_rate_multipliers": ("rule",),
+    "rules": ("rule",),
     "update_schedule": ("update schedule",),
     "optimizer": ("optimizer",),
     "pieces": ("update schedule",),
@@ -285,18 +290,13 @@ _SAID = {
 def _places(spot: Spot) -> tuple[str, ...]:
     """How a message may name the place of a spot: by the call or the options around it, but not the outermost."""
     inner = [each.removesuffix("(") for each in spot.inside[1:]]
-    return tuple(
-        text
-        for each in (*inner, spot.name if spot.kind == "option" else "")
-        for text in (each, *_SAID.get(each, ()))
-        if text
-    )
+    return tuple(text for each in (*inner, spot.kind) for text in (each, *_SAID.get(each, ())))
 
 
-def _meant(right: str, wrong: str) -> str:
-    """What has to be offered: the name, or of a path the piece that is wrong."""
-    pieces = list(zip(right.split("."), wrong.split("."), strict=False))
-    return right
+def _meant(right: str, wrong: str) -> tuple[str, ...]:
+    """What has to be offered: the name, or the piece of it that is wrong."""
+    pieces = zip(right.split("."), wrong.split("."), strict=False)
+    return (right, *(own for own, other in pieces if own != other))
 
 
 # --------------------------------------------------------------------------------------------------------- wrong values
@@ -312,7 +312,9 @@ def _valued(chance: Random, table: dict[str, dict[str, tuple[Any, ...]]]) -> Mis
             option = chance.choice(list(table[of]))
             value = chance.choice(table[of][option])
             made = with_option(config, of, option, value)
-            return Mistake(made, f"{of}({option}={value!r})", ((option,),))
+            # A call that is wrong itself is refused before it is given to anything.
+            own = (f"{value.of}(",) if isinstance(value, Call) else _SAID.get(option, ())
+            return Mistake(made, f"{of}({option}={value!r})", ((option, *own),))
 
 
 def _mixed(chance: Random) -> Mistake:

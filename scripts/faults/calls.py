@@ -40,12 +40,14 @@ class Spot:
     Attributes:
         number: which of its names it is, in the order in which they are written. name: the name.
         kind: "option", or what kind of name the value is. inside: the calls and options around it, the outermost first.
+        call_number: which of its calls the name is written in.
     """
 
     number: int
     name: str
     kind: str
     inside: tuple[str, ...]
+    call_number: int
 
     @property
     def call(self) -> str:
@@ -77,34 +79,40 @@ def spots(config: Any) -> list[Spot]:
 
 def renamed(config: Any, rename: Callable[[Spot], str]) -> Any:
     """The configuration with other names."""
-    return _Renaming(rename).walk(config, ())
+    return _Renaming(rename).walk(config)
 
 
 class _Renaming:
     """One walk through a configuration, which counts the names."""
 
     def __init__(self, rename: Callable[[Spot], str]) -> None:
-        self._rename, self._number = rename, -1
+        self._rename, self._number, self._calls = rename, -1, 0
 
-    def walk(self, value: Any, inside: tuple[str, ...]) -> Any:
+    def walk(self, value: Any, inside: tuple[str, ...] = (), call: int = 0) -> Any:
+        """The value with other names; `inside` and `call` say where it stands."""
         if isinstance(value, Word):
-            return replace(value, text=self._name(value.text, value.kind, inside))
+            return replace(value, text=self._name(value.text, value.kind, inside, call))
         if isinstance(value, Call):
-            here = (*inside, f"{value.of}(")
-            args = tuple(self.walk(each, here) for each in value.args)
+            self._calls += 1
+            here, number = (*inside, f"{value.of}("), self._calls
+            args = tuple(self.walk(each, here, number) for each in value.args)
             options = {
-                self._name(key, "option", here): self.walk(each, (*here, key)) for key, each in value.options.items()
+                self._name(key, "option", here, number): self.walk(each, (*here, key), number)
+                for key, each in value.options.items()
             }
             return replace(value, args=args, options=options)
         if isinstance(value, dict):
-            return {self.walk(key, inside): self.walk(each, (*inside, _text(key))) for key, each in value.items()}
+            return {
+                self.walk(key, inside, call): self.walk(each, (*inside, _text(key)), call)
+                for key, each in value.items()
+            }
         if isinstance(value, list | tuple):
-            return type(value)(self.walk(each, inside) for each in value)
+            return type(value)(self.walk(each, inside, call) for each in value)
         return value
 
-    def _name(self, name: str, kind: str, inside: tuple[str, ...]) -> str:
+    def _name(self, name: str, kind: str, inside: tuple[str, ...], call: int) -> str:
         self._number += 1
-        return self._rename(Spot(self._number, name, kind, inside))
+        return self._rename(Spot(self._number, name, kind, inside, call))
 
 
 def _text(key: Any) -> str:

@@ -189,7 +189,7 @@ def _told(error: Any, path: Path, damaged: bool) -> list[str]:
     """What is wrong with an error."""
     wrong = []
     text = str(error)
-    if error.file != str(path) or not error.expected or not error.found:
+    if error.path != str(path) or not error.expected or not error.found:
         wrong.append(f"the error does not say file, expected and found: {text[:200]!r}")
     if len(text) > 1500 or not all(letter.isprintable() for letter in text):
         wrong.append(f"the message is too long or has letters that no terminal should get: {text[:200]!r}")
@@ -216,8 +216,8 @@ def _fallen_back(pair: Pair, older: Any, damaged: bool) -> list[str]:
     wrong = []
     if getattr(saved, "path", "") != str(pair.older) or not _equal(_plain(saved), older):
         wrong.append(f"not the checkpoint before was found, but {getattr(saved, 'path', saved)!s:.100}")
-    if [error.file for error in refused] != [str(pair.newer)]:
-        wrong.append(f"refused were {[error.file for error in refused]}")
+    if [error.path for error in refused] != [str(pair.newer)]:
+        wrong.append(f"refused were {[error.path for error in refused]}")
     if damaged and refused and refused[0].damaged and not list(pair.folder.glob("*.damaged")):
         wrong.append("the damaged file was not set aside")
     return wrong
@@ -368,7 +368,7 @@ def _faults() -> dict[str, tuple[Callable[[], Any], Callable[[int], Finding]]]:
     from etude.run import saving
 
     def damaged(seed: int) -> Finding:
-        return _damaged(60, seed)
+        return _damaged(200, seed)
 
     def hostile(kind: str) -> Callable[[int], Finding]:
         return lambda seed: _hostile(60, seed, kind)

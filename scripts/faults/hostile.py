@@ -119,7 +119,7 @@ def length(chance: Random, good: bytes) -> bytes:
 
 def sparse(chance: Random, _: bytes) -> Placed:
     """A file of gigabytes that takes no room on the disk, and a header as long."""
-    asked = chance.choice([1 << 20, 99_000_000, 1 << 32, 1 << 40])
+    asked = chance.choice([1 << 20, 1 << 24, 1 << 24, 99_000_000, 1 << 32, 1 << 40])
 
     def place(path: Path) -> None:
         with path.open("wb") as file:

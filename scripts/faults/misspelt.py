@@ -76,8 +76,8 @@ def drop(name: str, chance: Random) -> str:
 
 def swap(name: str, chance: Random) -> str:
     """Two neighbours have changed places."""
-    place = chance.randrange(len(name) - 1)
-    return name[:place] + name[place + 1] + name[place] + name[place + 2 :]
+    place = chance.randrange(max(1, len(name) - 1))
+    return name[:place] + name[place + 1 : place + 2] + name[place] + name[place + 2 :]
 
 
 def double(name: str, chance: Random) -> str:

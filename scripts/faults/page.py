@@ -51,9 +51,9 @@ show that it is missing. It is a model of POSIX, not of one disk that breaks its
     "damage": """\
 A folder holds two checkpoints of a run. The newer one is spoilt, or replaced by something else; then it is opened in
 every way there is (reading it whole, its record, its arrays, verifying it, loading a net from it), and the newest good
-one of the folder is asked for. Audit hooks see what is opened, imported and run meanwhile, a timer sees what hangs. Many
-of the hostile files lie under digests that fit, so that no digest gives them away. What is taken for good must be read
-alike by the safetensors library.
+one of the folder is asked for. Audit hooks see what is opened, imported and run meanwhile, a timer sees what hangs.
+Many of the hostile files lie under digests that fit, so that no digest gives them away. What is taken for good must be
+read alike by the safetensors library.
 """,
     "full_disk": """\
 A disk that takes so many bytes and no more stands in for the system's; where the system lets this user mount one, a

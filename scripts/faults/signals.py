@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any
 
 from findings import Finding
-from kill import Heard, Process, Whole, _amiss, _Left, _undisturbed
+from kill import Heard, Process, Whole, _apart, _Left, _undisturbed
 from seams import instead, nothing
 from subjects import scratch
 from trainings import JOBS, STEPS, Job, Tell
@@ -49,12 +49,8 @@ AT_ONCE = 2.0
 SLOW = 4.0
 """Seconds that this save takes."""
 
-MOMENTS = {"anywhere": 0.3, "saving": 0.3, "looking": 0.2, "starting": 0.2}
-"""What a signal falls into, and how often that is aimed at: an instant of the run; after a save, an evaluation or
-workers began."""
-
 _WITHIN = {"looking": 0.02, "starting": 0.05}
-"""Seconds after the beginning of an evaluation, or of workers, in which a signal comes."""
+"""Seconds after an evaluation, or workers, began, in which a signal comes; after a save it is as long as saves take."""
 
 _OURS = ("asked", "left", "looking", "starting")
 """What a run tells besides what `kill.Heard` understands."""
@@ -62,17 +58,30 @@ _OURS = ("asked", "left", "looking", "starting")
 
 def look(count: int, seed: int) -> Iterator[Finding]:
     """Send `count` signals to runs in one process, as many to runs with workers, and a quarter as many twice."""
-    yield _asked("plain", "plain", count, seed)
-    yield _asked("two workers, bf16, listeners", "rich", count, seed)
-    yield _asked("a second signal while it is saved", "plain", max(4, count // 4), seed, twice=True)
+    yield _asked("plain", "plain", count, seed, Aim())
+    yield _asked("two workers, bf16, listeners", "rich", count, seed, Aim())
+    yield _asked("a second signal while it is saved", "plain", max(4, count // 4), seed, Aim(("anywhere",), twice=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """Where signals are sent: moments and names to draw from, the share that goes to the whole group.
+
+    `twice`: a second one follows while the state is saved after the first.
+    """
+
+    moments: tuple[str, ...] = ("anywhere", "anywhere", "saving", "saving", "looking", "starting")
+    names: tuple[str, ...] = NAMES
+    group: float = 0.5
+    twice: bool = False
 
 
 def planted(seed: int) -> Iterator[Finding]:
     """Handlers and workers that do what others do; each fault has so many signals in which to show."""
     whole = {name: _undisturbed(JOBS[name]) for name in ("plain", "rich")}
-    for fault, (job, plant, twice) in _FAULTS.items():
+    for fault, (job, plant, aim) in _FAULTS.items():
         with plant():
-            found = next(_trials(job, whole[job], f"{seed} {fault}", 60, twice, until_wrong=True))
+            found = _trials(job, whole[job], f"{seed} {fault}", 60, aim, until_wrong=True)
         if found.wrong:
             yield Finding(fault, found.signals, (), {"noticed as": found.wrong[0][:80]})
         else:
@@ -87,48 +96,56 @@ class Trials:
     """What came of runs that were sent signals.
 
     Attributes:
-        signals: how many were sent. ends: how processes ended after them. seconds: the longest that one took to. wrong:
-            what was.
+        signals: how many were sent. aims: what at. ends: how processes ended after them. seconds: the longest that one
+            took to. wrong: what was.
     """
 
     signals: int = 0
+    aims: Counter[str] = field(default_factory=Counter)
     ends: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
     wrong: list[str] = field(default_factory=list)
 
 
-def _asked(what: str, name: str, count: int, seed: int, twice: bool = False) -> Finding:
-    whole = _undisturbed(JOBS[name])
-    *_, found = _trials(name, whole, f"{seed} {what}", count, twice)
-    figures = {**found.ends, "longest, s": round(found.seconds, 2)}
+def _asked(what: str, name: str, count: int, seed: int, aim: Aim) -> Finding:
+    found = _trials(name, _undisturbed(JOBS[name]), f"{seed} {what}", count, aim)
+    figures = {**found.aims, **found.ends, "longest, s": round(found.seconds, 2)}
     return Finding(f"asked to leave: {what}", found.signals, tuple(found.wrong), figures)
 
 
-def _trials(name: str, whole: Whole, seed: str, count: int, twice: bool, until_wrong: bool = False) -> Iterator[Trials]:
+def _trials(name: str, whole: Whole, seed: str, count: int, aim: Aim, until_wrong: bool = False) -> Trials:
     """Runs until so many signals were sent, or until something is wrong."""
     found, left, number = Trials(), _Left(), 0
-    while found.signals < count and not (until_wrong and found.wrong):
-        _run(_leaves(JOBS[name], slow=twice), whole, Random(f"{seed} {number}"), twice, found, left)
-        found.wrong += left.seen()
-        number += 1
+    job = partial(_worked, JOBS[name], aim.twice)
+    # Processes begin with the handlers of this one, and Python's own for Ctrl-C raises an exception.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        while found.signals < count and not (until_wrong and found.wrong):
+            _run(job, whole, Random(f"{seed} {number}"), aim, found, left)
+            found.wrong += left.seen()
+            number += 1
+    finally:
+        signal.signal(signal.SIGINT, before)
     found.wrong += left.seen(wait=not until_wrong)
-    yield found
+    return found
 
 
-def _run(job: Job, whole: Whole, chance: Random, twice: bool, found: Trials, left: _Left) -> None:
+def _run(job: Job, whole: Whole, chance: Random, aim: Aim, found: Trials, left: _Left) -> None:
     """One run, started again until it ends, the first times with a signal."""
     safe, begun, at = 0, [0], -1
     with scratch() as folder:
         for rest in range(chance.randint(1, MOST), -1, -1):
             process = Process(job, folder / "run")
-            sent = _send(process, whole, chance, begun[-1], twice) if rest else Sent()
+            sent = _send(process, whole, chance, begun[-1], aim) if rest else Sent()
             code = _end(process, sent, found)
             heard = process.heard
             whole.saves.extend(heard.saves())
             wrong, leaves = _badly_left(code, heard, sent), _left_at(heard)
             if at >= 0 and heard.began not in (-1, at):
                 wrong.append(f"it began at step {heard.began}, and had left at step {at}")
-            wrong += _amiss(_without_ours(heard), whole, safe, begun, 0 if sent.names else code)
+            wrong += _amiss(heard, whole, safe, begun)
+            if not sent.names and code:
+                wrong.append(f"it ended with {code}")
             found.wrong += [f"{line} ({' and '.join(sent.names) or 'no signal'})" for line in wrong]
             left.add([(process.pid, time.monotonic())])
             at = leaves if code == AGAIN else at if heard.began < 0 else -1
@@ -141,16 +158,16 @@ def _run(job: Job, whole: Whole, chance: Random, twice: bool, found: Trials, lef
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """The signals that a process got, and when the last one was sent."""
+    """The signals that a process got, when the last one was sent, and what the first one was aimed at."""
 
     names: tuple[str, ...] = ()
     at: float = 0.0
+    moment: str = ""
 
 
-def _send(process: Process, whole: Whole, chance: Random, from_: int, twice: bool) -> Sent:
+def _send(process: Process, whole: Whole, chance: Random, from_: int, aim: Aim) -> Sent:
     """Wait for a moment that is drawn, and send a signal; a second one while the state is saved after the first."""
-    moment = "anywhere" if twice else chance.choices(list(MOMENTS), list(MOMENTS.values()))[0]
-    times = process.heard.times
+    moment, times = chance.choice(aim.moments), process.heard.times
     if moment == "anywhere":
         rest = 1 - from_ / STEPS
         ended = process.listen(process.born + chance.uniform(0, whole.start + rest * (whole.seconds - whole.start)))
@@ -160,26 +177,25 @@ def _send(process: Process, whole: Whole, chance: Random, from_: int, twice: boo
         ended = process.listen(late, lambda: [kind for kind, _ in times].count(moment) >= number)
         within = _WITHIN.get(moment, 1.3 * median(whole.saves))
         ended = ended or process.listen(time.monotonic() + chance.uniform(0, within))
-    first, second = (chance.choice(NAMES) for _ in range(2))
-    if ended or not _signal(process, first, chance):
+    first, second = (chance.choice(aim.names) for _ in range(2))
+    if ended or not _signal(process, first, chance.random() < aim.group):
         return Sent()
-    sent = Sent((first,), time.monotonic())
-    if twice:
+    sent = Sent((first,), time.monotonic(), moment)
+    if aim.twice:
         ended = process.listen(time.monotonic() + SECONDS, lambda: any(kind == "asked" for kind, _ in times))
         ended = ended or process.listen(time.monotonic() + chance.uniform(0, 0.3))
-        if not ended and _signal(process, second, chance):
-            return Sent((first, second), time.monotonic())
+        if not ended and _signal(process, second, chance.random() < aim.group):
+            return Sent((first, second), time.monotonic(), moment)
     return sent
 
 
-def _signal(process: Process, name: str, chance: Random) -> bool:
-    """Send a signal to a process or to all of its group; whether it was still there."""
+def _signal(process: Process, name: str, group: bool) -> bool:
+    """Send a signal to a process, or to its group; whether it was still there."""
     if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
         return False
-    number = signal.Signals[name]
-    # Until it has made a group of its own, a process has none but ours.
-    grouped = os.getpgid(process.pid) == process.pid
-    (os.killpg if grouped and chance.random() < 0.5 else os.kill)(process.pid, number)
+    # Until it has made a group of its own, a process is in ours.
+    group = group and os.getpgid(process.pid) == process.pid
+    (os.killpg if group else os.kill)(process.pid, signal.Signals[name])
     return True
 
 
@@ -191,6 +207,7 @@ def _end(process: Process, sent: Sent, found: Trials) -> int:
         process.kill()
     elif sent.names:
         found.signals += len(sent.names)
+        found.aims[f"in {_WORDS[sent.moment]}"] += 1
         found.seconds = max(found.seconds, time.monotonic() - sent.at)
     code = process.buried()
     if sent.names:
@@ -199,6 +216,7 @@ def _end(process: Process, sent: Sent, found: Trials) -> int:
 
 
 AGAIN = 75
+_WORDS = {"anywhere": "any instant", "saving": "a save", "looking": "an evaluation", "starting": "a start of workers"}
 _NAMES_OF_ENDS = {AGAIN: "saved, 75", 0: "had finished"}
 
 
@@ -230,23 +248,26 @@ def _left_at(heard: Heard) -> int:
     return int(told[0].split()[1]) if told else -1
 
 
-def _without_ours(heard: Heard) -> Heard:
-    return replace(heard, wrong=[line for line in heard.wrong if line.partition(" ")[0] not in _OURS])
+def _amiss(heard: Heard, whole: Whole, safe: int, begun: list[int]) -> list[str]:
+    """What is wrong with what a process told, whether or not it was sent signals."""
+    wrong = [line for line in heard.wrong if line.partition(" ")[0] not in _OURS]
+    if heard.began >= 0 and (heard.began < safe or heard.began not in begun):
+        wrong.append(f"it began at step {heard.began}; step {safe} was safe, {sorted(set(begun))} were saved")
+    differ = [step for step, loss in heard.losses.items() if whole.heard.losses.get(step) != loss]
+    if differ:
+        wrong.append(f"the loss of step {differ[0]} differs")
+    if heard.end and heard.end != whole.heard.end:
+        wrong.append(f"the last state differs: {_apart(heard.end, whole.heard.end)}")
+    return wrong
 
 
 # -------------------------------------------------------------------------------------------------------- the process
 
 
-def _leaves(job: Job, slow: bool = False) -> Job:
-    """A job in a process that leaves when it is asked to."""
-    return partial(_worked, job, slow)
-
-
 def _worked(job: Job, slow: bool, folder: Path, tell: Tell) -> None:
+    """A job in a process that leaves when it is asked to."""
     import etude
 
-    for name in NAMES:
-        signal.signal(signal.Signals[name], signal.SIG_DFL)
     _tell_moments(tell, slow)
     try:
         job(folder, tell)
@@ -386,13 +407,16 @@ def _code_0() -> Iterator[None]:
         yield
 
 
-_FAULTS: dict[str, tuple[str, Callable[[], AbstractContextManager[None]], bool]] = {
-    "the handler saves": ("plain", _saves_in_the_handler, False),
-    "the flag is looked at where an epoch ends": ("plain", _waits_for_the_epoch, False),
-    "a second signal is noted, too": ("plain", _notes_every_signal, True),
-    "it leaves without saving": ("plain", _without_saving, False),
-    "the exit code is 0": ("plain", _code_0, False),
-    "workers end with the signal": ("rich", _plain_workers, False),
-    "workers that start end with the signal": ("rich", _nothing_held_back, False),
+_STARTING = Aim(("starting",), ("SIGTERM",), group=1.0)
+_TWICE = Aim(("anywhere",), twice=True)
+
+_FAULTS: dict[str, tuple[str, Callable[[], AbstractContextManager[None]], Aim]] = {
+    "the handler saves": ("plain", _saves_in_the_handler, Aim()),
+    "the flag is looked at where an epoch ends": ("plain", _waits_for_the_epoch, Aim()),
+    "a second signal is noted, too": ("plain", _notes_every_signal, _TWICE),
+    "it leaves without saving": ("plain", _without_saving, Aim()),
+    "the exit code is 0": ("plain", _code_0, Aim()),
+    "workers end with the signal": ("rich", _plain_workers, Aim()),
+    "workers that start end with the signal": ("rich", _nothing_held_back, _STARTING),
 }
-"""A job, what is planted, and whether there are second signals."""
+"""A job, what is planted, and where signals are sent."""

@@ -9,7 +9,7 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
 from etude.errors import EtudeError, SettingError
-from etude.hints import nearest, not_there
+from etude.hints import is_slip, not_there
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -56,9 +56,8 @@ def _misfit(call: Callable[..., Any], args: Sequence[Any], options: Mapping[str,
     known = [p.name for p in given if p.kind is not p.VAR_KEYWORD]
     strangers = [name for name in options if name not in known]
     if len(known) < len(given):
-        # Names of all kinds are taken: only one that may stand for what is missing is out of place.
-        missing = [p.name for p in given if p.name not in options and p.default is p.empty]
-        strangers = [name for name in strangers if nearest(name, missing)]
+        # Any name is taken: only one that is very like another is out of place.
+        strangers = [name for name in strangers if is_slip(name, known)]
     told = not_there(strangers, known, "argument") or f"{said[0].upper()}{said[1:]}."
     return f"{title}(): {told} Arguments: {', '.join(known)}."
 
@@ -82,8 +81,8 @@ class Faults:
         try:
             return check(*given)
         except EtudeError as error:
-            if str(error) not in map(str, self._found):
-                self._found.append(error)
+            known = set(map(str, self._found))
+            self._found += [each for each in error.faults or (error,) if str(each) not in known]
             return cast("T", None)
 
     def tell(self) -> None:
@@ -97,7 +96,9 @@ class Faults:
         if self._found:
             kinds = {type(error) for error in self._found}
             kind = kinds.pop() if len(kinds) == 1 else SettingError
-            raise kind("\n".join([f"{len(self._found)} things are wrong.", *map(str, self._found)]))
+            error = kind("\n".join([f"{len(self._found)} things are wrong.", *map(str, self._found)]))
+            error.faults = tuple(self._found)
+            raise error
 
 
 @contextmanager
@@ -106,4 +107,6 @@ def told_of(place: str) -> Iterator[None]:
     try:
         yield
     except EtudeError as error:
-        raise type(error)(f"{place}: {error}") from error
+        told = type(error)(f"{place}: {error}")
+        told.faults = tuple(type(each)(f"{place}: {each}") for each in error.faults)
+        raise told from error

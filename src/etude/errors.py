@@ -17,7 +17,13 @@ _HERE = os.path.dirname(__file__) + os.sep
 
 
 class EtudeError(Exception):
-    """The root of all errors raised on purpose."""
+    """The root of all errors raised on purpose.
+
+    Attributes:
+        faults: where several things are wrong, an error for each; else nothing.
+    """
+
+    faults: tuple[EtudeError, ...] = ()
 
 
 class PartError(EtudeError, LookupError):
@@ -52,13 +58,13 @@ class CheckpointError(StateError):
     """A checkpoint that cannot be written, or a file that is not what was written: missing, damaged, or no checkpoint.
 
     Attributes:
-        file: its path. expected: what should be there. found: what is there.
+        path: of the file. expected: what should be there. found: what is there.
         damaged: whether the file is not what was written; False where it could not be reached or is of another kind.
     """
 
-    def __init__(self, file: str, expected: str, found: str, damaged: bool = True) -> None:
-        super().__init__(f"{file}: expected {expected}; found {found}.")
-        self.file = file
+    def __init__(self, path: str, expected: str, found: str, damaged: bool = True) -> None:
+        super().__init__(f"{path}: expected {expected}; found {found}.")
+        self.path = path
         self.expected = expected
         self.found = found
         self.damaged = damaged

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from torch import nn
 
-from etude.arguments import named
+from etude.arguments import Faults, named
 from etude.errors import Interrupted, SettingError, StateError, nearest
 from etude.hints import not_there
 from etude.listen.bar import Bar
 from etude.run.events import Listener
-from etude.run.plan import OF_TRAIN, Plan
+from etude.run.plan import OF_TRAIN, Plan, check_time
 from etude.run.result import Result
-from etude.run.resuming import Accept, Resume
+from etude.run.resuming import Accept, Resume, check_accept, check_resume
 from etude.run.run import Run
 from etude.values.spans import Span
 
@@ -61,14 +62,17 @@ def train(
     if plan is not None and options:
         near = not_there([name for name in options if nearest(name, OF_TRAIN)], OF_TRAIN)
         raise SettingError(
-            f"train(): a plan and options ({', '.join(options)}) are both given. {near} Write them into the plan."
+            f"train(): a plan and options ({', '.join(options)}) are both given. {near or 'Write them into the plan.'}"
         )
-    if progress not in (True, False, "auto"):
-        raise SettingError(f'progress={progress!r}: True, False or "auto" is needed.')
-    told = _told(listeners)
-    made = plan if plan is not None else Plan(**options)
+    faults = Faults()
+    made = plan if plan is not None else faults.take(partial(Plan, **options))
+    told = faults.take(_told, listeners)
+    bar = faults.take(_bar, progress)
+    for check, given in ((check_resume, resume), (check_accept, accept), (partial(check_time, "until"), until)):
+        faults.take(check, given)
+    faults.tell()
     run = Run(made, net, data, resume=resume, accept=accept, until=until)
-    result = run.to(_bar(progress), *told).result()
+    result = run.to(bar, *told).result()
     if result.stop_reason == "interrupted":
         path, step = run.newest_checkpoint
         if step != result.steps:
@@ -91,4 +95,6 @@ def _told(listeners: Iterable[Listener]) -> tuple[Listener, ...]:
 def _bar(progress: bool | str) -> Listener | None:
     if progress == "auto":
         return Bar.auto()
+    if not isinstance(progress, bool):
+        raise SettingError(f'progress={progress!r}: True, False or "auto" is needed.')
     return Bar() if progress else None

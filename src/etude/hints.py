@@ -30,7 +30,7 @@ _ALSO_CALLED = {
     "time_limit": "timeout time_budget max_time",
     "accumulate": "grad_accum gradient_accumulation accumulate_grad_batches gradient_accumulation_steps",
     "listeners": "callbacks hooks",
-    "progress": "verbose tqdm",
+    "progress": "verbose tqdm progress_bar enable_progress_bar",
     "non_finite": "nan on_nan nan_policy detect_anomaly",
     "update_schedule": "freeze freeze_schedule",
     "rules": "param_groups",
@@ -81,6 +81,13 @@ def nearest(word: object, words: Iterable[str], count: int = 3) -> str:
     found += [each for low, each in bare.items() if len(asked) > 2 and asked in low]
     quoted = ", ".join(f'"{name}"' for name in list(dict.fromkeys(found))[:count])
     return f" Nearest: {quoted}." if quoted else ""
+
+
+def is_slip(word: str, words: Iterable[str]) -> bool:
+    """Whether a word that could be something else is very like one of these, or another library's name for it."""
+    asked, known = _bare(word), set(words)
+    meant = any(asked in also and right in known for right, also in _MEANT)
+    return meant or bool(get_close_matches(asked, map(_bare, known), n=1, cutoff=0.75))
 
 
 def not_there(names: Iterable[object], known: Iterable[str], what: str = "option") -> str:

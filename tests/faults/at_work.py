@@ -31,7 +31,8 @@ def _found(name: str, kind: str, out: Path, arguments: tuple[str, ...]) -> list[
     kept = out / "faults.json"
     command = [sys.executable, str(ROOT / "scripts" / "faults"), "--only", name, "--out", str(kept), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(out)}
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    limit = 7200 if "--full" in arguments else 900
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=limit)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     found: list[dict[str, Any]] = json.loads(kept.read_text())[name][kind]["findings"]
     assert found

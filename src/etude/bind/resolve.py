@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from etude.arguments import Faults
 from etude.bind.left import left_for
 from etude.bind.table import RATE, Choice, Table, parts_of
 from etude.errors import PartError, RuleError, nearest, warn
@@ -50,8 +51,15 @@ def resolve(
             f"rules for {unknown[0]!r}: there is no such setting. Settings: {', '.join(base)}."
             f"{nearest(unknown[0], base)}"
         )
-    names = tree.trainable if only is None else _limited(tree, only)
-    matched = {setting: _matched(tree, setting, made) for setting, made in rules.items()}
+    faults = Faults()
+    names = tree.trainable if only is None else faults.take(_limited, tree, only)
+    matched = {
+        setting: [faults.take(_matched, tree, setting, place, value) for place, value in made]
+        for setting, made in rules.items()
+    }
+    places = () if update_schedule is None else parts_of(update_schedule)
+    moved = [(place, faults.take(_moved, tree, place)) for place in places]
+    faults.tell()
     covered = tuple(text for setting, made in rules.items() for text in _covered(made, matched[setting], setting))
     if covered and strict:
         raise RuleError("Rules that can never decide, because earlier ones cover them: " + "; ".join(covered))
@@ -64,8 +72,10 @@ def resolve(
     buffers = [name for name in tree.arrays if name not in tree.parameters]
     inside = set(tree.arrays) if only is None else set(only.names(tree))
     frozen = tuple(name for name in buffers if name in inside and choose(name, RATE).frozen)
-    for text in _check_schedule(tree, update_schedule, choices):
-        warn(text)
+    for place, meant in moved:
+        here = [name for name in meant if name in choices]
+        if all(choices[name][RATE].frozen for name in here) and (here or not set(meant) & set(tree.trainable)):
+            warn(f"In the update schedule: {place!r} moves nothing: all its arrays are frozen or not trainable.")
     return Table(tree, choices, update_schedule, base[RATE], frozen, covered)
 
 
@@ -110,20 +120,32 @@ class _Chooser:
         return Choice(schedule(value), None, rule, absolute=True)
 
 
-def _matched(tree: Tree, setting: str, rules: Rules) -> list[frozenset[str]]:
-    found = []
-    for place, value in rules:
-        try:
-            names = frozenset(place.names(tree))
-        except PartError as error:
-            raise PartError(f"In the rule {place!r}: {value!r} for {setting}: {error}") from None
-        if not names:
-            raise PartError(
-                f"The rule {place!r}: {value!r} for {setting} selects no arrays, so it would do nothing. "
-                f"{_without_arrays(tree, place)}"
-            )
-        found.append(names)
-    return found
+def _matched(tree: Tree, setting: str, place: Part, value: Any) -> frozenset[str]:
+    """The names that a rule is for."""
+    try:
+        names = frozenset(place.names(tree))
+    except PartError as error:
+        raise PartError(f"In the rule {place!r}: {value!r} for {setting}: {error}") from None
+    if not names:
+        raise PartError(
+            f"The rule {place!r}: {value!r} for {setting} selects no arrays, so it would do nothing. "
+            f"{_without_arrays(tree, place)}"
+        )
+    return names
+
+
+def _moved(tree: Tree, place: Part) -> tuple[str, ...]:
+    """The names that a part of the update schedule is for."""
+    try:
+        names = place.names(tree)
+    except PartError as error:
+        raise PartError(f"In the update schedule: {error}") from None
+    if not names:
+        raise PartError(
+            f"In the update schedule: {place!r} selects no arrays, so nothing would move. "
+            f"{_without_arrays(tree, place)}"
+        )
+    return names
 
 
 def _covered(rules: Rules, matched: list[frozenset[str]], setting: str) -> list[str]:
@@ -168,29 +190,6 @@ def _paths(tree: Tree, place: Part) -> frozenset[str]:
     return tree.remember(
         ("paths", place), lambda: frozenset(path for node in place.nodes(tree) for path in tree.paths_below(node))
     )
-
-
-def _check_schedule(
-    tree: Tree, update_schedule: Schedule | None, choices: Mapping[str, Mapping[str, Choice]]
-) -> list[str]:
-    """Raise for parts that select nothing; say which of them never move anything, all they have being frozen."""
-    texts = []
-    for place in parts_of(update_schedule) if update_schedule is not None else ():
-        try:
-            names = place.names(tree)
-        except PartError as error:
-            raise PartError(f"In the update schedule: {error}") from None
-        if not names:
-            raise PartError(
-                f"In the update schedule: {place!r} selects no arrays, so nothing would move. "
-                f"{_without_arrays(tree, place)}"
-            )
-        here = [name for name in names if name in choices]
-        if all(choices[name][RATE].frozen for name in here) and (here or not set(names) & set(tree.trainable)):
-            texts.append(
-                f"In the update schedule: {place!r} moves nothing: all its arrays are frozen or not trainable."
-            )
-    return texts
 
 
 def _without_arrays(tree: Tree, place: Part) -> str:

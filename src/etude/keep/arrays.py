@@ -46,6 +46,7 @@ def of_net(net: nn.Module, key: str = "") -> Packed:
         "buffers": [name for name in tree.arrays if name in hidden],
         "ties": [list(names) for names in tree.names.values() if len(names) > 1],
         "parameters": [name for name in tree.arrays if name in tree.parameters],
+        "frozen": [n for n, a in tree.arrays.items() if n in tree.parameters and not a.requires_grad],
         "extra": extra,
         "other": other,
         "still": [path for path, module in _modules(tree) if not module.training],
@@ -75,7 +76,9 @@ class Walked:
         if self._known is None or self._known[0] != there:
             self._known = (there, *self._walk())
         still = [path for path, module in self._modules if not module.training]
-        return {**self._known[1], "still": still}, {name: home[key] for name, home, key in self._known[2]}
+        tensors = {name: home[key] for name, home, key in self._known[2]}
+        frozen = [name for name in self._known[1]["parameters"] if not tensors[name].requires_grad]
+        return {**self._known[1], "still": still, "frozen": frozen}, tensors
 
     def _walk(self) -> tuple[dict[str, Any], list[tuple[str, Mapping[str, Any], str]]]:
         record, _ = of_net(self._net)
@@ -97,16 +100,25 @@ def name_in_file(name: str, key: str = "", hidden: bool = False) -> str:
 
 @torch.no_grad()
 def into_net(
-    net: nn.Module, path: str, record: Mapping[str, Any], tensors: Mapping[str, Tensor], key: str = ""
+    net: nn.Module,
+    path: str,
+    record: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    key: str = "",
+    grown: bool = False,
 ) -> None:
-    """Write the arrays of a file into a net. `key` as for `of_net`.
+    """Write the arrays of a file into a net.
+
+    Args:
+        key: as for `of_net`. grown: modules may have registered or let go of buffers since they were made as `net` is.
 
     Raises:
         CheckpointError: the net has other arrays, shapes or ties; everything that differs is named, and nothing is
             changed.
     """
-    check_net(net, path, record, tensors, key)
-    _come_and_go(Tree(net), record)
+    check_net(net, path, record, tensors, key, grown)
+    if grown:
+        _come_and_go(Tree(net), record)
     tree = Tree(net)
     _put(tree, _given(record, tensors, key))
     for owner, state in unpack(record["extra"], tensors).items():
@@ -119,19 +131,26 @@ def into_net(
 
 
 def check_net(
-    net: nn.Module, path: str, record: Mapping[str, Any], tensors: Mapping[str, Tensor], key: str = ""
+    net: nn.Module,
+    path: str,
+    record: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    key: str = "",
+    grown: bool = False,
 ) -> None:
     """Raise CheckpointError unless the net has the arrays of the file; as for `into_net`."""
-    _refuse(path, misfits(net, record, tensors, key))
+    _refuse(path, misfits(net, record, tensors, key, grown))
 
 
-def misfits(net: nn.Module, record: Mapping[str, Any], tensors: Mapping[str, Tensor], key: str = "") -> list[str]:
+def misfits(
+    net: nn.Module, record: Mapping[str, Any], tensors: Mapping[str, Tensor], key: str = "", grown: bool = False
+) -> list[str]:
     """What a file has otherwise than a net, as ends of a sentence: "found no '0.weight', which the net has"."""
     tree = Tree(net)
     extra = [path for path in record["extra"] if not isinstance(tree.nodes.get(path), nn.Module)]
     found = [f"extra state of {some(extra)}, which the net does not have"] if extra else []
     given = _given(record, tensors, key)
-    coming, going = _coming_and_going(tree, record)
+    coming, going = _coming_and_going(tree, record) if grown else (set(), set())
     given = {name: value for name, value in given.items() if name not in coming}
     given |= {name: tree.arrays[name] for name in going}
     return [*_misfits(tree, given), *_untied(tree, record["ties"]), *found]
@@ -169,10 +188,13 @@ def _given(record: Mapping[str, Any], tensors: Mapping[str, Tensor], key: str) -
 
 
 def modes_into(net: nn.Module, record: Mapping[str, Any]) -> None:
-    """Bring each module of a net into the mode, training or evaluation, that it had."""
-    still = set(record["still"])
-    for path, module in _modules(Tree(net)):
+    """Bring each module into the mode that it had, training or evaluation; and what required a gradient does again."""
+    tree, still, frozen = Tree(net), set(record["still"]), set(record["frozen"])
+    for path, module in _modules(tree):
         module.training = path not in still
+    for name in tree.parameters & set(record["parameters"]):
+        if tree.arrays[name].requires_grad != (name not in frozen):
+            tree.arrays[name].requires_grad = name not in frozen
 
 
 @torch.no_grad()

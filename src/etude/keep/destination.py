@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, final
 
-from etude.arguments import named_class
+from etude.arguments import named_class, told_of
 from etude.errors import SettingError, nearest
 from etude.keep.names import SUFFIX
 from etude.keep.places import check_folder, is_folder
@@ -194,14 +194,16 @@ def _one(given: Any) -> File | Directory:
         )
     path = os.fspath(given)
     if path.endswith(SUFFIX):
-        return File(given)
+        with told_of("checkpoint"):
+            return File(given)
     stem, end = os.path.splitext(path)
     if end.lower() in _FOREIGN:
         raise SettingError(
             f"checkpoint={path!r}: a file of this library is a safetensors file. Write {stem + SUFFIX!r}; "
             f"or Directory({path!r}) if a folder is meant."
         )
-    return Directory(given)
+    with told_of("checkpoint"):
+        return Directory(given)
 
 
 def _settle(it: File | Directory) -> None:
@@ -263,8 +265,9 @@ def _cadence(given: object, when: BestBy | None, said: str) -> Cadence | None:
     if isinstance(given, Cadence):
         return given
     if isinstance(given, Span):
-        return every(given)
-    raise SettingError(f"{said}, {given!r}): {_no_cadence(given)}")
+        with told_of(f"{said}, cadence={given!r})"):
+            return every(given)
+    raise SettingError(f"{said}, cadence={given!r}): {_no_cadence(given)}")
 
 
 def _no_cadence(given: object) -> str:

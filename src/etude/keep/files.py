@@ -19,6 +19,7 @@ from etude.keep import disk, parsing
 from etude.keep.digests import Digests, Run, Together
 from etude.keep.header import Entry, Header, short
 from etude.keep.image import Image, absolute, write
+from etude.keep.layout import memory
 from etude.keep.whole import PART
 
 __all__ = ["PART", "Image", "Saved", "read", "read_arrays", "read_header", "read_record", "verify", "write"]

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from math import gcd
 from typing import TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,19 +75,20 @@ def _rank(name: str, size: int) -> tuple[int, bool, str]:
 
 
 def memory(size: int) -> Tensor:
-    """So many bytes of memory on the host, beginning with a line; what is in them is left as it is.
+    """So many bytes of memory on the host, beginning with a line; what is in them does not matter.
 
-    NumPy asks the system for large pages, which makes the first use some times quicker.
+    Long memory comes from the system as it is needed: neither filled, as torch does where it is to be deterministic,
+    nor in large pages, as NumPy asks for, which take longer where memory is scarce.
 
     Raises:
         MemoryError: they are not to be had.
     """
     try:
-        raw = np.empty(size + _LINE, dtype=np.uint8)
-    except ValueError as error:
-        raise MemoryError(str(error)) from error
-    begin = -raw.ctypes.data % _LINE
-    return torch.from_numpy(raw[begin : begin + size])
+        raw = torch.frombuffer(bytearray(size + _LINE), dtype=torch.uint8)
+    except (MemoryError, OverflowError) as error:
+        raise MemoryError(f"{size:,} bytes") from error
+    begin = -raw.data_ptr() % _LINE
+    return raw[begin : begin + size]
 
 
 def check(name: str, array: Tensor) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import total_ordering
 from math import copysign, isinf
+from typing import Any
 
 from etude.errors import StateError
 
@@ -103,6 +104,12 @@ def _score(score: float) -> str:
     text = f"{score:.3e}"
     # The largest numbers there are would be rounded up to what is none.
     return text if isinf(float(text)) == isinf(score) else f"{copysign(1.797e308, score):.3e}"
+
+
+def is_run(start: Any, counter: Any) -> bool:
+    """Whether these may stand at the beginning of a name; they may come from a file."""
+    fits = isinstance(start, str) and re.fullmatch(_START, start, re.ASCII) is not None
+    return fits and isinstance(counter, int) and not isinstance(counter, bool) and counter >= 0
 
 
 def start_now(clock: Callable[[], float] = time.time) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from etude._version import __version__
 from etude.errors import CheckpointError, nearest
+from etude.keep.names import is_run
 from etude.step.states import is_clock, is_count, is_names
 
 FORMAT = 1
@@ -38,6 +39,15 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, Mapping) and all(isinstance(own, str) for own in value.values())
 
 
+def _is_facts(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(own, str) or _is_texts(own) for own in value.values())
+
+
+def _is_saves(value: Any) -> bool:
+    keys = {"kind", "path", "last", "best", "step", "number"}
+    return isinstance(value, list) and all(isinstance(own, Mapping) and set(own) == keys for own in value)
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
@@ -56,7 +66,7 @@ def _is_sums(value: Any) -> bool:
 
 def _is_net(value: Any) -> bool:
     if not isinstance(value, Mapping) or not all(
-        is_names(value.get(key)) for key in ("arrays", "buffers", "parameters", "still")
+        is_names(value.get(key)) for key in ("arrays", "buffers", "parameters", "frozen", "still")
     ):
         return False
     ties = value.get("ties")
@@ -64,11 +74,7 @@ def _is_net(value: Any) -> bool:
 
 
 def _is_run(value: Any) -> bool:
-    return isinstance(value, Mapping) and _is_text(value.get("start")) and is_count(value.get("counter"))
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list)
+    return isinstance(value, Mapping) and set(value) == {"start", "counter"} and is_run(**value)
 
 
 STATE = (
@@ -80,7 +86,9 @@ STATE = (
     Field("seconds", "time the run has taken, over all processes", _is_number),
     Field("seed", "of the data order, of dropout and of noise; all chance follows from it and the clock", is_count),
     Field(
-        "net", "names of arrays, of buffers outside a state_dict, of modules in evaluation; ties, extra state", _is_net
+        "net",
+        "names of arrays, of hidden buffers, of what is frozen or in evaluation; ties, extra state",
+        _is_net,
     ),
     Field("updates", "of each update: optimizer, memory of arrays and schedules, loss scale, turn", _is_mapping),
     Field("averages", "how often each average has taken the arrays, and what its schedules remember", _is_mapping),
@@ -89,9 +97,9 @@ STATE = (
     Field("history", "names of the series; their numbers are tensors", is_names),
     Field("losses", "the last epoch's loss and the last validation loss", _is_mapping),
     Field("scores", "what was measured at this very step, by name of the series", _is_mapping),
-    Field("saves", "of each destination: when it saved last, at which step, its best, and how often", _is_list),
+    Field("saves", "of each destination: when it saved last, at which step, its best, and how often", _is_saves),
     Field("files", "paths of the single files that the run had written; those of a folder are found there", is_names),
-    Field("plan", "what file and program must agree in: options, net, data, settings of arrays", _is_texts),
+    Field("plan", "what file and program must agree in: options, net, data, settings of arrays", _is_facts),
     Field("machine", "device, threads and versions: what bits may depend on besides", _is_texts),
     Field("ended", 'why the run ended ("finished", "patience", ...); "" while it goes on', _is_text),
 )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import inspect
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
 
+from etude.bind.table import RATE
 from etude.errors import PlanError, SettingError, nearest, warn
 from etude.run.check import Checked
 from etude.run.plan import Plan
@@ -25,6 +26,8 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 PLAN = tuple(name for name in inspect.signature(Plan.__init__).parameters if name not in ("self", "settings"))
 """Every option of a plan: what a checkpoint may differ in."""
 
+_TOLD = 4
+"""Arrays of which it is said in what they differ."""
 _MISSING = "(nothing said)"
 
 
@@ -40,18 +43,25 @@ class Difference:
         return f"  {self.name}: {self.saved} in the file, {self.now} now"
 
 
-def facts(checked: Checked) -> dict[str, str]:
-    """What a run was told, as text by name: options, data, arrays, and the settings of each array."""
+Facts: TypeAlias = "dict[str, str | dict[str, str]]"
+"""What a run was told, as text; of what is said of each array or module a text for each name."""
+
+
+def facts(checked: Checked) -> Facts:
+    """What a run was told: options, data, arrays, the settings of each array, and modules set to evaluation."""
     plan, flow = checked.plan, checked.flow
     options = {name: value for name, value in plan.options().items() if name not in FREE}
     said = {name: _ADDRESS.sub("", option_text(value)) for name, value in options.items()}
     per_epoch = flow.batches_per_epoch
-    arrays = {name: f"{_kind(array)}" for name, array in checked.works[0].stepper.table.tree.arrays.items()}
+    arrays = checked.works[0].stepper.table.tree.arrays
+    # A net that is in evaluation as a whole is set to training by the run.
+    named = checked.net.named_modules() if checked.net.training else ()
     return {
         **said,
         "data": f"{flow.samples} samples in {per_epoch} batches an epoch, the first with digest {checked.first_batch}",
-        "net": f"{len(arrays)} arrays, digest {_digest(repr(arrays))}",
-        "settings": f"digest {_digest(repr(list(_settings(checked))))}",
+        "net": {name: f"{array.dtype} {tuple(array.shape)}" for name, array in arrays.items()},
+        "settings": dict(_settings(checked)),
+        "modes": {name: "evaluation" for name, module in named if not module.training},
     }
 
 
@@ -60,7 +70,7 @@ def machine(checked: Checked) -> dict[str, str]:
     return {"device": checked.device.type, "threads": str(torch.get_num_threads()), **versions()}
 
 
-def agree(path: str, saved: Mapping[str, str], now: Mapping[str, str], accept: Collection[str] | bool) -> list[str]:
+def agree(path: str, saved: Mapping[str, Any], now: Mapping[str, Any], accept: Collection[str] | bool) -> list[str]:
     """The names of what file and program differ in, all of it accepted.
 
     Raises:
@@ -89,13 +99,23 @@ def agree(path: str, saved: Mapping[str, str], now: Mapping[str, str], accept: C
     return names
 
 
-def differences(saved: Mapping[str, str], now: Mapping[str, str]) -> Iterator[Difference]:
+def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Difference]:
     """Everything that file and program say differently; settings of arrays only if nothing else explains it."""
     names = [name for name in dict.fromkeys([*saved, *now]) if saved.get(name) != now.get(name)]
     for name in names:
+        then, here = saved.get(name, _MISSING), now.get(name, _MISSING)
         if name == "settings" and len(names) > 1:
             continue
-        yield Difference(name, saved.get(name, _MISSING), now.get(name, _MISSING))
+        if isinstance(then, Mapping) and isinstance(here, Mapping):
+            changed = [each for each in dict.fromkeys([*then, *here]) if then.get(each) != here.get(each)]
+            then, here = _of_some(then, changed), _of_some(here, changed)
+        yield Difference(name, str(then), str(here))
+
+
+def _of_some(said: Mapping[str, str], names: Sequence[str]) -> str:
+    """What is said of the first of some names."""
+    more = f" and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
+    return ", ".join(f"{name!r} {said.get(name, 'not there')}" for name in names[:_TOLD]) + more
 
 
 def tell_machine(path: str, saved: Mapping[str, str], now: Mapping[str, str]) -> None:
@@ -105,18 +125,16 @@ def tell_machine(path: str, saved: Mapping[str, str], now: Mapping[str, str]) ->
         warn(f"{path} was saved elsewhere ({', '.join(changed)}): the run goes on, the same bits are not promised.")
 
 
-def _settings(checked: Checked) -> Iterator[str]:
-    """What the rules, those left on modules too, make of every array."""
+def _settings(checked: Checked) -> Iterator[tuple[str, str]]:
+    """What the rules, those left on modules too, make of every array; of several updates for each."""
+    alone = len(checked.works) == 1
     for work in checked.works:
-        yield f"{work.name}: {work.stepper.settings()}"
-        yield repr(work.stepper.table.multipliers())
+        base = _digest(repr(work.stepper.settings()))
         for row in work.stepper.table.rows:
-            yield f"{row.names}: {row.choices}"
-
-
-def _kind(array: Tensor) -> str:
-    return f"{array.dtype} {tuple(array.shape)}"
+            frozen = row.choices[RATE].frozen
+            said = "frozen" if frozen else f"moves by rules with digest {_digest(base + repr(row.choices))}"
+            yield from ((name if alone else f"{work.name}: {name}", said) for name in row.names)
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(_ADDRESS.sub("", text).encode()).hexdigest()[:12]
+    return hashlib.sha256(_ADDRESS.sub("", text).encode()).hexdigest()[:8]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from etude.arguments import told_of
 from etude.data.cursor import Cursor
 from etude.data.flow import Flow
 from etude.data.source import Items, Source, check_finite, source, split_validation
@@ -140,7 +141,8 @@ def _validation(plan: Plan, made: Source, chosen: dict[str, Any]) -> tuple[Evalu
         training, aside = split_validation(made, float(evaluate.data), plan.seed)
         chosen["validation"] = f"{aside.length} of {made.length} samples set aside, chosen by seed {plan.seed}"
         return evaluate, training, aside
-    return evaluate, made, source(evaluate.data)
+    with told_of("validation"):
+        return evaluate, made, source(evaluate.data)
 
 
 def _device(plan: Plan, net: nn.Module, chosen: dict[str, Any]) -> torch.device:

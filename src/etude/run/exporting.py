@@ -52,9 +52,10 @@ class Exporter:
         Raises:
             OSError: the system refused something; nothing is left but what was there before.
         """
-        for name, kept in self._program.state_dict.items():
+        # Buffers that a state_dict leaves out are constants of the program.
+        for name, kept in (*self._program.state_dict.items(), *self._program.constants.items()):
             key = name if name in arrays else f"buffer:{name}"
-            if key in arrays:
+            if key in arrays and isinstance(kept, Tensor):
                 kept.copy_(arrays[key])
         made = io.BytesIO()
         torch.export.save(self._program, made)

@@ -128,7 +128,7 @@ class Going:
         Raises:
             CheckpointError: it does not fit this run.
         """
-        check_net(self.checked.net, path, record["net"], tensors)
+        check_net(self.checked.net, path, record["net"], tensors, grown=True)
         extent = self.checked.extent
         progress, before = clock_in(record["progress"], extent), clock_in(record["before"], extent)
         columns = ("steps", "epochs", "values")
@@ -139,7 +139,7 @@ class Going:
         self.progress, self.cursor = progress, Cursor(**record["cursor"])
         self.best.load(best)
         # Of the arrays last, so that a net is as it was where anything else does not fit.
-        into_net(self.checked.net, path, record["net"], tensors)
+        into_net(self.checked.net, path, record["net"], tensors, grown=True)
         modes_into(self.checked.net, record["net"])
         self.means.load(means)
         self.gatherer.go_on(history, before, progress)

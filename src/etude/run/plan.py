@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from etude.arguments import Faults, named_class
-from etude.errors import PlanError, SettingError, nearest
-from etude.hints import not_there
+from etude.errors import EtudeError, PlanError, SettingError, nearest
+from etude.hints import is_slip, not_there
 from etude.keep.destination import DestinationLike, destinations
 from etude.run.check import Checked, prove
 from etude.run.metrics import MetricLike
@@ -191,26 +191,33 @@ class Plan:
 
 def _check_names(plan: Plan) -> None:
     """An unknown setting may be a misspelt option of the plan, or one of `train`: the nearest of all is told."""
-    known = settings_known(plan.optimizer)
-    unknown = [] if known is None else [name for name in plan.settings if name not in known]
+    try:
+        known = settings_known(plan.optimizer)
+    except EtudeError:
+        known = None
+    # Where only the optimizer could tell, what is very like an option is none of its settings.
+    unknown = [
+        name
+        for name in plan.settings
+        if (is_slip(name, (*_OPTIONS, *OF_TRAIN)) if known is None else name not in known)
+    ]
     if unknown:
-        raise SettingError(unknown_options(unknown, known or ()))
+        raise SettingError(_unknown(unknown, known or ()))
 
 
-def unknown_options(names: Sequence[str], settings: Sequence[str]) -> str:
+def _unknown(names: Sequence[str], settings: Sequence[str]) -> str:
     """The message for options that are neither those of a plan nor settings of the optimizer."""
-    options = [each for each in inspect.signature(Plan.__init__).parameters if each not in ("self", "settings")]
-    elsewhere = dict.fromkeys(OF_TRAINER, "etude.Trainer, for a loop of your own") | dict.fromkeys(
-        OF_TRAIN, "etude.train"
-    )
+    elsewhere = dict.fromkeys(OF_TRAINER, "Trainer, for a loop of your own") | dict.fromkeys(OF_TRAIN, "train()")
     told = [f"There is no option {name!r} here: it is one of {elsewhere[name]}." for name in names if name in elsewhere]
     others = [name for name in names if name not in elsewhere]
-    told += [not_there(others, [*options, *settings, *OF_TRAIN])] if others else []
+    told += [not_there(others, [*_OPTIONS, *settings, *OF_TRAIN])] if others else []
     hint = " The learning rate is given as learning_rate=." if "lr" in names else ""
-    return (
-        f"{' '.join(told)}{hint} Options: {', '.join(options)}. "
-        f"Settings of the optimizer: {', '.join(each for each in settings if each not in options)}."
-    )
+    others = [name for name in settings if name not in _OPTIONS]
+    there = f" Settings of the optimizer: {', '.join(others)}." if others else ""
+    return f"{' '.join(told)}{hint} Options: {', '.join(_OPTIONS)}.{there}"
+
+
+_OPTIONS = tuple(each for each in inspect.signature(Plan).parameters if each != "settings")
 
 
 def _check_step(plan: Plan) -> None:

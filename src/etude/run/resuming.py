@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, TypeAlias
 
 from etude.errors import CheckpointError, EtudeError, PlanError, SettingError, nearest, warn
+from etude.hints import is_slip
 from etude.keep import files, state
 from etude.keep.files import Saved
 from etude.run.agreement import PLAN, agree, machine, tell_machine
@@ -19,7 +19,7 @@ AUTO = "auto"
 Resume: TypeAlias = "str | os.PathLike[str] | None"
 Accept: TypeAlias = "str | Collection[str] | bool"
 
-_READ_BY = ("batch_size", "data", "shuffle", "round_length", "seed", "validation")
+_READ_BY = ("batch_size", "data", "shuffle", "round_length")
 """Options by which the place in an epoch means other samples."""
 
 
@@ -40,8 +40,10 @@ def check_resume(given: Resume) -> str | None:
             "on from the newest of its files; or name one of them."
         )
     words = (AUTO, "automatic", "last", "latest", "newest", "best", "true", "yes")
-    if not os.path.lexists(path) and str(given).lower() in words:
-        raise SettingError(f'resume={given!r}: there is no such file. Write resume="auto" for the newest checkpoint.')
+    if not os.path.lexists(path) and is_slip(str(given), words):
+        raise SettingError(
+            f'resume={given!r}: there is no such file. Nearest: "auto". Write resume="auto" for the newest checkpoint.'
+        )
     return path
 
 
@@ -61,7 +63,7 @@ def check_accept(given: Accept) -> Accept:
     known = (*PLAN, "data", "net", "settings")
     for name in names:
         # Settings of optimizers are differences too; what is nearly the name of an option is a slip.
-        if name not in known and get_close_matches(name, known, 1, 0.75):
+        if name not in known and is_slip(name, known):
             raise SettingError(f"accept={name!r}: there is nothing of that name.{nearest(name, known)}")
     return tuple(names)
 

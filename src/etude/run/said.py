@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
@@ -30,6 +31,12 @@ def option_text(value: Any) -> str:
         return outline(value)
     if isinstance(value, FunctionType | BuiltinFunctionType | type):
         return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, set | frozenset):
+        # In one order, whatever it is in this process.
+        return "{" + ", ".join(sorted(map(option_text, value))) + "}"
+    if is_dataclass(value) and type(value).__dataclass_params__.repr:  # type: ignore[attr-defined]
+        inside = ", ".join(f"{field.name}={option_text(getattr(value, field.name))}" for field in fields(value))
+        return f"{type(value).__qualname__}({inside})"
     text = repr(value)
     # The address of an object says nothing about it, and differs from run to run.
     return type(value).__qualname__ if text.startswith("<") else text

@@ -103,14 +103,20 @@ class Saving:
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object = None, left_by: BaseException | None = None, trace: object = None) -> None:
         """Let what is being written be finished, and give the folders free."""
         self._writer.close()
         for place in self.places:
             place.store.close()
+        if isinstance(left_by, GeneratorExit):
+            left_by = left_by.__context__  # the error of a listener, if it was one that closed the run
         for done in self._writer.poll():
             for error in [done.error] if done.error else [e for wrote in done.result or () for e in wrote.faults]:
-                warn(f"A checkpoint could not be saved: {error}")
+                said = f"A checkpoint could not be saved: {error}"
+                if left_by is None:
+                    warn(said)
+                else:
+                    left_by.add_note(said)
 
     def resume(self, resume: str | None, accept: Accept, going: Going) -> str | None:
         """Go on from a checkpoint; see `find` and `take_up` for what may be wrong with it.
@@ -125,6 +131,10 @@ class Saving:
         if self.places:
             going.state()  # what cannot be kept is an error now, not at the first save
         saved = find(resume, self.places)
+        if saved is None or resume != AUTO:
+            # Another process may have had the same number in the same second.
+            while any(place.files(self._start, self._counter) for place in self.places):
+                self._counter = next(_RUNS)
         if saved is None:
             return None
         record = take_up(saved, accept, going)
@@ -187,6 +197,7 @@ class Saving:
         if due:
             yield from self._save(due, going, going.watch.elapsed(), ended)
             yield from self._told(self._writer.wait())
+        self.files = [path for path in self.files if os.path.exists(path)]
 
     def _save(self, due: list[Place], going: Going, elapsed: float, ended: str) -> Iterator[Event]:
         began = self._clock()
@@ -245,7 +256,7 @@ class Saving:
             removed = [str(gone) for gone in place.store.retain()]
         except Exception as error:
             fault = _as_checkpoint_error(path, error)
-            if fault.file == path:  # read back, it was not what had been written
+            if fault.path == path:  # read back, it was not what had been written
                 return _Wrote(job, place, before, path, faults=(*faults, fault))
             faults.append(fault)
         return _Wrote(job, place, before, path, size, tuple(removed), tuple(faults))
@@ -258,11 +269,14 @@ class Saving:
         Raises:
             CheckpointError: one failed, and its destination says that this ends the run.
         """
+        failed: list[BaseException] = []
         for one in done:
-            if one.error is not None:
-                raise one.error
+            failed += [one.error] if one.error is not None else []
             for wrote in one.result or ():
                 yield from self._events(wrote)
+                failed += wrote.faults if wrote.place.of.on_failure == "stop" else ()
+        if failed:
+            raise failed[0]
 
     def _events(self, wrote: _Wrote) -> Iterator[Event]:
         job, gone = wrote.job, set(wrote.removed)
@@ -274,13 +288,13 @@ class Saving:
             wrote.place.undo(wrote.before, int(job.progress.step))
         for fault in wrote.faults:
             self.failed += 1
+            yield SaveFailed(job.progress, fault.path, str(fault))
             if wrote.place.of.on_failure == "stop":
-                raise fault
+                continue
             what = (
                 "was saved, but not all that goes with it" if wrote.bytes else "could not be saved, and the run goes on"
             )
             warn(f"The state after step {int(job.progress.step)} {what}. {fault}")
-            yield SaveFailed(job.progress, fault.file, str(fault))
 
 
 def _paired(places_: list[Place], kept: list[Mapping[str, Any]]) -> Iterator[tuple[Place, Mapping[str, Any] | None]]:

@@ -53,7 +53,7 @@ class GAN(nn.Module):
         latent: int | Sequence[int] | Callable[[int], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        if loss not in _GAMES:
+        if not isinstance(loss, str) or loss not in _GAMES:
             raise SettingError(f"GAN(loss={loss!r}): known are {', '.join(_GAMES)}.{nearest(loss, _GAMES)}")
         if isinstance(_last(discriminator), nn.Sigmoid):
             raise SettingError("GAN: the discriminator ends in a Sigmoid; the losses take its logits. Leave it out.")

@@ -26,7 +26,7 @@ def check_precision(precision: str | None) -> str:
     """
     if precision is None:
         return "fp32"
-    if precision not in _DTYPES:
+    if not isinstance(precision, str) or precision not in _DTYPES:
         raise SettingError(
             f"precision={precision!r}: known are {', '.join(_DTYPES)}.{nearest(str(precision), _DTYPES)}"
         )

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from math import inf
-from typing import Any
+from typing import Any, NoReturn
 
+from etude.arguments import Faults, told_of
 from etude.bind.left import settings_left
 from etude.bind.resolve import resolve
 from etude.bind.table import RATE, Choice, Table
 from etude.errors import ScheduleError, SettingError, nearest, warn
+from etude.hints import not_there
 from etude.step.gradients import GRADIENT_SETTINGS
 from etude.step.optim.groups import ABSENT
 from etude.step.optim.maker import Maker
-from etude.step.optim.options import check_options
 from etude.step.optim.rule import Setting, UpdateRule
 from etude.step.optim.several import SeveralOptimizer
 from etude.step.optimizers import Optimizer, OptimizerLike, makers_of, muons, settings_known
 from etude.values.marks import Frozen, Inherit
-from etude.values.part import PartLike, part
+from etude.values.part import Part, PartLike, part
 from etude.values.preview import moments
 from etude.values.progress import Extent, Progress
 from etude.values.rules import Rules, RulesLike, Times, rules
@@ -47,6 +49,12 @@ class Recipe:
         makers: the optimizers, by label; `places` says by part which label, where there are several.
         base: the schedule of each setting without rules. rules: the call's rules by setting.
         update_schedule: the schedule of parts that move, or None. limit: the part that is stepped, or None: all.
+
+    Args:
+        asked_by: the class whose constructor the settings were given to: an unknown one may be an option of it.
+
+    Raises:
+        EtudeError: all that is wrong, as far as it can be seen without a net.
     """
 
     def __init__(
@@ -59,7 +67,9 @@ class Recipe:
         limit: PartLike | None,
         strict: bool,
         settings: Mapping[str, Any],
+        asked_by: type | None = None,
     ) -> None:
+        self._asked_by = asked_by
         self.makers, self.places = makers_of(optimizer)
         self._pairs_muon = isinstance(optimizer, str) and len(self.makers) == 2
         self.given = {key: value for key, value in settings.items() if key not in GRADIENT_SETTINGS}
@@ -69,10 +79,12 @@ class Recipe:
         if self._climbs is not None:
             settings = {key: value for key, value in settings.items() if key != _CLIMB}
         self.said = {*settings, *(() if learning_rate is None else (RATE,))}
-        self.base = self._base(learning_rate, settings)
-        self.rules = self._rules(given, multipliers)
-        self.update_schedule = update_schedule(moves)
-        self.limit = None if limit is None else part(limit)
+        faults = Faults()
+        self.base = self._base(learning_rate, settings, faults)
+        self.rules = faults.take(self._rules, given, multipliers)
+        self.update_schedule = faults.take(update_schedule, moves)
+        self.limit = None if limit is None else faults.take(part, limit)
+        faults.tell()
         self.strict = strict
         self._exempt: dict[tuple[str, str], str] = {}
 
@@ -90,8 +102,6 @@ class Recipe:
         """Every setting there is, with what it may be (None: it depends, or whatever the optimizer takes)."""
         found: dict[str, Setting | None] = {}
         for maker in reversed(self.makers.values()):
-            if len(self.makers) == 1 and maker.kind is not None:
-                check_options(maker.kind, self.given)
             for key, setting in maker.settings.items():
                 found[key] = setting if found.get(key, setting) == setting else None
         return {**found, **GRADIENT_SETTINGS}
@@ -116,18 +126,20 @@ class Recipe:
             choices[name] = {**of, RATE: rate}
         return table.with_choices(choices)
 
-    def _base(self, learning_rate: Any, settings: Mapping[str, Any]) -> dict[str, Schedule]:
+    def _base(self, learning_rate: Any, settings: Mapping[str, Any], faults: Faults) -> dict[str, Schedule]:
         values: dict[str, Any] = {RATE: self._last.rate if learning_rate is None else learning_rate}
         for maker in self.makers.values():
             values.update(maker.defaults)
         values.update(self._last.defaults)
         options = {key for maker in self.makers.values() for key in maker.options}
-        for key, value in settings.items():
-            if key in self.known:
-                values[key] = value
-            elif key not in options or key == "lr":
-                raise SettingError(self._unknown(key))
-        return {key: self._checked(key, value) for key, value in values.items()}
+        unknown = [key for key in settings if key not in self.known and (key not in options or key == "lr")]
+        if unknown:
+            faults.take(self._refuse, unknown)
+        values.update({key: value for key, value in settings.items() if key in self.known})
+        return {key: faults.take(self._checked, key, value) for key, value in values.items()}
+
+    def _refuse(self, keys: Sequence[str]) -> NoReturn:
+        raise SettingError(self._unknown(*keys))
 
     def _checked(self, key: str, value: Any) -> Schedule:
         refuse_scheduler(value)
@@ -144,10 +156,20 @@ class Recipe:
                     setting.check(key, value)
         return schedule(value)
 
-    def _unknown(self, key: str) -> str:
+    def _unknown(self, key: str, *others: str) -> str:
+        """The message for settings that are not there; they may be misspelt options of the call."""
         names = [RATE, *self.known]
-        hint = " The learning rate is given as learning_rate=." if key == "lr" else ""
-        return f"{self.name} has no setting {key!r}. Settings: {', '.join(names)}.{nearest(key, names)}{hint}"
+        there = f"{self.name} has no setting {key!r}. Settings: {', '.join(names)}."
+        if self._last.kind is not None and len(self.makers) == 1:
+            names = [*self._last.options, *GRADIENT_SETTINGS]
+            there = f"{self.name} has no option {key!r}. It has: {', '.join(names)}."
+        if self._asked_by is not None:
+            own = [each for each in inspect.signature(self._asked_by).parameters if each != "settings"]
+            there += f" Options of {self._asked_by.__name__}: {', '.join(own)}."
+            names = [*own, *names]
+        hint = " The learning rate is given as learning_rate=." if "lr" in (key, *others) else ""
+        more = f" {not_there(others, names, 'setting')}" if others else ""
+        return f"{there}{nearest(key, names)}{more}{hint}"
 
     def _rules(self, given: Mapping[str, RulesLike] | None, multipliers: RulesLike) -> dict[str, Rules]:
         made: dict[str, Rules] = {}
@@ -156,22 +178,30 @@ class Recipe:
                 f"rules={given!r}: a dict from settings to rules is needed. "
                 'Write rules={"learning_rate": {"head": times(10)}}.'
             )
+        faults = Faults()
         for key, literal in (given or {}).items():
-            for setting, piece in self._split(key, literal).items():
-                if setting != RATE and setting not in self.known:
-                    raise SettingError(f"rules for {setting!r}: {self._unknown(setting)}")
-                made[setting] = rules(piece, setting=setting)
-                self._check_rules(setting, made[setting])
+            made.update(faults.take(self._rules_for, key, literal) or {})
+        faults.tell()
         if multipliers is not None:
             if RATE in made:
                 raise SettingError(
                     "learning_rate_multipliers and rules for 'learning_rate' are both given, and both decide the rate. "
                     "Write the multipliers as times(r) in the rules."
                 )
-            made[RATE] = rules(multipliers, relative=True)
+            with told_of("learning_rate_multipliers"):
+                made[RATE] = rules(multipliers, relative=True)
         for setting in made:
             if setting not in self.base:
                 self.base[setting] = schedule(GRADIENT_SETTINGS[setting].default)
+        return made
+
+    def _rules_for(self, key: str, literal: RulesLike) -> dict[str, Rules]:
+        made = {}
+        for setting, piece in self._split(key, literal).items():
+            if setting != RATE and setting not in self.known:
+                raise SettingError(f"rules for {setting!r}: {self._unknown(setting)}")
+            made[setting] = rules(piece, setting=setting)
+            self._check_rules(setting, made[setting])
         return made
 
     def change(self, setting: str, literal: RulesLike) -> None:
@@ -209,9 +239,11 @@ class Recipe:
         if not self.places:
             return dict.fromkeys(tree.arrays, self._last)
         found: dict[str, Maker] = {}
+        faults = Faults()
         for place, label in self.places:
-            for name in place.names(tree):
+            for name in faults.take(_names, tree, place, label) or ():
                 found.setdefault(name, self.makers[label])
+        faults.tell()
         return found
 
     def _own(self, tree: Tree, owners: Mapping[str, Maker]) -> dict[str, dict[str, Schedule]]:
@@ -392,6 +424,11 @@ def _told(table: Table, exempt: Mapping[tuple[str, str], str]) -> Table:
         if choice is not None and choice.rule == "no rule":
             choices[name][setting] = replace(choice, rule=f"default of {rule} for it")
     return table.with_choices(choices)
+
+
+def _names(tree: Tree, place: Part, label: str) -> tuple[str, ...]:
+    with told_of(f"In the optimizers by part, {place!r}: {label!r}"):
+        return place.names(tree)
 
 
 def _has(maker: Maker, setting: str) -> bool:

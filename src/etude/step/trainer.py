@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from etude.arguments import named_class
+from etude.arguments import Faults, named_class
 from etude.bind.table import RATE, Table
 from etude.errors import (
     EtudeError,
@@ -119,21 +119,27 @@ class Trainer:
     ) -> None:
         self.net = net if isinstance(net, nn.Module) else None
         self._module = net if isinstance(net, nn.Module) else holder(net)
-        recipe = Recipe(
-            optimizer, learning_rate, rules, learning_rate_multipliers, update_schedule, part, strict, settings
-        )
-        self._steps_per_epoch = _count(steps_per_epoch, "steps_per_epoch")
-        # A hand-written loop counts steps and samples; a run, which gives an Extent, counts everything.
-        uncounted = () if isinstance(total, Extent) else ("tokens",) if self._steps_per_epoch else ("tokens", "epochs")
-        clock = Progress(extent=_extent(total, self._steps_per_epoch)).without(*uncounted)
-        self._policy = _policy(non_finite)
-        self._scale = LossScale(loss_scale)
+        faults = Faults()
+        take = faults.take
+        asked = (optimizer, learning_rate, rules, learning_rate_multipliers, update_schedule, part, strict, settings)
+        recipe = take(Recipe, *asked, Trainer)
+        self._steps_per_epoch = take(_count, steps_per_epoch, "steps_per_epoch")
+        extent, is_run = take(_extent, total, self._steps_per_epoch), isinstance(total, Extent)
+        self._policy = take(_policy, non_finite)
+        self._scale = take(LossScale, loss_scale)
+        averages = take(averages_in, averages)
+        half = take(check_way, half)
+        take(_check_flags, {"strict": strict, "share": share})
+        take(_check_seed, seed)
+        faults.tell()
         self._scaled = False
+        # A hand-written loop counts steps and samples; a run, which gives an Extent, counts everything.
+        uncounted = () if is_run else ("tokens",) if self._steps_per_epoch else ("tokens", "epochs")
+        clock = Progress(extent=extent).without(*uncounted)
         self._window = Window(accumulate, clock.extent, uncounted)
         self._held: frozenset[str] = frozenset()
         self._thawed: frozenset[str] = frozenset()
-        averages = averages_in(averages)
-        self._stepper = Stepper(self._module, recipe, clock, uncounted, seed, check_way(half))
+        self._stepper = Stepper(self._module, recipe, clock, uncounted, seed, half)
         if self._stepper.optimizer.needs_closure and (accumulate != 1 or self._scale.active):
             raise SettingError(
                 f"{self.name} computes the loss of the whole step itself, so nothing is accumulated or scaled. Leave "
@@ -698,6 +704,17 @@ def _extent(total: Span | Extent | None, steps_per_epoch: int | None) -> Extent:
     elif steps_per_epoch and total.unit == "epochs":
         known["steps"] = total.amount * steps_per_epoch
     return Extent(**known)
+
+
+def _check_flags(given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        if not isinstance(value, bool):
+            raise SettingError(f"{name}={value!r}: True or False is needed.")
+
+
+def _check_seed(seed: int) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise SettingError(f"seed={seed!r}: a whole number of at least 0 is needed.")
 
 
 def _policy(non_finite: str | None) -> str | None:

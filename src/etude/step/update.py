@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from etude.arguments import named_class
+from etude.arguments import Faults, named_class, told_of
 from etude.errors import SettingError
-from etude.step.loss import LossLike
+from etude.step.loss import LossLike, terms
 from etude.step.recipe import OptimizerLike, Recipe
 from etude.values.part import Part, PartLike, part
 from etude.values.rules import RulesLike
@@ -53,7 +54,7 @@ class Update:
     def __init__(
         self,
         name: str,
-        loss: LossLike,
+        loss: LossLike | None = None,
         part: PartLike | None = None,
         *,
         optimizer: OptimizerLike = "adamw",
@@ -65,30 +66,27 @@ class Update:
         own_batch: bool = False,
         **settings: Any,
     ) -> None:
-        if not isinstance(name, str) or not name or "." in name:
-            raise SettingError(
-                f'Update({name!r}): a name without dots is needed, as in Update("critic", ...): the history calls its '
-                'loss "critic.loss".'
-            )
-        if name in TAKEN:
-            raise SettingError(
-                f"Update({name!r}): the history has series of that name. Write another, such as 'critic'."
-            )
+        faults = Faults()
+        take = partial(faults.take, _told, f"Update({name!r})")
+        faults.take(_check_name, name)
         made = {
             "name": name,
             "loss": loss,
-            "part": _part(part),
+            "part": take(_part, part),
             "optimizer": optimizer,
             "learning_rate": learning_rate,
             "learning_rate_multipliers": learning_rate_multipliers,
             "rules": rules,
             "update_schedule": update_schedule,
-            "turn": None if turn is None else _turn(name, turn),
-            "own_batch": own_batch,
+            "turn": None if turn is None else faults.take(_turn, name, turn),
+            "own_batch": faults.take(_flag, name, own_batch),
             "settings": settings,
         }
         for key, value in made.items():
             object.__setattr__(self, key, value)
+        take(_check_loss, name, loss)
+        take(self.recipe, False)
+        faults.tell()
 
     def recipe(self, strict: bool) -> Recipe:
         """The optimizer, its settings and rules, checked."""
@@ -101,10 +99,38 @@ class Update:
             self.part,
             strict,
             self.settings,
+            Update,
         )
 
     def __repr__(self) -> str:
         return f"Update({self.name!r}, part={self.part!r}, optimizer={self.optimizer!r})"
+
+
+def _told(place: str, check: Callable[..., Any], *given: Any) -> Any:
+    with told_of(place):
+        return check(*given)
+
+
+def _check_name(name: str) -> None:
+    if not isinstance(name, str) or not name or "." in name:
+        raise SettingError(
+            f'Update({name!r}): a name without dots is needed, as in Update("critic", ...): the history calls its '
+            'loss "critic.loss".'
+        )
+    if name in TAKEN:
+        raise SettingError(f"Update({name!r}): the history has series of that name. Write another, such as 'critic'.")
+
+
+def _check_loss(name: str, loss: LossLike | None) -> None:
+    if loss is None:
+        raise SettingError(f"no loss is given. Write Update({name!r}, loss=\"mse\").")
+    terms(loss)
+
+
+def _flag(name: str, own_batch: bool) -> bool:
+    if not isinstance(own_batch, bool):
+        raise SettingError(f"Update({name!r}, own_batch={own_batch!r}): True or False is needed.")
+    return own_batch
 
 
 def _part(literal: PartLike | None) -> Part | None:
@@ -112,7 +138,8 @@ def _part(literal: PartLike | None) -> Part | None:
 
 
 def _turn(name: str, literal: Any) -> Schedule:
-    made = schedule(literal)
+    with told_of(f"Update({name!r}, turn={literal!r})"):
+        made = schedule(literal)
     if made.kind == "part":
         raise SettingError(
             f"Update({name!r}, turn={literal!r}): a turn is True, False or a number of times. Parts that move in turn "

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from etude.arguments import told_of
 from etude.errors import SettingError
 from etude.step.ledger import Ledger
 from etude.values.preview import moments
@@ -30,7 +31,8 @@ class Window:
     """
 
     def __init__(self, accumulate: Any, extent: Extent, uncounted: Sequence[str]) -> None:
-        self._said = schedule(accumulate)
+        with told_of("accumulate"):
+            self._said = schedule(accumulate)
         self._fixed = self._said.at(Progress()) if isinstance(self._said, Constant) else None
         if self._said.reactive:
             raise SettingError(

@@ -449,17 +449,17 @@ def refuse_scheduler(literal: object) -> None:
     raise ScheduleError(f"{name}: a scheduler of torch, which ticks, is no schedule. Write {write}.")
 
 
-def number(value: object, said: str) -> float:
+def number(value: object, said: str, name: str = "") -> float:
     """`value` as a finite number of Python's own.
 
     Args:
-        value: what was given. said: the call it was given to, for the message.
+        value: what was given. said: the call it was given to, for the message; name: of the argument.
 
     Raises:
         ScheduleError: it is a bool, no number, NaN or infinite.
     """
     if isinstance(value, bool) or not isinstance(value, Real) or value - value != 0:
-        raise ScheduleError(f"{said}: a finite number is needed, not {value!r}.")
+        raise ScheduleError(f"{said}: a finite number is needed{f' for {name}' if name else ''}, not {value!r}.")
     return int(value) if isinstance(value, Integral) else float(value)
 
 

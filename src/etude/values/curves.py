@@ -343,7 +343,9 @@ def linear(start: float, end: float, over: Span | None = None, *, ahead: bool = 
             `ahead=True` also, before the first step, if the share of the way that a step takes cannot be known.
     """
     said = _call("linear", start, end, over=over, ahead=ahead)
-    return Linear(number(start, said), number(end, said), _over(over, said), _bool(ahead, "ahead", said))
+    return Linear(
+        number(start, said, "start"), number(end, said, "end"), _over(over, said), _bool(ahead, "ahead", said)
+    )
 
 
 @named
@@ -353,7 +355,9 @@ def cosine(start: float, end: float = 0.0, over: Span | None = None, *, ahead: b
     Args: as for `linear`.
     """
     said = _call("cosine", start, end, over=over, ahead=ahead)
-    return Cosine(number(start, said), number(end, said), _over(over, said), _bool(ahead, "ahead", said))
+    return Cosine(
+        number(start, said, "start"), number(end, said, "end"), _over(over, said), _bool(ahead, "ahead", said)
+    )
 
 
 @named
@@ -367,7 +371,7 @@ def polynomial(
         power: above 0.
     """
     said = _call("polynomial", start, end, power=power, over=over, ahead=ahead)
-    first, last, bend = number(start, said), number(end, said), _above(power, 0, "power", said)
+    first, last, bend = number(start, said, "start"), number(end, said, "end"), _above(power, 0, "power", said)
     return Polynomial(first, last, bend, _over(over, said), _bool(ahead, "ahead", said))
 
 
@@ -380,7 +384,7 @@ def exponential(start: float, end: float, over: Span | None = None, *, ahead: bo
         over, ahead: as for `linear`.
     """
     said = _call("exponential", start, end, over=over, ahead=ahead)
-    first, last = number(start, said), number(end, said)
+    first, last = number(start, said, "start"), number(end, said, "end")
     if first * last <= 0:
         raise ScheduleError(f"{said}: no factor leads from {first!r} to {last!r}. Write a small end, or linear(...).")
     return Exponential(first, last, _over(over, said), _bool(ahead, "ahead", said))
@@ -403,12 +407,12 @@ def one_cycle(
         rise: the share of the way that leads up, between 0 and 1. over, ahead: as for `linear`.
     """
     said = _call("one_cycle", peak, start, end, rise=rise, over=over, ahead=ahead)
-    top = number(peak, said)
-    first = top / 25 if start is None else number(start, said)
-    last = top / 1e4 if end is None else number(end, said)
-    if not 0 < number(rise, said) < 1:
+    top = number(peak, said, "peak")
+    first = top / 25 if start is None else number(start, said, "start")
+    last = top / 1e4 if end is None else number(end, said, "end")
+    if not 0 < number(rise, said, "rise") < 1:
         raise ScheduleError(f"{said}: the share that rises lies between 0 and 1. Write rise=0.3.")
-    return OneCycle(top, first, last, number(rise, said), _over(over, said), _bool(ahead, "ahead", said))
+    return OneCycle(top, first, last, number(rise, said, "rise"), _over(over, said), _bool(ahead, "ahead", said))
 
 
 @named
@@ -418,7 +422,7 @@ def inverse_sqrt(start: float, after: Span) -> Schedule:
     With `warmup(after) *` before it, this is the schedule of Vaswani et al. 2017 (arXiv:1706.03762).
     """
     said = _call("inverse_sqrt", start, after)
-    return InverseSqrt(number(start, said), progress_span(after, said))
+    return InverseSqrt(number(start, said, "start"), progress_span(after, f"{said}: after"))
 
 
 @named
@@ -429,10 +433,10 @@ def step_decay(start: float, factor: float, every: Span, floor: float = 0.0) -> 
         start: at least `floor`. factor: above 0, at most 1. every: more than nothing.
     """
     said = _call("step_decay", start, factor, every, floor=floor)
-    first, least = number(start, said), number(floor, said)
+    first, least = number(start, said, "start"), number(floor, said, "floor")
     if first < least:
         raise ScheduleError(f"{said}: the start {first!r} is below the floor {least!r}. Write a lower floor.")
-    return StepDecay(first, _share(factor, "factor", said), progress_span(every, said), least)
+    return StepDecay(first, _share(factor, "factor", said), progress_span(every, f"{said}: every"), least)
 
 
 @named
@@ -449,7 +453,7 @@ def multi_step(start: float, factor: float, at: Sequence[Span]) -> Schedule:
     for before, after in pairwise(moments):
         if before.unit != after.unit or before.amount >= after.amount:
             raise ScheduleError(f"{said}: {after!r} is not after {before!r}. Write moments in one unit, in order.")
-    return MultiStep(number(start, said), _above(factor, 0, "factor", said), moments)
+    return MultiStep(number(start, said, "start"), _above(factor, 0, "factor", said), moments)
 
 
 @named
@@ -464,7 +468,11 @@ def cyclic(low: float, high: float, period: Span, decay: float = 1.0, shape: str
     said = _call("cyclic", low, high, period, decay=decay, shape=shape)
     kind = _one_of(shape, ("linear", "cosine"), said)
     return Cyclic(
-        number(low, said), number(high, said), progress_span(period, said), _share(decay, "decay", said), kind
+        number(low, said, "low"),
+        number(high, said, "high"),
+        progress_span(period, f"{said}: period"),
+        _share(decay, "decay", said),
+        kind,
     )
 
 
@@ -482,11 +490,13 @@ def warm_restarts(
     said = _call("warm_restarts", start, end, period=period, growth=growth, decay=decay)
     if period is None:
         raise ScheduleError(f"{said}: the length of the first wave is missing. Write period=epochs(10).")
-    longer = number(growth, said)
+    longer = number(growth, said, "growth")
     if longer < 1:
         raise ScheduleError(f"{said}: waves that get shorter never end. Write a growth of at least 1.")
     fall = _share(decay, "decay", said)
-    return WarmRestarts(number(start, said), number(end, said), progress_span(period, said), longer, fall)
+    return WarmRestarts(
+        number(start, said, "start"), number(end, said, "end"), progress_span(period, f"{said}: period"), longer, fall
+    )
 
 
 @named
@@ -506,11 +516,11 @@ def warmup(over: Span, start: float | None = None, shape: str = "linear") -> Sch
     """
     said = _call("warmup", over, start=start, shape=shape)
     kind = _one_of(shape, ("linear", "exponential", "constant"), said)
-    given = _STARTS.get(kind) if start is None else number(start, said)
+    given = _STARTS.get(kind) if start is None else number(start, said, "start")
     if given is None or not 0 <= given <= 1 or (given == 0 and kind != "linear"):
         least = "from 0" if kind == "linear" else "above 0 and"
         raise ScheduleError(f"{said}: the factor it starts with must be {least} up to 1. Write start=0.1.")
-    return Warmup(progress_span(over, said, zero=True), given, kind)
+    return Warmup(progress_span(over, f"{said}: over", zero=True), given, kind)
 
 
 def _mix(low: float, high: float, weight: float) -> float:
@@ -532,7 +542,7 @@ def _lap(position: float, growth: float) -> tuple[int, float]:
 
 
 def _over(over: object, said: str) -> Span | None:
-    return None if over is None else progress_span(over, said, zero=True)
+    return None if over is None else progress_span(over, f"{said}: over", zero=True)
 
 
 def _bool(value: object, name: str, said: str) -> bool:
@@ -542,13 +552,13 @@ def _bool(value: object, name: str, said: str) -> bool:
 
 
 def _above(value: object, least: float, name: str, said: str) -> float:
-    if (given := number(value, said)) > least:
+    if (given := number(value, said, name)) > least:
         return given
     raise ScheduleError(f"{said}: {name} must be above {least}, not {value!r}.")
 
 
 def _share(value: object, name: str, said: str) -> float:
-    if 0 < (given := number(value, said)) <= 1:
+    if 0 < (given := number(value, said, name)) <= 1:
         return given
     raise ScheduleError(f"{said}: {name} must be above 0 and at most 1, not {value!r}. Write {name}=0.5.")
 

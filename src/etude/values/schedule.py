@@ -31,7 +31,7 @@ from typing import Any, final
 
 from torch import nn
 
-from etude.arguments import named
+from etude.arguments import named, told_of
 from etude.errors import PartError, ScheduleError
 from etude.values.algebra import (
     Arithmetic,
@@ -291,7 +291,7 @@ def update_schedule(literal: object) -> Schedule | None:
         raise ScheduleError(
             f"update_schedule={literal!r}: a dict has no order of steps. Write a list: [part('a') * 5, 'b']."
         )
-    return Constant(_a_part(literal, "update_schedule="))
+    return Constant(_a_part(literal, "update_schedule"))
 
 
 def _turn(item: ScheduleLike | Repeat) -> Schedule:
@@ -311,13 +311,14 @@ def _part_turn(item: object) -> Schedule:
 
 def _a_part(literal: object, said: str) -> Part:
     if literal is None or literal is FROZEN:
-        raise ScheduleError(f"{said} {literal!r}: no part. Say what moves at this step; the rest is held.")
+        raise ScheduleError(f"{said}: {literal!r}: no part. Say what moves at this step; the rest is held.")
     if callable(literal) and not isinstance(literal, Part | nn.Module | type):
         raise PartError(
-            f"{said} {literal!r}: a function of (name, array) is written where(...), "
+            f"{said}: {literal!r}: a function of (name, array) is written where(...), "
             "one of Progress that gives parts schedule(...)."
         )
-    return part(literal)  # type: ignore[arg-type]
+    with told_of(said):
+        return part(literal)  # type: ignore[arg-type]
 
 
 def _schedule_of_parts(made: Schedule) -> Schedule:

@@ -40,12 +40,10 @@ def rate_of(kind: type[torch.optim.Optimizer]) -> float:
 
 
 def check_options(kind: type[torch.optim.Optimizer], given: Mapping[str, Any]) -> None:
-    """Raise SettingError for an option that the class does not have."""
+    """Raise SettingError for options that the class does not have."""
     options = options_of(kind)
-    for key in given:
-        if key == "lr":
-            raise SettingError(f"{kind.__name__}: the learning rate is given as learning_rate=, not as lr=.")
-        if key not in options:
-            raise SettingError(
-                f"{kind.__name__} has no option {key!r}. It has: {', '.join(options)}.{nearest(key, options)}"
-            )
+    unknown = [key for key in given if key not in options]
+    if unknown:
+        raise SettingError(
+            f"{kind.__name__} has no option {unknown[0]!r}. It has: {', '.join(options)}.{nearest(unknown[0], options)}"
+        )
