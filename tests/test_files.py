@@ -236,9 +236,18 @@ def test_arrays_may_change_as_soon_as_they_are_taken(tmp_path: Path) -> None:
     assert same(files.read(tmp_path / "a").tensors, {"x": torch.zeros(3), "y": torch.ones(2, 2)})
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_many_long_arrays_are_copied_by_several_threads(tmp_path: Path, threads: int) -> None:
-    """By torch's own where it has some; and no copy is a step of a computation with gradients."""
+@pytest.mark.parametrize(("threads", "load"), [(1, 0.0), (1, 1000.0), (1, None), (2, 0.0)])
+def test_many_long_arrays_are_copied_by_one_thread_or_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, load: float | None
+) -> None:
+    """Several where torch has one and cores are idle; no copy is a step of a computation with gradients."""
+
+    def loads() -> tuple[float, float, float]:
+        if load is None:
+            raise OSError("Load averages are unobtainable")
+        return load, 0.0, 0.0
+
+    monkeypatch.setattr(os, "getloadavg", loads)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -484,7 +484,12 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
     "unknown options": (
         lambda: trainer(momentun=1, acumulate=2),
         SettingError,
-        ["adamw has no setting 'momentun'", "Options of Trainer: net, optimizer", "'acumulate'", 'Nearest: "accumulate"'],
+        [
+            "adamw has no setting 'momentun'",
+            "Options of Trainer: net, optimizer",
+            "'acumulate'",
+            'Nearest: "accumulate"',
+        ],
     ),
     "flag of a trainer": (lambda: trainer(share="yes"), SettingError, ["share='yes'", "True or False is needed"]),
     "seed of a trainer": (lambda: trainer(seed="3"), SettingError, ["seed='3'", "a whole number of at least 0"]),
@@ -494,14 +499,23 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
         ["Update('critic', own_batch=1)", "True or False is needed"],
     ),
     "no loss in an update": (
+        lambda: Update("critic"),
+        SettingError,
+        ["Update('critic'): no loss is given", 'Write loss="mse"'],
+    ),
+    "a misspelt loss of an update": (
         lambda: Update("critic", lost="mse"),
         SettingError,
-        ["no loss is given", "Update('critic', loss=", "'lost'", 'Nearest: "loss"'],
+        ["2 things are wrong", "no loss is given", "'lost'", 'Nearest: "loss"'],
     ),
     "unknown option of an update": (
         lambda: Update("critic", "mse", lerning_rate=1),
         SettingError,
-        ["Update('critic'): adamw has no setting 'lerning_rate'", "Options of Update: name", 'Nearest: "learning_rate"'],
+        [
+            "Update('critic'): adamw has no setting 'lerning_rate'",
+            "Options of Update: name",
+            'Nearest: "learning_rate"',
+        ],
     ),
     "unknown option of a partial": (
         lambda: trainer(partial(torch.optim.RMSprop, alpa=1)),

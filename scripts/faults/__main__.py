@@ -23,7 +23,10 @@ from typing import Any, cast
 from findings import SOURCE, Finding, Harness, entry, read, write
 from page import page
 
-NAMES = ("kill", "power_loss", "damage", "full_disk", "io_errors", "background", "signals", "two_writers")
+NAMES = (
+    *("kill", "power_loss", "damage", "full_disk", "io_errors", "background", "signals", "two_writers"),
+    *("bad_configs", "not_finite"),
+)
 """The harnesses, each a module of this folder, in the order of the page."""
 
 

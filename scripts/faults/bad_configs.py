@@ -6,7 +6,7 @@ import inspect
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -19,6 +19,7 @@ from configurations import GOOD
 from findings import Finding
 from impossible import IMPOSSIBLE, SCENES, WRONG_TYPES, Scene
 from misspelt import WAYS
+from seams import instead, nothing
 from subjects import alike, scratch
 
 ASKED = (
@@ -249,6 +250,9 @@ def _is_right(spot: Spot, name: str) -> bool:
     if spot.kind == "loss":
         with suppress(EtudeError):
             return bool(terms(name))
+    if spot.kind == "part":
+        # What is no name at all is refused before there is a net, and so not together with what the net lacks.
+        return "" in name.split(".")
     if spot.kind != "option":
         return False
     if not name.isidentifier():
@@ -344,5 +348,93 @@ def _scenes(count: int, chance: Random) -> Finding:
     return Finding("shapes, empty data, places that cannot be written to, foreign checkpoints", count, tuple(wrong))
 
 
+# ------------------------------------------------------------------------------------------------------ faults to plant
+
+
 def planted(seed: int) -> Iterator[Finding]:
-    return iter(())
+    """A library that looks less closely, says less, or acts before it has looked."""
+    for fault, plant in _faults().items():
+        with plant():
+            found = list(look(150, seed))
+        wrong = [line for finding in found for line in finding.wrong]
+        tried = sum(finding.tried for finding in found)
+        told = {"seen": len(wrong), "first": wrong[0][:80]} if wrong else {}
+        yield Finding(fault, tried, () if wrong else (f"{fault}: not noticed",), told)
+
+
+def _faults() -> dict[str, Callable[[], AbstractContextManager[Any]]]:
+    """What to plant, by name."""
+    from etude import arguments, hints
+    from etude.run import check, evaluate, plan
+    from etude.step import update
+    from etude.step.optim.rule import Setting
+
+    return {
+        "unknown options are passed over": lambda: instead(plan, "_check_names", _dropped),
+        "no name is offered": lambda: instead(hints, "nearest", lambda *_: ""),
+        "names are offered as they stand in the dictionary": lambda: instead(hints, "nearest", _sorted),
+        "bare errors come through": lambda: instead(arguments, "_misfit", lambda *_: ""),
+        "one mistake at a time": lambda: instead(arguments.Faults, "take", lambda _, look, *given: look(*given)),
+        "whole numbers are taken as they come": lambda: instead(plan, "_whole", lambda _, value, least=1: value),
+        "settings are taken as they come": lambda: instead(Setting, "check", nothing),
+        "the option is not named": lambda: instead(plan, "_flag", _unnamed),
+        "the place is not told": lambda: instead(update, "told_of", lambda _: nullcontext()),
+        "names of scores are not looked at": lambda: both(
+            instead(check, "check_told", nothing), instead(evaluate, "check_told", nothing)
+        ),
+        "the net is changed before it is looked at": lambda: instead(plan.Plan, "check", _changing(plan.Plan.check)),
+        "folders are made before anything is looked at": lambda: instead(plan.Plan, "check", _making(plan.Plan.check)),
+        "data are first looked at in the first step": lambda: instead(check, "dry_run", nothing),
+    }
+
+
+@contextmanager
+def both(*plants: AbstractContextManager[Any]) -> Iterator[None]:
+    """Several faults that are one."""
+    with ExitStack() as stack:
+        for plant in plants:
+            stack.enter_context(plant)
+        yield
+
+
+def _dropped(plan: Any) -> None:
+    from etude.step.recipe import settings_known
+
+    known = settings_known(plan.optimizer) or ()
+    plan.settings = {name: value for name, value in plan.settings.items() if name in known}
+
+
+def _sorted(_: object, words: Any, count: int = 3) -> str:
+    return f" Nearest: {', '.join(map(_quoted, sorted(words)[:count]))}."
+
+
+def _quoted(word: str) -> str:
+    return f'"{word}"'
+
+
+def _unnamed(_: str, value: Any) -> Any:
+    from etude.errors import SettingError
+
+    if not isinstance(value, bool):
+        raise SettingError("True or False is needed.")
+    return value
+
+
+def _changing(check: Callable[..., Any]) -> Callable[..., Any]:
+    def changed(plan: Any, net: Any, data: Any) -> Any:
+        if isinstance(net, nn.Module):
+            for array in net.parameters():
+                array.data.mul_(1.5)
+        return check(plan, net, data)
+
+    return changed
+
+
+def _making(check: Callable[..., Any]) -> Callable[..., Any]:
+    def made(plan: Any, net: Any, data: Any) -> Any:
+        for place in plan.checkpoint or ():
+            with suppress(OSError):
+                Path(place.absolute).parent.joinpath("made").mkdir()
+        return check(plan, net, data)
+
+    return made

@@ -312,7 +312,7 @@ def _read_alike(pair: Pair, way: str, found: Any) -> list[str]:
 
 def _resumed(count: int, seed: int) -> Finding:
     """A run is started again on a folder whose newest file is spoilt, hostile, or has a record that lies."""
-    from etude.errors import EtudeError
+    from etude.errors import CheckpointError, EtudeError
 
     chance, wrong, said = Random(seed), list[str](), Counter[str]()
     lies = MAKERS["lies with digests that fit"]
@@ -334,8 +334,10 @@ def _resumed(count: int, seed: int) -> Finding:
                     line = "" if make in lies else _went_on(pair, made, final, [str(each.message) for each in told])
                     said["went on"] += 1
                 except EtudeError as error:
-                    # Where a lie stands under a digest that fits, the run may refuse to go on; nowhere else.
-                    line = "" if make in lies else f"the run did not go on: {error}"
+                    # The run does not begin anew beside a newer file that is not damaged, but of another kind, out of
+                    # reach, or good and full of lies: whoever put it there is asked. Damage alone is passed over.
+                    asked = make in lies or (isinstance(error, CheckpointError) and not error.damaged)
+                    line = "" if asked and make not in SPOILS else f"the run did not go on: {error}"
                     said["stopped with a declared error"] += 1
                 except Exception as error:
                     line = f"{type(error).__name__}: {str(error)[:200]}"

@@ -93,7 +93,13 @@ WRONG_TYPES: Values = {
         "own_batch": ("yes", 1, None),
         "update_schedule": (3.5, {"head": 1}),
     },
-    "ema": {"name": (3, None, True), "warm_up": ("yes", 1), "when": (3, "now"), "every": (3, "epoch"), "buffers": (True, 3)},
+    "ema": {
+        "name": (3, None, True),
+        "warm_up": ("yes", 1),
+        "when": (3, "now"),
+        "every": (3, "epoch"),
+        "buffers": (True, 3),
+    },
     "swa": {"name": (3, None), "when": (3, 0.5), "every": (3, "epoch"), "buffers": (None, 3)},
     "GAN": {"loss": (3, None, True), "latent": ("2", 2.5, {}, [2.5])},
     "Trainer": {
@@ -115,7 +121,12 @@ WRONG_TYPES: Values = {
         "share": ("yes", 1),
     },
     "Checkpoints": {"keep": (3, "best", True)},
-    "plateau": {"factor": ("0.5", None, True), "patience": ("1", 1.5, True), "cooldown": ("1", 0.5), "low": ("0", None)},
+    "plateau": {
+        "factor": ("0.5", None, True),
+        "patience": ("1", 1.5, True),
+        "cooldown": ("1", 0.5),
+        "low": ("0", None),
+    },
     "when": {"above": ("0.5", True, [1]), "at_most": ("2", 1.5, True)},
     "warmup": {"start": ("0", True, [0]), "shape": (3, None, True)},
     "cosine": {"end": ("0", None, True), "over": (100, "epoch", True), "ahead": ("yes", 1, None)},
@@ -130,7 +141,12 @@ _PLAN_VALUES: dict[str, tuple[Any, ...]] = {
     "optimizer": ("", "adamx.y.z", "timm.nothing"),
     "learning_rate": (-1e-3, nan, inf, -inf, call("linear", 0.1, -0.1), call("cosine", nan)),
     "learning_rate_multipliers": ({"head": nan}, {"head": inf}, {"": 1.0}, {"..": 1.0}, {99: 2.0}),
-    "rules": ({"weight_decay": {"head": nan}}, {"weight_decay": {"head": -1.0}}, {"": 0.1}, {"learning_rate": {"head": nan}}),
+    "rules": (
+        {"weight_decay": {"head": nan}},
+        {"weight_decay": {"head": -1.0}},
+        {"": 0.1},
+        {"learning_rate": {"head": nan}},
+    ),
     "update_schedule": ([], [""], ["head."], call("pieces", "head")),
     "epochs": (0, -1, -(10**9)),
     "steps": (0, -5),
@@ -156,7 +172,12 @@ _PLAN_VALUES: dict[str, tuple[Any, ...]] = {
 }
 IMPOSSIBLE: Values = {
     "Plan": _PLAN_VALUES,
-    "train": {**_PLAN_VALUES, "until": (call("steps", 3), call("seconds", 0)), "accept": (["sede"], "epohcs"), "resume": ("", "latest")},
+    "train": {
+        **_PLAN_VALUES,
+        "until": (call("steps", 3), call("seconds", 0)),
+        "accept": (["sede"], "epohcs"),
+        "resume": ("", "latest"),
+    },
     "Directory": {"cadence": (call("every", call("steps", 0)),), "on_failure": ("", "ignore")},
     "File": {"cadence": (call("steps", 0),), "on_failure": ("ignore",)},
     "Evaluate": {"batch_size": (0, -1), "best": ("nothing", ("accuracy", "up")), "metrics": ("nothing",)},

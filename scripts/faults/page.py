@@ -31,6 +31,8 @@ _TITLES = {
     "background": "Saves that fail in the background",
     "signals": "Asked to leave",
     "two_writers": "Two runs on one place",
+    "bad_configs": "Mistakes in what is asked for",
+    "not_finite": "NaN and infinity",
 }
 
 _HOW = {

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -58,9 +58,9 @@ _OURS = ("asked", "left", "looking", "starting")
 
 def look(count: int, seed: int) -> Iterator[Finding]:
     """Send `count` signals to runs in one process, as many to runs with workers, and a quarter as many twice."""
-    yield _asked("plain", "plain", count, seed, Aim())
+    yield _asked("megabytes of arrays", "large", count, seed, _IN_ONE)
     yield _asked("two workers, bf16, listeners", "rich", count, seed, Aim())
-    yield _asked("a second signal while it is saved", "plain", max(4, count // 4), seed, Aim(("anywhere",), twice=True))
+    yield _asked("a second signal while it is saved", "plain", max(4, count // 4), seed, _TWICE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,11 @@ class Aim:
     names: tuple[str, ...] = NAMES
     group: float = 0.5
     twice: bool = False
+
+
+_IN_ONE = Aim(("anywhere", "anywhere", "saving", "saving", "looking"))
+_STARTING = Aim(("starting",), ("SIGTERM",), group=1.0)
+_TWICE = Aim(("anywhere",), twice=True)
 
 
 def planted(seed: int) -> Iterator[Finding]:
@@ -174,19 +179,24 @@ def _send(process: Process, whole: Whole, chance: Random, from_: int, aim: Aim) 
     else:
         number = chance.randint(1, 3)
         late = process.born + whole.seconds
-        ended = process.listen(late, lambda: [kind for kind, _ in times].count(moment) >= number)
+        ended = process.listen(late, lambda: _count(times, moment) >= number)
         within = _WITHIN.get(moment, 1.3 * median(whole.saves))
         ended = ended or process.listen(time.monotonic() + chance.uniform(0, within))
+        moment = moment if _count(times, moment) >= number else "anywhere"
     first, second = (chance.choice(aim.names) for _ in range(2))
     if ended or not _signal(process, first, chance.random() < aim.group):
         return Sent()
     sent = Sent((first,), time.monotonic(), moment)
     if aim.twice:
-        ended = process.listen(time.monotonic() + SECONDS, lambda: any(kind == "asked" for kind, _ in times))
+        ended = process.listen(time.monotonic() + SECONDS, lambda: _count(times, "asked") > 0)
         ended = ended or process.listen(time.monotonic() + chance.uniform(0, 0.3))
         if not ended and _signal(process, second, chance.random() < aim.group):
             return Sent((first, second), time.monotonic(), moment)
     return sent
+
+
+def _count(times: list[tuple[str, float]], kind: str) -> int:
+    return [each for each, _ in times].count(kind)
 
 
 def _signal(process: Process, name: str, group: bool) -> bool:
@@ -407,15 +417,12 @@ def _code_0() -> Iterator[None]:
         yield
 
 
-_STARTING = Aim(("starting",), ("SIGTERM",), group=1.0)
-_TWICE = Aim(("anywhere",), twice=True)
-
 _FAULTS: dict[str, tuple[str, Callable[[], AbstractContextManager[None]], Aim]] = {
-    "the handler saves": ("plain", _saves_in_the_handler, Aim()),
-    "the flag is looked at where an epoch ends": ("plain", _waits_for_the_epoch, Aim()),
+    "the handler saves": ("plain", _saves_in_the_handler, _IN_ONE),
+    "the flag is looked at where an epoch ends": ("plain", _waits_for_the_epoch, _IN_ONE),
     "a second signal is noted, too": ("plain", _notes_every_signal, _TWICE),
-    "it leaves without saving": ("plain", _without_saving, Aim()),
-    "the exit code is 0": ("plain", _code_0, Aim()),
+    "it leaves without saving": ("plain", _without_saving, _IN_ONE),
+    "the exit code is 0": ("plain", _code_0, _IN_ONE),
     "workers end with the signal": ("rich", _plain_workers, Aim()),
     "workers that start end with the signal": ("rich", _nothing_held_back, _STARTING),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from etude.errors import Interrupted, SettingError, StateError, nearest
 from etude.hints import not_there
 from etude.listen.bar import Bar
 from etude.run.events import Listener
+from etude.run.leaving import at_a_prompt
 from etude.run.plan import OF_TRAIN, Plan, check_time
 from etude.run.result import Result
 from etude.run.resuming import Accept, Resume, check_accept, check_resume
@@ -55,7 +57,8 @@ def train(
         EtudeError: the plan cannot be carried out on this net with these data; nothing is changed then. CheckpointError
             where a checkpoint is damaged or is none of this run; StateError where another process writes there.
         Interrupted: a SIGTERM, SIGINT or SIGUSR1 came, or `until` was reached, and the state was saved. Not caught, it
-            ends the process with exit code 75: run again to go on. Without `checkpoint` signals do what they always do.
+            ends the process with exit code 75: run again to go on. Without `checkpoint` signals do what they always do;
+            at a Python prompt Ctrl-C is a KeyboardInterrupt, once the state is saved.
     """
     if plan is not None and not isinstance(plan, Plan):
         raise SettingError(f"train(net, data, {plan!r}): the third is a Plan. Write loss={plan!r} if that is the loss.")
@@ -81,7 +84,12 @@ def train(
                 f"{result.stop_message}: the run left, and its state after step {result.steps} could not be saved; "
                 f"{there}."
             )
-        raise Interrupted(path, step, result.stop_message)
+        left = Interrupted(path, step, result.stop_message)
+        if result.stop_message == "SIGINT" and at_a_prompt():
+            # Ending the process would cost whoever types there all that is in it.
+            raise KeyboardInterrupt(str(left))
+        print(f"etude: {left}", file=sys.stderr, flush=True)
+        raise left
     return result
 
 

@@ -18,7 +18,7 @@ _ALSO_CALLED = {
     "resume": "ckpt_path load_from continue_from",
     "metrics": "scores compute_metrics",
     "averages": "ema swa",
-    "loss": "criterion loss_fn loss_func objective",
+    "loss": "criterion loss_fn loss_func loss_function objective",
     "optimizer": "opt solver",
     "weight_decay": "wd decay l2_reg",
     "clip_norm": "grad_clip gradient_clip clip_grad_norm max_grad_norm gradient_clip_val gradient_clipping max_norm",
@@ -51,6 +51,7 @@ _ALSO_CALLED = {
     "accuracy": "acc",
     "cross_entropy": "xent ce categorical_crossentropy sparse_categorical_crossentropy",
     "mse": "mean_squared_error l2",
+    "l1": "mean_absolute_error",
     "val.loss": "validation_loss valid_loss",
     "val.accuracy": "val_acc validation_accuracy",
 }
@@ -87,7 +88,7 @@ def is_slip(word: str, words: Iterable[str]) -> bool:
     """Whether a word that could be something else is very like one of these, or another library's name for it."""
     asked, known = _bare(word), set(words)
     meant = any(asked in also and right in known for right, also in _MEANT)
-    return meant or bool(get_close_matches(asked, map(_bare, known), n=1, cutoff=0.75))
+    return meant or bool(get_close_matches(asked, map(_bare, known), n=1, cutoff=0.78))
 
 
 def not_there(names: Iterable[object], known: Iterable[str], what: str = "option") -> str:

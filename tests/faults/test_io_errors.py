@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from at_work import full, looked, planted
+from faults.at_work import full, looked, planted
 
 
 def test_every_call_fails(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def test_which_sets_are_compiled_is_remembered(tmp_path: Path, monkeypatch: pyte
 # ------------------------------------------------------------------------------------------- what the law must catch
 
 
-def _nothing(*_: object) -> None:
+def _nothing(*_: object, **__: object) -> None:
     """What is done instead of putting something back."""
 
 

@@ -226,7 +226,7 @@ def _refuse(path: str, wrong: list[str]) -> None:
 def _put(tree: Tree, given: Mapping[str, Tensor]) -> None:
     for name, value in given.items():
         array = tree.arrays.get(name)
-        if array is not None and array.shape == value.shape:
+        if array is not None and (array.shape, array.dtype) == (value.shape, value.dtype):
             array.copy_(value)
         else:
             # A buffer that comes and goes, or that grows.

@@ -71,7 +71,7 @@ class Image:
         """
         if not self._fits(tensors):
             self._lay_out(tensors)
-        alone = self._gpus or torch.get_num_threads() > 1 or self._layout.size < _LONG
+        alone = self._gpus or torch.get_num_threads() > 1 or self._layout.size < _LONG or not _idle()
         groups = [list(tensors)] if alone else list(self._groups())
         with Together([partial(self._copy, names, tensors) for names in groups if names]) as together:
             together.finish()
@@ -84,7 +84,7 @@ class Image:
             torch._foreach_copy_(places, arrays, non_blocking=bool(self._gpus))
 
     def _groups(self) -> Iterator[list[str]]:
-        """Names of arrays that are worth a job: torch has one thread, and while training waits the others are idle."""
+        """Names of arrays that are worth a job: torch has one thread, and while training waits there are idle cores."""
         names, begin = [], 0
         for entry in self._layout.entries.values():
             names.append(entry.name)
@@ -165,6 +165,14 @@ def absolute(path: str | os.PathLike[str]) -> str:
 
 def _hash(digests: Digests, run: Run, view: memoryview) -> None:
     digests.take(run, view[run.begin : run.end])
+
+
+def _idle() -> bool:
+    """Whether there were idle cores of late: where there are none, one thread would wait for the other to get one."""
+    try:
+        return os.getloadavg()[0] < (os.cpu_count() or 1)
+    except OSError:
+        return False
 
 
 def _slack(size: int) -> int:

@@ -77,18 +77,16 @@ def _rank(name: str, size: int) -> tuple[int, bool, str]:
 def memory(size: int) -> Tensor:
     """So many bytes of memory on the host, beginning with a line; what is in them does not matter.
 
-    Long memory comes from the system as it is needed: neither filled, as torch does where it is to be deterministic,
-    nor in large pages, as NumPy asks for, which take longer where memory is scarce.
+    They are not filled, as `torch.empty` fills them where torch is to be deterministic.
 
     Raises:
         MemoryError: they are not to be had.
     """
     try:
-        raw = torch.frombuffer(bytearray(size + _LINE), dtype=torch.uint8)
-    except (MemoryError, OverflowError) as error:
+        raw = torch.UntypedStorage(size)  # type: ignore[no-untyped-call]
+    except (RuntimeError, TypeError, ValueError) as error:
         raise MemoryError(f"{size:,} bytes") from error
-    begin = -raw.data_ptr() % _LINE
-    return raw[begin : begin + size]
+    return torch.empty(0, dtype=torch.uint8).set_(raw)
 
 
 def check(name: str, array: Tensor) -> None:

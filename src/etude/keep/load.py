@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from etude.arguments import named
-from etude.errors import CheckpointError, StateError, nearest
+from etude.errors import CheckpointError, SettingError, StateError, nearest
 from etude.keep import disk, files, state
 from etude.keep.arrays import into_net, put_arrays
+from etude.step.states import some
+from etude.values.tree import has_shape
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -40,6 +42,13 @@ def load_net(path: str | os.PathLike[str], net: Net, of: str = "net", *, foreign
             net is as it was.
         StateError: the checkpoint has no such `of`; the nearest is named.
     """
+    if not isinstance(net, nn.Module) or not isinstance(path, str | os.PathLike):
+        raise SettingError(
+            f"load_net({path!r:.60}, {net!r:.60}): a path and a net are needed. Write load_net(path, net)."
+        )
+    lazy = [name for name, array in net.state_dict(keep_vars=True).items() if not has_shape(array)]
+    if lazy:
+        raise StateError(f"load_net(): {some(lazy)} without a shape as yet. Call the net once before.")
     if foreign:
         return _load_foreign(os.path.abspath(path), net)
     saved = files.read(path)
@@ -98,6 +107,9 @@ def _foreign_arrays(path: str) -> dict[str, Tensor]:
     if not first.startswith((b"PK\x03\x04", b"\x80")):
         try:
             with safe_open(path, "pt") as file:
+                if "etude" in (file.metadata() or {}):
+                    found = "a checkpoint of this library, which has digests: leave foreign out"
+                    raise CheckpointError(path, "a file from elsewhere", found, damaged=False)
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, MemoryError) as error:
             raise CheckpointError(path, "a safetensors file, or a .pt file of tensors", _first_line(error)) from error
@@ -105,10 +117,12 @@ def _foreign_arrays(path: str) -> dict[str, Tensor]:
         needed = f"torch {'.'.join(map(str, _PICKLES_FROM))} or later, to read a pickle without running it"
         raise CheckpointError(path, needed, f"torch {torch.__version__}", damaged=False)
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise CheckpointError(path, "a .pt file that holds nothing but tensors", _first_line(error)) from error
-    inside = found.get("state_dict", found.get("model", found)) if isinstance(found, Mapping) else found
+        # What torch says there is how to read the file in spite of that.
+        found = "other things in it, which are not read: save the state_dict() of the net"
+        raise CheckpointError(path, "a .pt file that holds nothing but tensors", found, damaged=False) from error
+    inside = content.get("state_dict", content.get("model", content)) if isinstance(content, Mapping) else content
     if not isinstance(inside, Mapping) or not all(isinstance(value, Tensor) for value in inside.values()):
         kind = type(inside).__name__
         expected = "tensors by name, or a dict with such a dict under 'state_dict' or 'model'"

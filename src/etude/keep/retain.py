@@ -231,6 +231,8 @@ def best(score: str, n: int = 1, direction: str | None = None) -> BestBy:
     """
     if not isinstance(score, str) or not score:
         raise SettingError(f'best({score!r}): the name of a score is needed. Write best("val.loss").')
+    if isinstance(n, str) and n in DIRECTIONS and direction is None:
+        raise SettingError(f"best({score!r}, {n!r}): the number of saves comes first. Write {_best(score, 1, str(n))}.")
     if direction is not None and direction not in DIRECTIONS:
         raise SettingError(
             f'best({score!r}, direction={direction!r}): "min" or "max" is needed.{nearest(str(direction), DIRECTIONS)}'

@@ -44,8 +44,22 @@ def _is_facts(value: Any) -> bool:
 
 
 def _is_saves(value: Any) -> bool:
-    keys = {"kind", "path", "last", "best", "step", "number"}
-    return isinstance(value, list) and all(isinstance(own, Mapping) and set(own) == keys for own in value)
+    return isinstance(value, list) and all(map(_is_save, value))
+
+
+def _is_save(value: Any) -> bool:
+    if not isinstance(value, Mapping) or set(value) != {"kind", "path", "last", "best", "step", "number"}:
+        return False
+    numbers = all(value[key] is None or _is_number(value[key]) for key in ("last", "best"))
+    counts = isinstance(value["step"], int) and is_count(value["number"])
+    return numbers and counts and _is_text(value["kind"]) and _is_text(value["path"])
+
+
+def _is_best(value: Any) -> bool:
+    if not isinstance(value, Mapping) or set(value) != {"score", "progress", "waiting", "judged", "last", "arrays"}:
+        return False
+    numbers = all(value[key] is None or _is_any_number(value[key]) for key in ("score", "judged", "last"))
+    return numbers and is_count(value["waiting"]) and (value["progress"] is None or _is_moment(value["progress"]))
 
 
 def _is_text(value: Any) -> bool:
@@ -61,7 +75,22 @@ def _is_cursor(value: Any) -> bool:
 
 
 def _is_sums(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(own, list) and len(own) == 2 for own in value.values())
+    return isinstance(value, Mapping) and all(map(_is_pair, value.values()))
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_any_number, value))
+
+
+def _is_any_number(value: Any) -> bool:
+    """Whether it is a number, be it one that JSON does not have."""
+    return _is_number(value) or (isinstance(value, Mapping) and value.get("~") == "float")
+
+
+def _is_moment(value: Any) -> bool:
+    return (
+        is_clock(value) and is_count(value["step"]) and all(value[unit] >= 0 for unit in ("epoch", "samples", "tokens"))
+    )
 
 
 def _is_net(value: Any) -> bool:
@@ -79,8 +108,8 @@ def _is_run(value: Any) -> bool:
 
 STATE = (
     Field("run", "start time (UTC) and counter of the run: {start, counter}", _is_run),
-    Field("progress", "the clock: step, epoch, samples, tokens", is_clock),
-    Field("before", "the clock before the last step that was made", is_clock),
+    Field("progress", "the clock: step, epoch, samples, tokens", _is_moment),
+    Field("before", "the clock before the last step that was made", _is_moment),
     Field("cursor", "the next batch: epoch, batch", _is_cursor),
     Field("data", "generators that loaders of the user brought along, as they were when the epoch began", _is_mapping),
     Field("seconds", "time the run has taken, over all processes", _is_number),
@@ -92,7 +121,7 @@ STATE = (
     ),
     Field("updates", "of each update: optimizer, memory of arrays and schedules, loss scale, turn", _is_mapping),
     Field("averages", "how often each average has taken the arrays, and what its schedules remember", _is_mapping),
-    Field("best", "the best score, when it was reached, and the looks since then", _is_mapping),
+    Field("best", "the best score, when it was reached, and the looks since then", _is_best),
     Field("means", "sum and count of each loss term in the epoch in progress", _is_sums),
     Field("history", "names of the series; their numbers are tensors", is_names),
     Field("losses", "the last epoch's loss and the last validation loss", _is_mapping),

@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -30,6 +30,10 @@ class Done(Generic[T]):
     seconds: float
 
 
+def _none(result: object) -> tuple[BaseException, ...]:
+    return ()
+
+
 class Writer(Generic[T]):
     """Does jobs in a thread of its own, one at a time and in the order given.
 
@@ -40,10 +44,10 @@ class Writer(Generic[T]):
     its parent are done by its parent.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, faults: Callable[[T], Iterable[BaseException]] = _none) -> None:
         self._desk: _Desk[T] = _Desk(os.getpid())
         self._closed = False
-        weakref.finalize(self, _left, self._desk)
+        weakref.finalize(self, _left, self._desk, faults)
 
     def submit(self, job: Callable[[], T]) -> float:
         """Start a job, once the one before has ended.
@@ -130,10 +134,11 @@ def _do(job: Callable[[], T], done: deque[Done[T]], over: threading.Event) -> No
         over.set()
 
 
-def _left(desk: _Desk[T]) -> None:
+def _left(desk: _Desk[T], faults: Callable[[T], Iterable[BaseException]]) -> None:
     """The writer is gone, or the program ends: let the job at work end, and tell what nobody has asked for."""
     desk.come()
     desk.settle()
     for done in desk.done:
-        if done.error is not None:
-            warn(f"A job in the background failed, and nobody asked what became of it: {done.error!r}")
+        failed = [done.error] if done.error is not None else [] if done.result is None else faults(done.result)
+        for error in failed:
+            warn(f"A job in the background failed, and nobody asked what became of it: {error!r}")

@@ -56,8 +56,13 @@ def facts(checked: Checked) -> Facts:
     arrays = checked.works[0].stepper.table.tree.arrays
     # A net that is in evaluation as a whole is set to training by the run.
     named = checked.net.named_modules() if checked.net.training else ()
+    evaluator = checked.evaluator
+    looked_at = (
+        f"{evaluator.flow.samples} samples, the first batch with digest {evaluator.first_batch}" if evaluator else ""
+    )
     return {
         **said,
+        "validation data": looked_at or "none",
         "data": f"{flow.samples} samples in {per_epoch} batches an epoch, the first with digest {checked.first_batch}",
         "net": {name: f"{array.dtype} {tuple(array.shape)}" for name, array in arrays.items()},
         "settings": dict(_settings(checked)),

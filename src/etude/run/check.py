@@ -122,9 +122,7 @@ def prove(plan: Plan, net: nn.Module, data: Any) -> Checked:
                 try_single(net, works, batch, extent)
             evaluator = _evaluator(plan, evaluate, aside, net, works, flow, device)
     example = batch if any(of.export for of in plan.checkpoint or ()) else None
-    # A loader with generators of its own may have been read before; where it goes on is kept.
-    digest = "of its own" if flow.state(Cursor()) else first_batch(batch)
-    facts = (averages, chosen, _idle(net, works), digest, example)
+    facts = (averages, chosen, _idle(net, works), _told(flow, batch), example)
     return Checked(plan, net, works, flow, evaluator, extent, device, *facts)
 
 
@@ -259,7 +257,11 @@ def _works(plan: Plan, net: nn.Module, device: torch.device, extent: Extent) -> 
         )
         for update in updates
     )
+    heard = [f"{work.name}.loss" for work in made]
     for work in made:
+        if work.update.turn is not None:
+            with told_of(f"Update({work.name!r}), its turn"):
+                check_told([work.update.turn], heard)
         for each in (work.update.turn, *(term.weight for term in work.losses.terms)):
             if each is not None:
                 each.check(extent)
@@ -291,8 +293,15 @@ def _evaluator(
     if plan.non_finite in ("raise", "stop"):
         check_finite(aside)
     evaluator = Evaluator(evaluate, net, works, made)
-    prove_validation(evaluator, works, net, aside, _first(made))
+    batch = _first(made)
+    prove_validation(evaluator, works, net, aside, batch)
+    evaluator.first_batch = _told(made, batch)
     return evaluator
+
+
+def _told(flow: Flow, batch: Any) -> str:
+    """A digest of the first batch. A loader with generators of its own may have been read before; they are kept."""
+    return "of its own" if flow.state(Cursor()) else first_batch(batch)
 
 
 def _idle(net: nn.Module, works: tuple[Work, ...]) -> tuple[str, ...]:

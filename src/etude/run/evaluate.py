@@ -79,6 +79,7 @@ class Evaluator:
         larger: whether a larger score is better.
         cadence: when it is due.
         known: the names of all scores, once `prove` was called.
+        first_batch: a digest of the first batch, by which other data are told from these.
     """
 
     def __init__(self, evaluate: Evaluate, net: nn.Module, works: Sequence[Work], flow: Flow) -> None:
@@ -90,6 +91,7 @@ class Evaluator:
         self._read = Reader(net)
         self._graph = False
         self.known: tuple[str, ...] = ()
+        self.first_batch = ""
         self.metrics = Metrics(evaluate.metrics)
         self.metrics.to(flow.device)
         self._names = [work.names(len(works) == 1) for work in works]

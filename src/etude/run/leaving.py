@@ -52,7 +52,7 @@ class Leaving:
                 if number != signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = (signal.getsignal(number), _action(number))
                     signal.signal(number, self._asked)
-                    if not (number == signal.SIGINT and _at_a_prompt()):
+                    if not (number == signal.SIGINT and at_a_prompt()):
                         _forget_after_one(number)
         return self
 
@@ -76,7 +76,7 @@ class Leaving:
         """What happens now, for people: one line after the first signal; "" before."""
         if not self._came:
             return ""
-        again = "a second Ctrl-C stops at once, without saving" if _at_a_prompt() else "a second signal ends at once"
+        again = "a second Ctrl-C stops at once, without saving" if at_a_prompt() else "a second signal ends at once"
         return f"{self._came}: leaving after this step, once the state is saved; {again}"
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
@@ -97,7 +97,7 @@ class Leaving:
     def _give_way(self) -> None:
         """The default actions, for the signal to come."""
         for number in self._before:
-            prompt = number == signal.SIGINT and _at_a_prompt()
+            prompt = number == signal.SIGINT and at_a_prompt()
             signal.signal(number, signal.default_int_handler if prompt else signal.SIG_DFL)
 
     def _restore(self) -> None:
@@ -111,7 +111,7 @@ def _number(name: str) -> int:
     return int(getattr(signal, name))
 
 
-def _at_a_prompt() -> bool:
+def at_a_prompt() -> bool:
     """Whether a person types into this Python: IPython and notebooks set `ps1` too."""
     return hasattr(sys, "ps1") or bool(sys.flags.interactive)
 

@@ -74,6 +74,12 @@ class Place:
         found = self.store.paths() if isinstance(self.of, Directory) else []
         return [str(path) for path in reversed(found) if path.name.startswith(f"{start}_{counter}_")]
 
+    def newest_start(self) -> str:
+        """When the newest run in a folder began; "" where there is none."""
+        names = self.store.paths() if isinstance(self.of, Directory) else []
+        name = Name.parse(names[0].name) if names else None
+        return "" if name is None else name.start
+
     def record(self) -> Mapping[str, Any]:
         """The record of the one file, empty where there is none that is good, or there are several."""
         try:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 POLICIES = ("raise", "skip", "stop", "apply")
+_ADAMW = "adamw"
 OF_TRAIN = ("progress", "listeners", "resume", "accept", "until")
 """Options of `etude.train` besides those of a plan."""
 OF_TRAINER = ("accumulate", "half", "loss_scale", "share")
@@ -86,7 +87,7 @@ class Plan:
         self,
         loss: LossLike | None = None,
         *,
-        optimizer: OptimizerLike = "adamw",
+        optimizer: OptimizerLike = _ADAMW,
         learning_rate: float | Schedule | Callable[[Progress], float] | None = None,
         learning_rate_multipliers: RulesLike = None,
         rules: Mapping[str, RulesLike] | None = None,
@@ -260,6 +261,7 @@ def _check_together(plan: Plan) -> None:
     if plan.updates is not None:
         own = ("loss", "learning_rate", "learning_rate_multipliers", "rules", "update_schedule")
         given = [name for name in own if getattr(plan, name) is not None] + list(plan.settings)
+        given += ["optimizer"] if plan.optimizer != _ADAMW else []
         if given:
             raise SettingError(f"{', '.join(given)}: with updates=[...] these are said in each Update.")
     if plan.min_delta and plan.patience is None:

@@ -60,7 +60,7 @@ def check_accept(given: Accept) -> Accept:
         raise SettingError(
             f'accept={given!r}: names of differences, or True for all, are needed. Write accept=["epochs"].'
         )
-    known = (*PLAN, "data", "net", "settings")
+    known = (*PLAN, "data", "validation data", "net", "settings", "modes")
     for name in names:
         # Settings of optimizers are differences too; what is nearly the name of an option is a slip.
         if name not in known and is_slip(name, known):
@@ -88,7 +88,8 @@ def find(resume: str | None, places: Sequence[Place]) -> Saved | None:
         saved, refused = place.store.newest_good()
         for error in refused:
             if not error.damaged:
-                raise error
+                advice = "remove it, or name the file to go on from: resume=..."
+                raise CheckpointError(error.path, error.expected, f"{error.found}; {advice}", False) from error
         damaged += refused
         if saved is not None and (best is None or _age(saved) > _age(best)):
             best = saved
@@ -98,22 +99,34 @@ def find(resume: str | None, places: Sequence[Place]) -> Saved | None:
     return best
 
 
-def take_up(saved: Saved, accept: Accept, going: Going) -> dict[str, Any]:
-    """Go on from a checkpoint; returns its record.
+def prove(saved: Saved, accept: Accept, going: Going) -> dict[str, Any]:
+    """The record of a checkpoint that the run can go on from; nothing is changed.
 
     Raises:
         CheckpointError: it is of another kind, or holds what no run writes. PlanError: it was saved by a run that was
-            told otherwise. The net is as it was then.
+            told otherwise.
     """
     record = state.checked(saved.record, saved.path, state.RUN)
     accepted = agree(saved.path, record["plan"], going.facts, accept)
-    cursor = record["cursor"]
+    there = going.checked.flow.batches_per_epoch
+    if there is not None and record["cursor"]["batch"] >= there and not accepted:
+        found = f"batch {record['cursor']['batch']} of an epoch of {there}"
+        raise CheckpointError(saved.path, "a place in the data", found)
     moved = [name for name in accepted if name in _READ_BY]
-    if moved and cursor["batch"]:
+    if moved and record["cursor"]["batch"]:
         raise PlanError(
-            f"accept={moved}: {saved.path} is of the middle of an epoch, after batch {cursor['batch']}, and other "
-            "batches have other samples by then. Go on from a file of the end of an epoch. Nothing was changed."
+            f"accept={moved}: {saved.path} is of the middle of an epoch, after batch {record['cursor']['batch']}, and "
+            "other batches have other samples by then. Go on from a file of the end of an epoch. Nothing was changed."
         )
+    return record
+
+
+def take_up(saved: Saved, record: Mapping[str, Any], going: Going) -> None:
+    """Go on from a checkpoint.
+
+    Raises:
+        CheckpointError: something in it is not what a run writes. The net is as it was then.
+    """
     tell_machine(saved.path, record["machine"], machine(going.checked))
     try:
         going.load(saved.path, record, saved.tensors)
@@ -121,7 +134,6 @@ def take_up(saved: Saved, accept: Accept, going: Going) -> dict[str, Any]:
         if isinstance(error, EtudeError):
             raise
         raise CheckpointError(saved.path, "the state of a run", f"{type(error).__name__}: {error}") from error
-    return record
 
 
 def _age(saved: Saved) -> tuple[str, int, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack
@@ -73,8 +74,7 @@ class Run:
         self.net = net
         clock = clock or time.perf_counter
         self._going = Going(self.checked, clock)
-        self._saving = Saving(self.checked, clock)
-        self._resume, self._accept = check_resume(resume), check_accept(accept)
+        self._saving = Saving(self._going, clock, check_resume(resume), check_accept(accept))
         self._until = check_time("until", until)
         if until is not None and not self._saving.active:
             there = ", ".join(repr(place.of) for place in self._saving.places)
@@ -142,7 +142,7 @@ class Run:
             self.net.train()
         # Signals are noted until the last file is written and the folders are free.
         with own_randomness(), Leaving(saving.active) as leaving, saving:
-            resumed = saving.resume(self._resume, self._accept, going)
+            resumed = saving.resume()
             going.watch.begin()
             see = going.gatherer.see
             batches = checked.flow.batches(going.cursor)
@@ -180,6 +180,9 @@ class Run:
                 reason = best.out_of_patience() or going.watch.reached(plan.time_limit)
                 if not reason and (asked := leaving.requested or self._time_is_up()):
                     reason, message = "interrupted", asked
+                    if leaving.note:
+                        # Saving may take its time, and who presses Ctrl-C again would lose the state.
+                        print(f"etude: {leaving.note}", file=sys.stderr, flush=True)
             if best.never_looked and reason not in ("non-finite", "interrupted"):
                 yield see(saving.hear(best.look(going.progress)))
             if reason != "non-finite" or self._alone:

@@ -14,19 +14,19 @@ from etude.errors import CheckpointError, warn
 from etude.keep import state
 from etude.keep.arrays import Packed
 from etude.keep.destination import File
+from etude.keep.files import Saved
 from etude.keep.image import Image
 from etude.keep.names import Name, start_now
 from etude.keep.plain import pack
 from etude.keep.retain import Entry
 from etude.keep.writer import Done as Finished
 from etude.keep.writer import Writer
-from etude.run.check import Checked
 from etude.run.events import EpochEnded, Evaluated, Event, SaveFailed
 from etude.run.events import Saved as SavedEvent
 from etude.run.exporting import SUFFIX, Exporter
 from etude.run.going import Going
 from etude.run.places import Done, Place, places
-from etude.run.resuming import AUTO, Accept, find, take_up
+from etude.run.resuming import AUTO, Accept, find, prove, take_up
 from etude.values.progress import Progress
 
 _RUNS = count(1)
@@ -64,15 +64,22 @@ class Saving:
     The arrays are copied at one moment between two steps, which is all that training waits for; a thread writes the
     copy. What it wrote, or why it could not, is told between later steps.
 
+    Args:
+        going: the run. clock: gives seconds.
+        resume: what it goes on from: "auto", the newest good checkpoint of its places, or the beginning if there is
+            none; a file, exactly that one, as a branch with files of its own; None, the beginning. accept: see `agree`.
+
     Attributes:
         files: what was written and is still there, in the order of first creation.
         newest, newest_step: the file written last, or gone on from, and the step that it is of; "" and -1 before.
         failed: how many saves failed. active: whether there is a place where any state may be saved.
     """
 
-    def __init__(self, checked: Checked, clock: Callable[[], float]) -> None:
-        self.checked = checked
+    def __init__(self, going: Going, clock: Callable[[], float], resume: str | None, accept: Accept) -> None:
+        checked = going.checked
         self.places = places(checked)
+        self._going, self._resume, self._accept = going, resume, accept
+        self._named: Saved | None = None
         self.files: list[str] = []
         self.newest, self.newest_step = "", -1
         self.failed = 0
@@ -81,7 +88,7 @@ class Saving:
         self._clock = clock
         self._image = Image()
         self._prepared = False
-        self._writer: Writer[list[_Wrote]] = Writer()
+        self._writer: Writer[list[_Wrote]] = Writer(_faults)
         self._exporter = Exporter(checked) if any(place.of.export for place in self.places) else None
         self._start, self._counter = start_now(), next(_RUNS)
         self._scores: dict[str, float] = {}
@@ -92,12 +99,21 @@ class Saving:
 
         Raises:
             SettingError, StateError: one cannot be written to, has no space, or belongs to another run.
+            CheckpointError, PlanError: the file that was named is none that the run can go on from.
         """
-        arrays = (*self.checked.net.parameters(), *self.checked.net.buffers())
+        if self._resume not in (None, AUTO):
+            # Before a folder is made for what may not be possible.
+            self._named = find(self._resume, ())
+            if self._named is not None:
+                prove(self._named, self._accept, self._going)
+        net = self._going.checked.net
+        arrays = (*net.parameters(), *net.buffers())
         needed = sum(array.nbytes for array in arrays)
         try:
             for place in self.places:
                 place.store.open(needed)
+            # Made after the locks, so that at the end of a program it is waited for before they are given back.
+            self._writer = Writer(_faults)
         except BaseException:
             self.__exit__()
             raise
@@ -118,33 +134,40 @@ class Saving:
                 else:
                     left_by.add_note(said)
 
-    def resume(self, resume: str | None, accept: Accept, going: Going) -> str | None:
-        """Go on from a checkpoint; see `find` and `take_up` for what may be wrong with it.
+    def resume(self) -> str | None:
+        """Go on from the checkpoint, or begin; returns its path, or None.
 
-        Args:
-            resume: "auto": the newest good one of the destinations, or the beginning if there is none; a file: exactly
-                that one, as a branch with files of its own; None: the beginning. accept: see `agree`.
-
-        Returns:
-            The path of the checkpoint, or None.
+        Raises:
+            StateError: something of the run cannot be kept. CheckpointError, PlanError: see `find` and `prove`.
         """
         if self.places:
-            going.state()  # what cannot be kept is an error now, not at the first save
-        saved = find(resume, self.places)
-        if saved is None or resume != AUTO:
-            # Another process may have had the same number in the same second.
-            while any(place.files(self._start, self._counter) for place in self.places):
-                self._counter = next(_RUNS)
+            self._going.state()  # what cannot be kept is an error now, not at the first save
+        auto = self._resume == AUTO
+        saved = find(self._resume, self.places) if auto else self._named
+        self._named = None
+        if saved is None or not auto:
+            self._be_another_run()
         if saved is None:
             return None
-        record = take_up(saved, accept, going)
-        self.newest, self.newest_step = saved.path, int(going.progress.step)
-        if resume == AUTO:
+        record = prove(saved, self._accept, self._going)
+        take_up(saved, record, self._going)
+        self.newest, self.newest_step = saved.path, int(self._going.progress.step)
+        if auto:
             self._go_on(saved.path, record)
-        else:
-            for place in self.places:
-                place.branch(**record["run"])
+        for place in self.places if not auto else ():
+            place.branch(**record["run"])
         return saved.path
+
+    def _be_another_run(self) -> None:
+        """Begin with a name that is later than all that is there, though another process may have begun this second.
+
+        Clocks are set back, too, or differ between machines.
+        """
+        newest = max((place.newest_start() for place in self.places), default="")
+        if newest > self._start:
+            self._start = newest
+        while any(place.files(self._start, self._counter) for place in self.places):
+            self._counter = next(_RUNS)
 
     def _go_on(self, path: str, record: Mapping[str, Any]) -> None:
         """This is the run that saved the file: names and counts go on."""
@@ -309,6 +332,10 @@ def _paired(places_: list[Place], kept: list[Mapping[str, Any]]) -> Iterator[tup
             moved = other["kind"] == kind and (kind, other["path"]) not in known and len(places_) == len(kept)
             found = other if moved else None
         yield place, found
+
+
+def _faults(wrote: list[_Wrote]) -> list[CheckpointError]:
+    return [fault for one in wrote for fault in one.faults]
 
 
 def _as_checkpoint_error(path: str, error: Exception) -> CheckpointError:

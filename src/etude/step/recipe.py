@@ -154,7 +154,8 @@ class Recipe:
             for setting in own if key in self.said else ():
                 if setting is not None and value != setting.default:
                     setting.check(key, value)
-        return schedule(value)
+        with told_of(key):
+            return schedule(value)
 
     def _unknown(self, key: str, *others: str) -> str:
         """The message for settings that are not there; they may be misspelt options of the call."""

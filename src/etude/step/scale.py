@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from math import inf
 from typing import Any
 
-from etude.errors import SettingError
+from etude.errors import SettingError, nearest
 
 _FIRST = 65536.0
 _LARGEST = 2.0**24
@@ -32,7 +32,8 @@ class LossScale:
 
     def __init__(self, asked: float | str | None) -> None:
         if asked is not None and asked != "dynamic" and not _is_positive(asked):
-            raise SettingError(f'loss_scale={asked!r}: "dynamic", a positive number or None is needed.')
+            near = nearest(asked, ["dynamic"]) if isinstance(asked, str) else ""
+            raise SettingError(f'loss_scale={asked!r}: "dynamic", a positive number or None is needed.{near}')
         self.dynamic = asked == "dynamic"
         self.value = _FIRST if self.dynamic else float(asked or 1.0)
         self.good = 0

@@ -719,7 +719,8 @@ def _check_seed(seed: int) -> None:
 
 def _policy(non_finite: str | None) -> str | None:
     if non_finite not in (None, "raise", "skip"):
-        raise SettingError(f'non_finite={non_finite!r}: "raise", "skip" or None is needed.')
+        near = nearest(non_finite, ("raise", "skip"))
+        raise SettingError(f'non_finite={non_finite!r}: "raise", "skip" or None is needed.{near}')
     return non_finite
 
 

@@ -84,7 +84,7 @@ class Update:
         }
         for key, value in made.items():
             object.__setattr__(self, key, value)
-        take(_check_loss, name, loss)
+        take(_check_loss, loss)
         take(self.recipe, False)
         faults.tell()
 
@@ -121,9 +121,9 @@ def _check_name(name: str) -> None:
         raise SettingError(f"Update({name!r}): the history has series of that name. Write another, such as 'critic'.")
 
 
-def _check_loss(name: str, loss: LossLike | None) -> None:
+def _check_loss(loss: LossLike | None) -> None:
     if loss is None:
-        raise SettingError(f"no loss is given. Write Update({name!r}, loss=\"mse\").")
+        raise SettingError('no loss is given. Write loss="mse", a torch loss or a function.')
     terms(loss)
 
 

@@ -222,9 +222,16 @@ def _mode(score: str, mode: str | None) -> str:
     if not name.endswith(_LESS + _MORE):
         raise ScheduleError(
             f"plateau({score!r}): the name does not say whether less or more is better; names that end in "
-            f"{', '.join(_LESS + _MORE)} do. Write plateau({score!r}, mode='min') or mode='max'."
+            f"{', '.join(_LESS + _MORE)} do.{nearest(score, _alike(score))} Write plateau({score!r}, mode='min') or "
+            "mode='max'."
         )
     return "min" if name.endswith(_LESS) else "max"
+
+
+def _alike(score: str) -> list[str]:
+    """Names of scores that end in what says its direction."""
+    before, dot, _ = score.rpartition(".")
+    return [f"{before}{dot}{end}" for end in _LESS + _MORE]
 
 
 def _choice(given: Any, choices: tuple[str, ...], name: str, said: str) -> str:
