@@ -13,7 +13,7 @@ from torch import nn
 
 import etude
 from etude import Directory, ema, every, load_net, steps
-from etude.errors import CheckpointError, StateError
+from etude.errors import CheckpointError, SettingError, StateError
 from small import Noisy, arrays, same, trained
 
 
@@ -153,7 +153,7 @@ def test_a_pickle_with_code_in_it_is_not_run(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError):
             load_net(path, Noisy(), foreign=True)
     torch.save({"weight": Harmful()}, tmp_path / "c.pt")
-    with pytest.raises(CheckpointError, match="holds nothing but tensors"):
+    with pytest.raises(CheckpointError, match="found other things in it, which are not read"):
         load_net(tmp_path / "c.pt", Noisy(), foreign=True)
     assert not (tmp_path / "ran").exists()
 
@@ -174,3 +174,16 @@ def test_an_old_torch_reads_no_pickle(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.9.1"))
     with pytest.raises(CheckpointError, match=r"expected torch 2\.10 or later"):
         load_net(tmp_path / "a.pt", Noisy(), foreign=True)
+
+
+def test_our_own_file_is_none_from_elsewhere(result: etude.Result) -> None:
+    with pytest.raises(CheckpointError, match="leave foreign out"):
+        load_net(result.checkpoints[-1], Noisy(), foreign=True)
+
+
+def test_a_net_without_shapes_and_what_is_no_net(result: etude.Result) -> None:
+    with pytest.raises(StateError, match="Call the net once before"):
+        load_net(result.checkpoints[-1], nn.LazyLinear(3))
+    for net, path in (({}, result.checkpoints[-1]), (Noisy(), Noisy())):
+        with pytest.raises(SettingError, match=r"Write load_net\(path, net\)"):
+            load_net(path, net)  # type: ignore[arg-type, type-var]

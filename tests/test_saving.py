@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import sys
 import warnings
 from collections.abc import Callable
 from itertools import count
@@ -547,3 +549,57 @@ def test_a_failure_does_not_hide_what_ended_the_run(tmp_path: Path, monkeypatch:
         with pytest.raises(ZeroDivisionError, match="mine") as left:
             trained(checkpoint=Directory(tmp_path, every(steps(3))), listeners=[stop], epochs=2)
     assert "could not be saved" in "".join(left.value.__notes__)
+
+
+def test_a_clock_that_was_set_back_makes_no_older_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for start in ("2031-06-21T10-15-30", "2021-06-21T10-15-30"):
+        monkeypatch.setattr("etude.run.saving.start_now", lambda start=start: start)
+        result = trained(checkpoint=Directory(tmp_path), epochs=2, seed=len(start))
+    assert sorted(path.name for path in tmp_path.glob("*.safetensors"))[-1] == Path(result.checkpoints[-1]).name
+
+
+def test_other_validation_data_are_seen(tmp_path: Path) -> None:
+    plan: dict[str, Any] = {"validation": classified(6, seed=1), "epochs": 2}
+    whole = lasting(mlp(), tmp_path, **plan)
+    with pytest.raises(PlanError, match="validation data: 6 samples, the first batch with digest"):
+        trained(mlp(), resume=whole.checkpoints[1], **{**plan, "validation": classified(6, seed=2)})
+
+
+def test_a_file_that_is_named_is_looked_at_before_a_folder_is_made(tmp_path: Path) -> None:
+    whole = lasting(mlp(), tmp_path / "a", epochs=2)
+    with pytest.raises(PlanError, match="told otherwise"):
+        trained(mlp(), resume=whole.checkpoints[1], epochs=3, checkpoint=tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_what_is_no_file_among_checkpoints_is_told_with_what_to_do(tmp_path: Path) -> None:
+    (path,) = map(Path, trained(checkpoint=Directory(tmp_path)).checkpoints)
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match="a symbolic link; remove it, or name the file to go on from"):
+        trained(checkpoint=Directory(tmp_path), resume="auto")
+
+
+def test_who_types_at_a_prompt_keeps_the_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(event: Event) -> None:
+        if isinstance(event, Settled):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    with pytest.raises(KeyboardInterrupt, match="the state after step 1 is in"):
+        trained(checkpoint=tmp_path, listeners=[ask])
+    monkeypatch.delattr(sys, "ps1")
+    with pytest.raises(etude.Interrupted):
+        trained(checkpoint=tmp_path, listeners=[ask])
+
+
+def test_leaving_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def ask(event: Event) -> None:
+        if isinstance(event, Settled):
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(etude.Interrupted):
+        trained(checkpoint=tmp_path, listeners=[ask])
+    told = capsys.readouterr().err.splitlines()
+    assert "etude: SIGTERM: leaving after this step" in told[0]
+    assert "the state after step 1 is in" in told[1]
