@@ -22,6 +22,9 @@ ABSENT = "-"
 KEPT = "group."
 """Begins the name of what an optimizer keeps in its groups instead of with its arrays."""
 
+_OWN, _SAID = "own lr", "said lr"
+"""The rate that an optimizer has set itself, and that of the table in place of which it did."""
+
 _NOT_KEPT = WAYS | {"params", "param_names", "lr", "initial_lr"}
 
 
@@ -31,9 +34,10 @@ class Group:
     Attributes:
         group: the optimizer's dictionary. row: the row of the table. indices: its arrays, by index in the table.
         climbs: whether a positive rate moves up the gradient.
+        said: the rate that the table gave last; the optimizer may have set another since.
     """
 
-    __slots__ = ("_number", "_rate", "_version", "_written", "climbs", "group", "indices", "row")
+    __slots__ = ("_kept", "_number", "_rate", "_version", "_written", "climbs", "group", "indices", "row", "said")
 
     def __init__(
         self, group: dict[str, Any], row: int, indices: Sequence[int], name: str, climbs: bool | None = None
@@ -46,6 +50,8 @@ class Group:
         self.group, self.row, self.indices = group, row, tuple(indices)
         self.climbs = bool(group.get("maximize", False)) if climbs is None else climbs
         self._written: dict[str, Any] = {}
+        self.said: float | None = None
+        self._kept: float | None = None
         self._rate: Any = None
         self._number = 0.0
         self._version = 0
@@ -62,8 +68,11 @@ class Group:
     def write(self, setting: str, value: Any, name: str) -> None:
         """Write a setting, if the optimizer has it."""
         if setting == RATE:
-            if value is not None:
+            # What the optimizer had made of the same rate holds on: see `keep`.
+            if value is not None and value != self._kept:
                 self._write_rate(value, name)
+            self.said = self.said if value is None else value
+            self._kept = None
         elif setting in self.group and value != ABSENT:
             if isinstance(value, float) and value.is_integer() and isinstance(self.group[setting], int):
                 # Counts stay whole; a schedule of numbers gives them as floats.
@@ -104,20 +113,31 @@ class Group:
     def kept(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """What the optimizer keeps in this group, such as a count of steps: what no option says and it has changed."""
         said, begun = {*options_of(type(optimizer)), *self._written, *_NOT_KEPT}, optimizer.defaults
-        own = {key: value for key, value in self.group.items() if key not in said}
-        changed = {key: value for key, value in own.items() if key not in begun or not _same(value, begun[key])}
-        return {KEPT + key: value for key, value in changed.items() if isinstance(value, int | float | str | Tensor)}
+        there = {key: value for key, value in self.group.items() if key not in said}
+        changed = {key: value for key, value in there.items() if key not in begun or not _same(value, begun[key])}
+        kept = {KEPT + key: value for key, value in changed.items() if isinstance(value, int | float | str | Tensor)}
+        own = self.group["lr"]
+        if self.said is not None and not isinstance(own, Tensor) and own != abs(self.said):
+            kept |= {KEPT + _OWN: float(own), KEPT + _SAID: self.said}
+        return kept
 
     def keep(self, kept: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
         """Take over what `kept` gave; what it does not have begins anew."""
         for key in self.kept(optimizer):
             bare = key.removeprefix(KEPT)
+            if bare in (_OWN, _SAID):
+                continue
             if bare in optimizer.defaults:
                 self.group[bare] = optimizer.defaults[bare]
             else:
                 del self.group[bare]
         for key, value in kept.items():
-            self.group[key.removeprefix(KEPT)] = value.clone() if isinstance(value, Tensor) else value
+            if key not in (KEPT + _OWN, KEPT + _SAID):
+                self.group[key.removeprefix(KEPT)] = value.clone() if isinstance(value, Tensor) else value
+        if KEPT + _SAID in kept:
+            own, given = kept[KEPT + _OWN], kept[KEPT + _SAID]
+            self._write_rate(own if given > 0 else -own, type(optimizer).__name__)
+            self.said = self._kept = given
 
 
 def refuse_to_climb(name: str) -> NoReturn:
