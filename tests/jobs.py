@@ -6,6 +6,7 @@ What a job is made of is made anew for each run, so that two runs share nothing 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -458,7 +459,7 @@ class Job:
     slow: bool = False
 
     def __str__(self) -> str:
-        return f"{self.number} ({self.title})" if self.number >= 0 else self.title
+        return str(self.number) if self.number >= 0 else self.title
 
 
 def job(number: int) -> Job:
@@ -507,7 +508,8 @@ def _single(number: int, chance: random.Random, case: Case, kind: str) -> Job:
             found.pop("evaluate_with", None)
         return found
 
-    title = ", ".join([str(case), net, kind, precision, f"{loss!r:.20}", repr(rate()), *map(repr, (place, gradient))])
+    said = [getattr(loss, "__name__", loss), rate(), place, gradient, end]
+    title = ", ".join([str(case), net, kind, precision, *(re.sub(" at 0x[0-9a-f]+", "", repr(one)) for one in said)])
     return Job(number, title, made, lambda: data.make(dtype), options, not case.sparse and loss is not mixed, data.slow)
 
 

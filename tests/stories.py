@@ -69,6 +69,7 @@ def follow(
     job: Job,
     *,
     resume: Any = None,
+    accept: Any = (),
     checkpoint: Any = None,
     leave: int | None = None,
     seed: int | None = None,
@@ -77,7 +78,7 @@ def follow(
     """Carry a job out and take down what it shows.
 
     Args:
-        job: the job. resume: from what file, or "auto"; None: from the start.
+        job: the job. resume: from what file, or "auto"; None: from the start. accept: see `etude.train`.
         checkpoint: destinations. leave: after so many steps the run is left, as by `break`.
         seed: of the arrays of the net and of the process; None: 1, but a run that resumes takes neither, so it is given
             others.
@@ -93,7 +94,7 @@ def follow(
     net.eval()
     if checkpoint is not None:
         options["checkpoint"] = checkpoint
-    run = etude.Run(etude.Plan(**options), net, job.data(), resume=resume, clock=clock)
+    run = etude.Run(etude.Plan(**options), net, job.data(), resume=resume, accept=accept, clock=clock)
     story, seen = Story(), _Seen()
     if not options.get("compile"):
         net.register_forward_pre_hook(seen)

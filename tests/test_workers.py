@@ -178,6 +178,20 @@ raise SystemExit(7)
         assert run.wait(60) == 7
 
 
+def test_a_long_path_to_temporary_files_is_no_hindrance(tmp_path: Path) -> None:
+    """Paths of sockets are short; a loader whose workers cannot make theirs would wait for ever."""
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    code = """
+print(len(list(flow(Numbers(32)).batches(epochs=1))), flush=True)
+"""
+    with process(code, folder) as run:
+        try:
+            assert run.communicate(timeout=60)[0] == "8\n"
+        finally:
+            run.kill()
+
+
 def test_a_signal_to_the_whole_group_while_workers_start_is_outlived(tmp_path: Path) -> None:
     code = """
 count = 0

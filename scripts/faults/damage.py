@@ -367,13 +367,13 @@ def _final(folder: Path) -> Any:
 def _faults() -> dict[str, tuple[Callable[[], Any], Callable[[int], Finding]]]:
     """Faults by name, each with the harness that has to notice it."""
     from etude.keep import folder, parsing
-    from etude.run import saving
+    from etude.run import resuming
 
     def damaged(seed: int) -> Finding:
         return _damaged(200, seed)
 
     def hostile(kind: str) -> Callable[[int], Finding]:
-        return lambda seed: _hostile(60, seed, kind)
+        return lambda seed: _hostile(40, seed, kind)
 
     return {
         "digest of the header not checked": (lambda: instead(parsing._Reading, "check_digest", nothing), damaged),
@@ -389,7 +389,7 @@ def _faults() -> dict[str, tuple[Callable[[], Any], Callable[[int], Finding]]]:
             hostile("lies with digests that fit"),
         ),
         "a run does not tell what it passed over": (
-            lambda: instead(saving, "warn", nothing),
+            lambda: instead(resuming, "warn", nothing),
             lambda seed: _resumed(12, seed),
         ),
     }
@@ -437,7 +437,7 @@ def _opening_all() -> Iterator[None]:
     from etude.keep import disk
 
     # To open a pipe takes for ever.
-    with instead(disk, "open_to_read", lambda path: os.open(path, os.O_RDONLY)), instead(watch, "HANG", 1.0):
+    with instead(disk, "open_to_read", lambda path: os.open(path, os.O_RDONLY)), instead(watch, "HANG", 0.3):
         yield
 
 
@@ -447,7 +447,7 @@ def _generous() -> Iterator[None]:
     from etude.keep import parsing
 
     def length(path: str, first: bytes, size: int) -> int:
-        return min(int.from_bytes(first[:8], "little"), 300_000_000)
+        return min(int.from_bytes(first[:8], "little"), 100_000_000)
 
     with instead(parsing, "length", length):
         yield

@@ -30,10 +30,11 @@ ASKED = (
     "works, and no stray file is left. A file that could not be read is not called damaged; interrupted calls and "
     "short writes do no harm."
 )
-SHORT, FULL = 1, 3
+SHORT, FULL = 2, 9
+"""How many errors are tried at each call."""
 
-ERRORS = ("ENOSPC", "EIO", "EACCES", "EINTR", "EDQUOT", "EROFS", "EMFILE", "ENOMEM", "ESTALE")
-"""What a call may fail with; with a small count the first four."""
+ERRORS = ("ENOSPC", "EIO", "EINTR", "EACCES", "EDQUOT", "EROFS", "EMFILE", "ENOMEM", "ESTALE")
+"""What a call may fail with."""
 
 NUMBERS = 3000
 
@@ -41,8 +42,8 @@ Job = Callable[["Folder"], None]
 
 
 def look(count: int, seed: int) -> Iterator[Finding]:
-    """Fail every call of a save and of a load, with four errors times `count` at most, through the shim and strace."""
-    errors = ERRORS[: 3 * count + 1]
+    """Fail every call of a save, a load and an opening with `count` errors, through the shim and through strace."""
+    errors = ERRORS[:count]
     for what, job in JOBS.items():
         yield _shimmed(what, job, errors)
     for what, job in JOBS.items():

@@ -47,9 +47,12 @@ ORPHANS_AFTER = 5.0
 
 def look(count: int, seed: int) -> Iterator[Finding]:
     """Kill `count` runs in one process, three tenths as many with workers, and a tenth as many hand-written loops."""
-    yield _killed("plain", JOBS["plain"], count, seed)
-    yield _killed("workers, bf16, plateau, listeners", JOBS["rich"], max(4, 3 * count // 10), seed)
-    yield _killed("a hand-written loop, accumulating", JOBS["loop"], max(4, count // 10), seed)
+    left = Left()
+    yield _killed("plain", JOBS["plain"], count, seed, left)
+    yield _killed("workers, bf16, plateau, listeners", JOBS["rich"], max(2, 3 * count // 10), seed, left)
+    yield _killed("a hand-written loop, accumulating", JOBS["loop"], max(2, count // 10), seed, left)
+    wrong = left.seen(wait=True)
+    yield Finding(f"looked {ORPHANS_AFTER:g} s later for processes, shared memory", left.sessions, tuple(wrong))
 
 
 def planted(seed: int) -> Iterator[Finding]:
@@ -315,49 +318,58 @@ def _apart(some: str, others: str) -> str:
 # --------------------------------------------------------------------------------------------------------- counting
 
 
-def _killed(what: str, job: Job, count: int, seed: int) -> Finding:
+def _killed(what: str, job: Job, count: int, seed: int, left: Left) -> Finding:
     whole = _undisturbed(job)
     found, wrong, most = Counter[str](), list[str](), 0
-    left = _Left()
     for number in range(count):
         trial = _trial(job, whole, Random(f"{seed} {what} {number}"))
         found.update({"kills": trial.kills, "inside a save": trial.inside})
         most = max(most, trial.repeated)
         wrong += [f"run {number}: {line}" for line in trial.wrong]
         left.add(trial.sessions)
-        wrong += left.seen()
-    wrong += left.seen(wait=True)
+        left.seen()
     figures = {**found, "most steps repeated": most, "ms of a save": round(1e3 * median(whole.saves), 1)}
     return Finding(f"killed: {what}", count, tuple(wrong), figures)
 
 
-class _Left:
-    """Looks, some seconds after a kill, for processes of the run and for names in shared memory."""
+class Left:
+    """Looks, some seconds after a kill, for processes of the run and for names in shared memory.
+
+    Attributes:
+        sessions: how many were killed, one for each kill.
+    """
 
     def __init__(self) -> None:
+        self.sessions = 0
         self._waiting: list[tuple[int, float]] = []
         self._pids: set[int] = set()
+        self._wrong: list[str] = []
 
     def add(self, sessions: list[tuple[int, float]]) -> None:
         """Sessions that were killed, and when."""
+        self.sessions += len(sessions)
         self._waiting += sessions
         self._pids |= {pid for pid, session in _processes() if any(session == own for own, _ in sessions)}
         self._pids |= {pid for pid, _ in sessions}
 
     def seen(self, wait: bool = False) -> list[str]:
-        """What is left of sessions whose time is over."""
+        """What was left, so far, of sessions whose time is over; with `wait` of all of them."""
         if wait and self._waiting:
             time.sleep(max(0.0, self._waiting[-1][1] + ORPHANS_AFTER - time.monotonic()))
         over = {session for session, at in self._waiting if time.monotonic() >= at + ORPHANS_AFTER}
-        if not over:
-            return []
-        self._waiting = [each for each in self._waiting if each[0] not in over]
-        wrong = [f"process {pid} of a killed run is still there" for pid, session in _processes() if session in over]
+        if over:
+            self._waiting = [each for each in self._waiting if each[0] not in over]
+            alive = [pid for pid, session in _processes() if session in over]
+            self._wrong += [f"process {pid} of a killed run is still there" for pid in alive]
+            self._wrong += [f"/dev/shm/{name} is still there" for name in self._shared()]
+        return self._wrong
+
+    def _shared(self) -> Iterator[str]:
+        """Names in shared memory that bear the number of a process of ours."""
         with suppress(OSError):
             for name in os.listdir("/dev/shm"):
-                if any(f"_{pid}_" in name or name.endswith(f"_{pid}") for pid in self._pids):
-                    wrong.append(f"/dev/shm/{name} is still there")
-        return wrong
+                if any(part.isdigit() and int(part) in self._pids for part in name.split("_")):
+                    yield name
 
 
 def _processes() -> Iterator[tuple[int, int]]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from faults.at_work import full, looked, planted
 
 
 def test_every_call_fails(tmp_path: Path) -> None:
-    looked("io_errors", tmp_path, "--count", "1")
+    looked("io_errors", tmp_path, "--count", "2")
 
 
 def test_planted_faults_are_noticed(tmp_path: Path) -> None:

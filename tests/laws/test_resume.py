@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import pytest
 
 from effort import examples
-from etude import Directory, every, steps
+from etude import Directory, PlanError, every, steps
 from etude.keep.names import Name
 from etude.run import going, run
 from etude.run.going import Going
@@ -85,7 +85,7 @@ def test_interrupted_anywhere_is_uninterrupted(number: int, tmp_path: Path) -> N
     whole, cuts = saved_everywhere(of, tmp_path)
     # Processes take their time.
     kept = at(cuts, whole.steps // 2, whole.steps // 2 + 1) if of.slow and examples(1) == 1 else cuts
-    assert interrupted(of, whole, kept) == [], str(of)
+    assert interrupted(of, whole, kept) == [], of.title
 
 
 @pytest.mark.parametrize("title", sorted(HAND))
@@ -259,15 +259,26 @@ _FAULTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
 """Faults of putting a run back, each with the job that shows it."""
 
 
-@cache
-def kept(title: str) -> tuple[Story, list[tuple[int, Path]]]:
-    """Checkpoints of a job by hand, made once for all faults."""
-    return saved_everywhere(HAND[title], Path(mkdtemp(prefix="etude-laws-")))
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Story, list[tuple[int, Path]]]]:
+    """Checkpoints of a job by hand, by its title; made once for all faults."""
+    return cache(lambda title: saved_everywhere(HAND[title], tmp_path_factory.mktemp("kept")))
 
 
 @pytest.mark.parametrize("fault", _FAULTS)
-def test_what_is_not_put_back_is_seen(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_put_back_is_seen(fault: str, kept: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     title, plant = _FAULTS[fault]
     whole, cuts = kept(title)
     plant(monkeypatch)
     assert any(difference(whole, follow(HAND[title], resume=path), step) for step, path in cuts)
+
+
+def test_another_seed_is_another_run(kept: Any) -> None:
+    whole, cuts = kept("everything")
+    of = HAND["everything"]
+    other = replace(of, options=lambda net: {**of.options(net), "seed": 4})
+    # At the end of an epoch: within one, other batches have other samples by then.
+    for step, path in at(cuts, 3, 6):
+        with pytest.raises(PlanError, match="seed"):
+            follow(other, resume=path)
+        assert difference(whole, follow(other, resume=path, accept=True), step)

@@ -6,6 +6,7 @@ import atexit
 import os
 import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +22,9 @@ from torch.utils.data import DataLoader
 
 GRACE: Final = 5.0
 """Seconds for which a worker goes on reading after a SIGTERM."""
+
+_SOCKET_PATH: Final = 103
+"""Bytes of the path of a socket on every system; Linux takes four more."""
 
 _SIGNALS: Final = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
 _OPEN: Final[WeakSet[Any]] = WeakSet()
@@ -77,7 +81,7 @@ class Beginning:
         signal.signal(signal.SIGTERM, _nothing)
         parent = parent_process()
         if parent is not None:
-            told = (parent.sentinel, _told_of_signals(), util.get_temp_dir())
+            told = (parent.sentinel, _told_of_signals(), _folder_of_sockets())
             threading.Thread(target=_end_in_time, args=told, name="etude: end in time", daemon=True).start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         if self.then is not None:
@@ -96,10 +100,24 @@ def _told_of_signals() -> int:
     return reading
 
 
+def _folder_of_sockets() -> str:
+    """The folder of the sockets through which batches are sent, made where their paths are not too long.
+
+    The loader would lose every batch, and wait for ever, where `TMPDIR` makes them longer than the system allows.
+    """
+    before = tempfile.gettempdir()
+    longest = os.path.join(before, "pymp-12345678", "listener-12345678")
+    try:
+        tempfile.tempdir = before if len(os.fsencode(longest)) <= _SOCKET_PATH else "/tmp"
+        return util.get_temp_dir()
+    finally:
+        tempfile.tempdir = before
+
+
 def _end_in_time(parent: int, told: int, folder: str) -> None:
     """End this process `GRACE` seconds after the first SIGTERM, at the second, or when its parent has ended.
 
-    `folder` has the sockets through which batches are sent; it may have been the parent's before it was this process's.
+    `folder` is that of the sockets; it may have been the parent's before it was this process's.
     The loader's own way out would wait until somebody has read what this worker has sent, which nobody will.
     """
     last: float | None = None

@@ -13,6 +13,7 @@ from etude.arguments import named
 from etude.errors import CheckpointError, SettingError, StateError, nearest
 from etude.keep import disk, files, state
 from etude.keep.arrays import into_net, put_arrays
+from etude.keep.header import short
 from etude.step.states import some
 from etude.values.tree import has_shape
 
@@ -112,7 +113,7 @@ def _foreign_arrays(path: str) -> dict[str, Tensor]:
                     raise CheckpointError(path, "a file from elsewhere", found, damaged=False)
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, MemoryError) as error:
-            raise CheckpointError(path, "a safetensors file, or a .pt file of tensors", _first_line(error)) from error
+            raise CheckpointError(path, "a safetensors file, or a .pt file of tensors", short(str(error))) from error
     if torch.__version__ < torch.torch_version.TorchVersion(".".join(map(str, _PICKLES_FROM))):
         needed = f"torch {'.'.join(map(str, _PICKLES_FROM))} or later, to read a pickle without running it"
         raise CheckpointError(path, needed, f"torch {torch.__version__}", damaged=False)
@@ -128,7 +129,3 @@ def _foreign_arrays(path: str) -> dict[str, Tensor]:
         expected = "tensors by name, or a dict with such a dict under 'state_dict' or 'model'"
         raise CheckpointError(path, expected, f"a {kind} with other things in it", damaged=False)
     return {str(name): value for name, value in inside.items()}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__

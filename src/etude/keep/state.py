@@ -12,6 +12,7 @@ from typing import Any
 
 from etude._version import __version__
 from etude.errors import CheckpointError, nearest
+from etude.keep.header import short
 from etude.keep.names import is_run
 from etude.step.states import is_clock, is_count, is_names
 
@@ -160,11 +161,13 @@ def checked(record: Mapping[str, Any], path: str, kind: str) -> dict[str, Any]:
     """
     found = record.get("kind")
     if found != kind:
-        raise CheckpointError(path, _KINDS[kind], _KINDS.get(str(found), f"a file of kind {found!r}"), damaged=False)
+        said = _KINDS.get(str(found), f"a file of kind {short(found)}")
+        raise CheckpointError(path, _KINDS[kind], said, damaged=False)
     version, wrote = record.get("format"), record.get("version")
     if type(version) is not int or not 1 <= version <= FORMAT:
         expected = f"format {FORMAT} or an earlier one"
-        raise CheckpointError(path, expected, f"format {version!r}, written by étude {wrote}", damaged=False)
+        said = f"format {short(version)}, written by étude {short(wrote)}"
+        raise CheckpointError(path, expected, said, damaged=False)
     made = upgraded(record)
     faults = _faults(made) if kind == RUN else []
     if faults:

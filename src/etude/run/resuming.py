@@ -10,6 +10,7 @@ from etude.errors import CheckpointError, EtudeError, PlanError, SettingError, n
 from etude.hints import is_slip
 from etude.keep import files, state
 from etude.keep.files import Saved
+from etude.keep.header import short
 from etude.run.agreement import PLAN, agree, machine, tell_machine
 from etude.run.going import Going
 from etude.run.places import Place
@@ -133,7 +134,7 @@ def take_up(saved: Saved, record: Mapping[str, Any], going: Going) -> None:
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         if isinstance(error, EtudeError):
             raise
-        raise CheckpointError(saved.path, "the state of a run", f"{type(error).__name__}: {error}") from error
+        raise CheckpointError(saved.path, "the state of a run", short(f"{type(error).__name__}: {error}")) from error
 
 
 def _age(saved: Saved) -> tuple[str, int, float]:
