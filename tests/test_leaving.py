@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,7 +15,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from etude.run.leaving import SIGNALS, Leaving
+from etude.run import leaving as leaving_module
+from etude.run.leaving import SIGNALS, TOGETHER, Leaving
 
 NUMBERS = [signal.Signals[name] for name in SIGNALS]
 
@@ -34,15 +36,22 @@ def handlers() -> list[object]:
 
 
 @pytest.mark.parametrize("name", SIGNALS)
-def test_the_first_signal_is_noted_and_the_next_is_not_caught(name: str) -> None:
+def test_the_first_signal_is_noted(name: str) -> None:
     before = handlers()
     with Leaving(active=True) as leaving:
         assert (leaving.requested, leaving.note) == ("", "")
         signal.raise_signal(signal.Signals[name])
         assert leaving.requested == name
         assert leaving.note.startswith(f"{name}: leaving after this step, once the state is saved; a second signal")
-        assert handlers() == [signal.SIG_DFL] * 3
     assert handlers() == before
+
+
+def test_signals_that_come_together_are_one_request() -> None:
+    """Launchers pass on what the process has got itself."""
+    with Leaving(active=True) as leaving:
+        for name in (*SIGNALS, *SIGNALS):
+            signal.raise_signal(signal.Signals[name])
+        assert leaving.requested == SIGNALS[0]
 
 
 def test_without_a_signal_all_is_as_before() -> None:
@@ -105,8 +114,8 @@ def test_an_ignored_ctrl_c_stays_ignored() -> None:
         signal.raise_signal(signal.SIGINT)
         assert leaving.requested == ""
         signal.raise_signal(signal.SIGTERM)
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         assert leaving.requested == "SIGTERM"
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_a_handler_that_was_not_set_by_python_comes_back() -> None:
@@ -144,7 +153,7 @@ def test_a_signal_after_the_last_look_is_raised_anew() -> None:
 def test_an_error_on_the_way_out_is_not_hidden_by_the_signal() -> None:
     heard: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
-    with pytest.raises(KeyError), Leaving(active=True):
+    with pytest.raises(KeyError), Leaving(active=True):  # noqa: PT012
         signal.raise_signal(signal.SIGTERM)
         raise KeyError
     assert heard == []
@@ -152,13 +161,54 @@ def test_an_error_on_the_way_out_is_not_hidden_by_the_signal() -> None:
 
 def test_at_a_prompt_a_second_ctrl_c_is_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    monkeypatch.setattr(leaving_module, "TOGETHER", -1.0)
     with pytest.raises(KeyboardInterrupt), Leaving(active=True) as leaving:  # noqa: PT012
         signal.raise_signal(signal.SIGINT)
         assert leaving.note == (
             "SIGINT: leaving after this step, once the state is saved; a second Ctrl-C stops at once, without saving"
         )
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         signal.raise_signal(signal.SIGINT)
+
+
+def test_who_was_told_of_signals_before_still_is() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    before = signal.set_wakeup_fd(writing)
+    try:
+        with Leaving(active=True) as leaving:
+            signal.raise_signal(signal.SIGUSR1)
+            assert os.read(reading, 1) == bytes([signal.SIGUSR1])
+            assert leaving.requested == "SIGUSR1"
+        assert signal.set_wakeup_fd(writing) == writing
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(reading)
+        os.close(writing)
+
+
+def test_a_forked_process_is_not_asked_to_leave() -> None:
+    """A pool of processes is ended by a SIGTERM, and waited for."""
+    with Leaving(active=True) as leaving:
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+        child.terminate()
+        child.join(30)
+        assert child.exitcode == -signal.SIGTERM
+        assert leaving.requested == ""
+        signal.raise_signal(signal.SIGTERM)
+        assert leaving.requested == "SIGTERM"
+
+
+def test_no_thread_and_no_file_is_left() -> None:
+    files, threads = set(os.listdir("/proc/self/fd")), threading.active_count()
+    for _ in range(5):
+        with Leaving(active=True):
+            assert threading.active_count() == threads + 1
+    end = time.monotonic() + 30
+    while time.monotonic() < end and threading.active_count() > threads:
+        time.sleep(0.01)
+    assert threading.active_count() == threads
+    assert set(os.listdir("/proc/self/fd")) <= files
 
 
 # ------------------------------------------------------------------------------------------- processes of their own
@@ -188,17 +238,18 @@ def test_a_second_signal_ends_the_process(first: str, second: str) -> None:
         started.send_signal(signal.Signals[first])
         assert started.stdout is not None
         assert started.stdout.read(len(first)) == first.encode()
+        time.sleep(1.2 * TOGETHER)
         started.send_signal(signal.Signals[second])
         assert started.wait(30) == -signal.Signals[second]
 
 
 def test_a_second_signal_ends_a_process_that_is_held_up_in_c() -> None:
     """While a function of C holds the main thread, no handler written in Python can run."""
-    with process("ctypes.PyDLL(None).usleep(60_000_000)") as started:
-        began = time.monotonic()
-        while started.poll() is None and time.monotonic() - began < 30:
+    code = "mutex, libc = ctypes.create_string_buffer(128), ctypes.CDLL(None)\n    "
+    with process(code + "for _ in range(2): libc.pthread_mutex_lock(mutex)") as started:
+        for _ in range(2):
             started.send_signal(signal.SIGTERM)
-            time.sleep(0.02)
+            time.sleep(1.2 * TOGETHER)
         assert started.wait(30) == -signal.SIGTERM
 
 

@@ -98,7 +98,8 @@ def test_a_run_that_is_left_twice_ends_as_one_that_was_not(capsys: pytest.Captur
     capsys.readouterr()
     assert command("train", "points.py", "--out", "run", "--quiet", "--signals", "3", "7") == 75
     said = capsys.readouterr()
-    (told,) = said.err.splitlines()
+    noted, told = said.err.splitlines()
+    assert noted.startswith("etude: SIGTERM: leaving after this step")
     assert told.startswith("etude: SIGTERM: the state after step 3 is in ")
     assert told.endswith("; to go on: etude resume run")
     assert Path(told.split(" is in ")[1].split(";")[0]).is_file()

@@ -6,7 +6,7 @@ import inspect
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -23,9 +23,9 @@ from seams import instead, nothing
 from subjects import alike, scratch
 
 ASKED = (
-    "A misspelt name, a value of a wrong type, an impossible value, data or a file that cannot be used: each is refused "
-    "before the first step by one of the library's own errors, which names it and its place and offers the right name "
-    "first; the net is as it was, nothing is written; several mistakes are told together."
+    "A misspelt name, a value of a wrong type, an impossible value, data or a file that cannot be used: each is "
+    "refused before the first step by one of the library's own errors, which names it and its place and offers the "
+    "right name first; the net is as it was, nothing is written; several mistakes are told together."
 )
 SHORT, FULL = 100, 500
 SHARE = 0.95
@@ -83,7 +83,8 @@ def outcome(config: Call, folder: Path) -> Outcome:
             args = [carried_out(each, folder) for each in config.args]
             nets += [(each, _arrays(each)) for each in args if isinstance(each, nn.Module)]
             options = {key: carried_out(each, folder) for key, each in config.options.items()}
-            _begun(config.of, args, options, stepped)
+            with suppress(_Enough):
+                _begun(config.of, args, options, stepped)
         except Exception as found:
             error = found
     wrong = ["steps were made"] if stepped and error is not None else []
@@ -113,8 +114,12 @@ def _begun(of: str, args: list[Any], options: dict[str, Any], stepped: list[Any]
         etude.Trainer(*args, **options)
 
 
+class _Enough(Exception):
+    """Two steps were made."""
+
+
 class _Hears:
-    """A listener that keeps the steps."""
+    """A listener that keeps the steps, and ends the run after the second."""
 
     def __init__(self, stepped: list[Any]) -> None:
         self._stepped = stepped
@@ -122,6 +127,8 @@ class _Hears:
     def __call__(self, event: Any) -> None:
         if type(event).__name__ in ("Stepped", "Skipped"):
             self._stepped.append(event)
+        if len(self._stepped) > 1:
+            raise _Enough
 
 
 def _arrays(net: nn.Module) -> dict[str, Any]:
@@ -294,7 +301,8 @@ _SAID = {
 def _places(spot: Spot) -> tuple[str, ...]:
     """How a message may name the place of a spot: by the call or the options around it, but not the outermost."""
     inner = [each.removesuffix("(") for each in spot.inside[1:]]
-    return tuple(text for each in (*inner, spot.kind) for text in (each, *_SAID.get(each, ())))
+    kind = [spot.kind] if spot.kind in ("loss", "metric", "optimizer") else []
+    return tuple(text for each in (*inner, *kind) for text in (each, *_SAID.get(each, ())))
 
 
 def _meant(right: str, wrong: str) -> tuple[str, ...]:
@@ -330,7 +338,8 @@ def _mixed(chance: Random) -> Mistake:
             continue
         of = [spot for spot in spots(config) if spot.kind == "option" and len(spot.inside) == 1]
         spot, wrong = _misspell(chance, chance.choice(of))
-        option = chance.choice([key for key in WRONG_TYPES["Plan"] if key != spot.name])
+        # What are settings is not known where the optimizer is none.
+        option = chance.choice([key for key in WRONG_TYPES["Plan"] if key not in (spot.name, "optimizer")])
         if wrong:
             value = chance.choice(WRONG_TYPES["Plan"][option])
             made = _mistake(config, {spot.number: (spot, wrong)})
@@ -354,10 +363,15 @@ def _scenes(count: int, chance: Random) -> Finding:
 def planted(seed: int) -> Iterator[Finding]:
     """A library that looks less closely, says less, or acts before it has looked."""
     for fault, plant in _faults().items():
-        with plant():
-            found = list(look(150, seed))
-        wrong = [line for finding in found for line in finding.wrong]
-        tried = sum(finding.tried for finding in found)
+        tried, wrong = 0, list[str]()
+        for more in range(8):
+            with plant():
+                found = list(look(60, seed + more))
+            # The good ones have to be carried out all the same.
+            wrong += [line for finding in found[1:] for line in finding.wrong if not found[0].wrong]
+            tried += sum(finding.tried for finding in found)
+            if wrong:
+                break
         told = {"seen": len(wrong), "first": wrong[0][:80]} if wrong else {}
         yield Finding(fault, tried, () if wrong else (f"{fault}: not noticed",), told)
 
@@ -365,8 +379,9 @@ def planted(seed: int) -> Iterator[Finding]:
 def _faults() -> dict[str, Callable[[], AbstractContextManager[Any]]]:
     """What to plant, by name."""
     from etude import arguments, hints
+    from etude.bind import resolve
+    from etude.keep.retain import BestBy
     from etude.run import check, evaluate, plan
-    from etude.step import update
     from etude.step.optim.rule import Setting
 
     return {
@@ -378,9 +393,11 @@ def _faults() -> dict[str, Callable[[], AbstractContextManager[Any]]]:
         "whole numbers are taken as they come": lambda: instead(plan, "_whole", lambda _, value, least=1: value),
         "settings are taken as they come": lambda: instead(Setting, "check", nothing),
         "the option is not named": lambda: instead(plan, "_flag", _unnamed),
-        "the place is not told": lambda: instead(update, "told_of", lambda _: nullcontext()),
+        "the place is not told": lambda: instead(resolve, "_matched", lambda tree, _, place, __: {*place.names(tree)}),
         "names of scores are not looked at": lambda: both(
-            instead(check, "check_told", nothing), instead(evaluate, "check_told", nothing)
+            instead(check, "check_told", nothing),
+            instead(evaluate, "check_told", nothing),
+            instead(BestBy, "check", lambda self, _: BestBy(self.score, self.count, self.direction or "max")),
         ),
         "the net is changed before it is looked at": lambda: instead(plan.Plan, "check", _changing(plan.Plan.check)),
         "folders are made before anything is looked at": lambda: instead(plan.Plan, "check", _making(plan.Plan.check)),

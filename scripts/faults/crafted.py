@@ -17,7 +17,7 @@ PIECE = 4 << 20
 
 @dataclass(slots=True)
 class Crafted:
-    """A file to be: every part of it can be exchanged before `bytes` is asked for.
+    """A file to be: every part of it can be exchanged before `made` is called.
 
     Attributes:
         record: what stands under "etude". arrays: bytes by name, all float32. entries: what the header says of an
@@ -35,7 +35,7 @@ class Crafted:
     sign: bool = True
     tail: bytes = b""
 
-    def bytes(self) -> bytes:
+    def made(self) -> bytes:
         """The file."""
         header = self.header if self.header is not None else self._header()
         header += b" " * (-len(header) % 8)

@@ -6,15 +6,10 @@ is opened in every way the library has, and the newest good one of the folder is
 
 from __future__ import annotations
 
-import json
-import os
-import pickle
 import shutil
-import stat
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
@@ -22,12 +17,12 @@ from typing import Any
 
 import torch
 
-import watch
 from findings import Finding, apart
 from hostile import MAKERS, Maker, record
-from seams import instead, nothing
+from pairs import STEPS, Pair, amiss, equal, fallen_back, into_net, plain, refusal, ways
+from planted_reading import READ_FAULTS
 from spoilt import SPOILS
-from subjects import alike, bits, scratch, small_run
+from subjects import bits, scratch, small_run
 from watch import BYTES, SECONDS, Watch
 
 ASKED = (
@@ -36,12 +31,6 @@ ASKED = (
     "nothing and leads nowhere."
 )
 SHORT, FULL = 500, 10_000
-
-STEPS = 20
-"""Of each run; the files are those after 12 and 16."""
-
-Way = tuple[str, Callable[[Path], Any]]
-"""A way to open a file, by name."""
 
 
 def look(count: int, seed: int) -> Iterator[Finding]:
@@ -55,74 +44,13 @@ def look(count: int, seed: int) -> Iterator[Finding]:
 
 def planted(seed: int) -> Iterator[Finding]:
     """A library that looks less closely."""
-    for fault in _faults():
+    for fault in READ_FAULTS:
         yield from _done(_caught, seed, fault)
 
 
 def _done(work: Callable[..., Finding], *arguments: Any) -> Iterator[Finding]:
     """A finding from a process of its own."""
     yield Finding(**apart(lambda: asdict(work(*arguments))))
-
-
-# ---------------------------------------------------------------------------------------------------- the subject
-
-
-class Pair:
-    """A folder with the two newest checkpoints of a run.
-
-    Attributes:
-        folder: it. older, newer: the files. before, good: their bytes.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "run"
-        small_run(self.folder, STEPS)
-        *others, self.older, self.newer, final = sorted(self.folder.glob("*.safetensors"))
-        for path in (*others, final):
-            path.unlink()
-        self.before, self.good = self.older.read_bytes(), self.newer.read_bytes()
-
-    def put(self, made: bytes | Callable[[Path], None]) -> int:
-        """Something in the place of the newer file; its size."""
-        self.clear()
-        if callable(made):
-            made(self.newer)
-        else:
-            self.newer.write_bytes(made)
-        there = os.lstat(self.newer)
-        return there.st_size if stat.S_ISREG(there.st_mode) else 0
-
-    def clear(self) -> None:
-        """Nothing but the older file."""
-        for path in self.folder.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path != self.older:
-                path.unlink()
-
-
-def _ways() -> tuple[Way, ...]:
-    """Every way in which the library opens a file, but for resuming."""
-    from etude.keep import files
-
-    return (
-        ("read", files.read),
-        ("read_record", files.read_record),
-        ("read_arrays", lambda path: files.read_arrays(path, lambda name: True)),
-        ("verify", files.verify),
-        ("load_net", _into_net),
-    )
-
-
-def _into_net(path: Path, foreign: bool = False) -> Any:
-    """The arrays of a net that fits the good file, after they were loaded."""
-    from torch import nn
-
-    import etude
-
-    net = nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12), nn.Dropout(0.2), nn.Linear(12, 3))
-    etude.load_net(path, net, foreign=foreign)
-    return dict(net.state_dict())
 
 
 # ---------------------------------------------------------------------------------------------------------- damage
@@ -133,8 +61,8 @@ def _damaged(count: int, seed: int) -> Finding:
     chance, wrong, said = Random(seed), list[str](), Counter[str]()
     with scratch(in_memory=True) as folder:
         pair = Pair(folder)
-        ways = [(name, way, _plain(way(pair.newer))) for name, way in _ways()]
-        older = _plain(_ways()[0][1](pair.older))
+        known = [(name, way, plain(way(pair.newer))) for name, way in ways()]
+        older = plain(ways()[0][1](pair.older))
         for number in range(count):
             spoil = chance.choice(SPOILS)
             made = spoil(chance, pair.good, pair.before)
@@ -143,10 +71,10 @@ def _damaged(count: int, seed: int) -> Finding:
             if made == pair.good:
                 said["harmless"] += 1
                 continue
-            name, way, good = ways[number % len(ways)]
-            wrong += [f"{where}: {name}: {line}" for line in _refusal(pair.newer, ways[0][1], None, True)]
-            wrong += [f"{where}: {name}: {line}" for line in _refusal(pair.newer, way, good, True)]
-            wrong += [f"{where}: {line}" for line in _fallen_back(pair, older, True)]
+            name, way, good = known[number % len(known)]
+            wrong += [f"{where}: {name}: {line}" for line in refusal(pair.newer, known[0][1], None, True)]
+            wrong += [f"{where}: {name}: {line}" for line in refusal(pair.newer, way, good, True)]
+            wrong += [f"{where}: {line}" for line in fallen_back(pair, older, True)]
             said["refused"] += 1
     return Finding("files with flipped, cut, zeroed, swapped bytes", count, tuple(wrong), dict(said))
 
@@ -165,79 +93,9 @@ def _large(count: int, seed: int) -> Finding:
             spoil = chance.choice(SPOILS)
             made = spoil(chance, good, before)
             path.write_bytes(made)
-            found = [] if made == good else _refusal(path, chance.choice((files.read, files.verify)), None, True)
+            found = [] if made == good else refusal(path, chance.choice((files.read, files.verify)), None, True)
             wrong += [f"{spoil.__name__} {number}: {line}" for line in found]
     return Finding("the same with files of 24 MB", count, tuple(wrong))
-
-
-def _refusal(path: Path, way: Callable[[Path], Any], good: Any, damaged: bool) -> list[str]:
-    """What is wrong with how a spoilt file is refused; what comes back may be what would come from the good one."""
-    from etude.errors import CheckpointError
-
-    try:
-        found = _plain(way(path))
-    except CheckpointError as error:
-        return _told(error, path, damaged)
-    except Exception as error:
-        return [f"{type(error).__name__}: {str(error)[:200]}"]
-    if good is not None and _equal(found, good):
-        return []
-    return ["it was read as if it were good"]
-
-
-def _told(error: Any, path: Path, damaged: bool) -> list[str]:
-    """What is wrong with an error."""
-    wrong = []
-    text = str(error)
-    if error.path != str(path) or not error.expected or not error.found:
-        wrong.append(f"the error does not say file, expected and found: {text[:200]!r}")
-    if len(text) > 1500 or not all(letter.isprintable() for letter in text):
-        wrong.append(f"the message is too long or has letters that no terminal should get: {text[:200]!r}")
-    if damaged and not error.damaged:
-        said = ("pickle", "another program", "HDF5", "gzip", "GGUF")
-        wrong += [] if any(word in text for word in said) else [f"damage is not called damage: {text[:200]!r}"]
-    return wrong
-
-
-def _fallen_back(pair: Pair, older: Any, damaged: bool) -> list[str]:
-    """What is wrong with the newest good checkpoint of the folder, which is the older one."""
-    from etude.keep.destination import Directory
-    from etude.keep.store import Store
-
-    store = Store(Directory(pair.folder))
-    try:
-        store.open()
-        try:
-            saved, refused = store.newest_good()
-        finally:
-            store.close()
-    except Exception as error:
-        return [f"the newest good one: {type(error).__name__}: {str(error)[:200]}"]
-    wrong = []
-    if getattr(saved, "path", "") != str(pair.older) or not _equal(_plain(saved), older):
-        wrong.append(f"not the checkpoint before was found, but {getattr(saved, 'path', saved)!s:.100}")
-    if [error.path for error in refused] != [str(pair.newer)]:
-        wrong.append(f"refused were {[error.path for error in refused]}")
-    if damaged and refused and refused[0].damaged and not list(pair.folder.glob("*.damaged")):
-        wrong.append("the damaged file was not set aside")
-    return wrong
-
-
-def _plain(value: Any) -> Any:
-    """What was read, without its path; arrays are copied."""
-    from etude.keep.files import Saved
-
-    if isinstance(value, Saved):
-        return value.record, {name: array.clone() for name, array in value.tensors.items()}
-    return value
-
-
-def _equal(some: Any, others: Any) -> bool:
-    if isinstance(some, tuple) and isinstance(others, tuple):
-        return some[0] == others[0] and alike(some[1], others[1])
-    if isinstance(some, Mapping) and some and hasattr(next(iter(some.values())), "dtype"):
-        return alike(some, others)
-    return bool(some == others)
 
 
 # --------------------------------------------------------------------------------------------------------- hostile
@@ -248,7 +106,7 @@ def _hostile(count: int, seed: int, kind: str) -> Finding:
     chance, wrong, said = Random(f"{seed} {kind}"), list[str](), Counter[str]()
     with scratch(in_memory=True) as folder:
         pair = Pair(folder)
-        older = _plain(_ways()[0][1](pair.older))
+        older = plain(ways()[0][1](pair.older))
         watch = Watch(folder)
         for number in range(-40, count):
             make = chance.choice(MAKERS[kind])
@@ -265,15 +123,15 @@ def _one(pair: Pair, older: Any, make: Maker, number: int, watch: Watch, size: i
     """What is wrong with how one file is opened in one way, and with what is then found in the folder."""
     from etude.errors import CheckpointError
 
-    ways = (*_ways(), ("load_net, foreign", lambda path: _into_net(path, foreign=True)))
-    name, way = ways[number % len(ways)]
+    known = (*ways(), ("load_net, foreign", lambda path: into_net(path, foreign=True)))
+    name, way = known[number % len(known)]
     wrong, readable = list[str](), False
     with watch.looking(size) as seen:
         try:
             found = way(pair.newer)
             readable = True
         except CheckpointError as error:
-            wrong += _told(error, pair.newer, False)
+            wrong += amiss(error, pair.newer, False)
         except Exception as error:
             wrong.append(f"{name}: {type(error).__name__}: {str(error)[:200]}")
     wrong += seen
@@ -283,7 +141,7 @@ def _one(pair: Pair, older: Any, make: Maker, number: int, watch: Watch, size: i
         return wrong + ([] if make is record else _read_alike(pair, name, found))
     if name in ("read", "verify"):
         with watch.looking(size) as seen:
-            wrong += _fallen_back(pair, older, False)
+            wrong += fallen_back(pair, older, False)
         wrong += seen
     return wrong
 
@@ -351,7 +209,7 @@ def _resumed(count: int, seed: int) -> Finding:
 def _went_on(pair: Pair, made: Any, final: Any, told: list[str]) -> str:
     if made != pair.good and not any(pair.newer.name in line for line in told):
         return f"the run does not say which file was passed over: {told}"
-    return "" if _equal(_final(pair.folder), final) else "the final bits differ"
+    return "" if equal(_final(pair.folder), final) else "the final bits differ"
 
 
 def _final(folder: Path) -> Any:
@@ -364,121 +222,27 @@ def _final(folder: Path) -> Any:
 # ------------------------------------------------------------------------------------------------- faults to plant
 
 
-def _faults() -> dict[str, tuple[Callable[[], Any], Callable[[int], Finding]]]:
-    """Faults by name, each with the harness that has to notice it."""
-    from etude.keep import folder, parsing
-    from etude.run import resuming
-
-    def damaged(seed: int) -> Finding:
-        return _damaged(200, seed)
-
-    def hostile(kind: str) -> Callable[[int], Finding]:
-        return lambda seed: _hostile(40, seed, kind)
-
-    return {
-        "digest of the header not checked": (lambda: instead(parsing._Reading, "check_digest", nothing), damaged),
-        "digests of arrays not checked": (_undigested, damaged),
-        "damaged file not set aside": (lambda: instead(folder, "set_aside", nothing), damaged),
-        "a damaged file ends the search": (_first_only, damaged),
-        "pickles are loaded": (_unpickling, hostile("pickles and other formats")),
-        "links, pipes, devices are opened": (_opening_all, hostile("links, pipes, sockets, folders, devices")),
-        "memory as the header asks": (_generous, hostile("lengths and texts")),
-        "errors of the parser come through": (_bare, hostile("lengths and texts")),
-        "numbers in the header not looked at": (
-            lambda: instead(parsing, "_are_counts", lambda value: True),
-            hostile("lies with digests that fit"),
-        ),
-        "a run does not tell what it passed over": (
-            lambda: instead(resuming, "warn", nothing),
-            lambda seed: _resumed(12, seed),
-        ),
-    }
-
-
 def _caught(seed: int, fault: str) -> Finding:
     """Whether a harness finds something wrong with a library that has a fault."""
-    plant, harness = _faults()[fault]
-    with plant():
-        found = harness(seed)
+    with READ_FAULTS[fault]():
+        found = _harnesses()[fault](seed)
     if found.wrong:
         return Finding(fault, found.tried, (), {"seen": len(found.wrong), "first": found.wrong[0][:80]})
     return Finding(fault, found.tried, (f"{fault}: not noticed",))
 
 
-@contextmanager
-def _first_only() -> Iterator[None]:
-    """Of a folder only the newest file is looked at."""
-    from etude.keep.store import Store
+def _harnesses() -> dict[str, Callable[[int], Finding]]:
+    """What has to notice each fault."""
 
-    paths = Store.paths
-    with instead(Store, "paths", lambda self: paths(self)[:1]):
-        yield
+    def hostile(kind: str) -> Callable[[int], Finding]:
+        return lambda seed: _hostile(40, seed, kind)
 
-
-@contextmanager
-def _unpickling() -> Iterator[None]:
-    """What is a pickle is loaded as one."""
-    from etude.keep import files
-
-    read = files.read
-
-    def guess(path: Any) -> Any:
-        with suppress(Exception):
-            return pickle.loads(Path(path).read_bytes())
-        return read(path)
-
-    with instead(files, "read", guess):
-        yield
-
-
-@contextmanager
-def _opening_all() -> Iterator[None]:
-    """Whatever has the name is opened."""
-    from etude.keep import disk
-
-    # To open a pipe takes for ever.
-    with instead(disk, "open_to_read", lambda path: os.open(path, os.O_RDONLY)), instead(watch, "HANG", 0.3):
-        yield
-
-
-@contextmanager
-def _generous() -> Iterator[None]:
-    """As much memory as the header asks for, though not more than this machine has."""
-    from etude.keep import parsing
-
-    def length(path: str, first: bytes, size: int) -> int:
-        return min(int.from_bytes(first[:8], "little"), 100_000_000)
-
-    with instead(parsing, "length", length):
-        yield
-
-
-@contextmanager
-def _bare() -> Iterator[None]:
-    """JSON as it comes."""
-    from etude.keep import parsing
-
-    with instead(parsing._Reading, "_json", lambda self, text, expected: json.loads(text)):
-        yield
-
-
-@contextmanager
-def _undigested() -> Iterator[None]:
-    """Every digest is the one that was told."""
-    from etude.keep import digests
-
-    class Believed(str):
-        """Equal to whatever it is compared with."""
-
-        __slots__ = ()
-        __hash__ = str.__hash__
-
-        def __eq__(self, other: object) -> bool:
-            return True
-
-        def __ne__(self, other: object) -> bool:
-            return False
-
-    all_ = digests.Digests.all
-    with instead(digests.Digests, "all", lambda self: [Believed(text) for text in all_(self)]):
-        yield
+    damage = ("digest of the header", "digests of arrays", "damaged file not", "a damaged file")
+    return {fault: lambda seed: _damaged(200, seed) for fault in READ_FAULTS if fault.startswith(damage)} | {
+        "pickles are loaded": hostile("pickles and other formats"),
+        "links, pipes, devices are opened": hostile("links, pipes, sockets, folders, devices"),
+        "memory as the header asks": hostile("lengths and texts"),
+        "errors of the parser come through": hostile("lengths and texts"),
+        "numbers in the header not looked at": hostile("lies with digests that fit"),
+        "a run does not tell what it passed over": lambda seed: _resumed(12, seed),
+    }

@@ -158,7 +158,7 @@ def text(chance: Random, _: bytes) -> bytes:
     if chance.random() < 0.5:
         # With the right digest, the text is parsed.
         chosen = chosen[:-1] + b',"__metadata__":{"digest":"' + b"0" * 64 + b'"}' + chosen[-1:]
-    return Crafted(header=chosen, tail=b"\0" * chance.choice([0, 8, 1000])).bytes()
+    return Crafted(header=chosen, tail=b"\0" * chance.choice([0, 8, 1000])).made()
 
 
 # -------------------------------------------------------------------------------------- lies with digests that fit
@@ -177,13 +177,13 @@ def entry(chance: Random, _: bytes) -> bytes:
     entries: dict[str, Any] = {"a": {**told, field: value}}
     if chance.random() < 0.15:
         entries = {"a": chance.choice([value, {}, {**told, "more": 1}, {"dtype": "F32"}])}
-    return Crafted(arrays=arrays, entries=entries).bytes()
+    return Crafted(arrays=arrays, entries=entries).made()
 
 
 def named(chance: Random, _: bytes) -> bytes:
     """Names that lead elsewhere, or that are none."""
     names = chance.sample(_NAMES, chance.choice([1, 2, 5]))
-    return Crafted(arrays={name: chance.randbytes(8) for name in names}, record={chance.choice(_NAMES): 1}).bytes()
+    return Crafted(arrays={name: chance.randbytes(8) for name in names}, record={chance.choice(_NAMES): 1}).made()
 
 
 def metadata(chance: Random, _: bytes) -> bytes:
@@ -192,7 +192,7 @@ def metadata(chance: Random, _: bytes) -> bytes:
     good = {"a": "0" * 64}
     value = chance.choice([*_ODD, json.dumps(chance.choice(_ODD)), json.dumps(good), "[" * 5000, '{"a":1,"a":2}'])
     made = Crafted(arrays={"a": chance.randbytes(16)}, metadata={field: value})
-    return made.bytes()
+    return made.made()
 
 
 def dtypes(chance: Random, _: bytes) -> bytes:
@@ -205,15 +205,15 @@ def dtypes(chance: Random, _: bytes) -> bytes:
         arrays={"a": chance.randbytes(40)},
         entries={"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, 40]}},
         metadata={"dtypes": json.dumps({chance.choice(["a", "b"]): told})},
-    ).bytes()
+    ).made()
 
 
 def many(chance: Random, _: bytes) -> bytes:
     """Thousands of arrays without numbers, or shapes as long as the header allows."""
     if chance.random() < 0.5:
-        return Crafted(arrays={str(n): b"" for n in range(chance.choice([100, 5000]))}).bytes()
+        return Crafted(arrays={str(n): b"" for n in range(chance.choice([100, 5000]))}).made()
     shape = [1] * chance.choice([60, 65, 5000]) + [0]
-    return Crafted(arrays={"a": b""}, entries={"a": {"dtype": "U8", "shape": shape, "data_offsets": [0, 0]}}).bytes()
+    return Crafted(arrays={"a": b""}, entries={"a": {"dtype": "U8", "shape": shape, "data_offsets": [0, 0]}}).made()
 
 
 def record(chance: Random, good: bytes) -> bytes:
@@ -271,7 +271,9 @@ def placed(chance: Random, good: bytes) -> Placed:
 def _link(path: Path, chance: Random, good: bytes) -> None:
     outside = path.parents[1] / "outside.safetensors"
     outside.write_bytes(good)
-    to = chance.choice([outside, path, "/dev/zero", "/etc/passwd", "nowhere", "..", "/proc/self/mem", "/dev/stdin"])
+    to = chance.choice(
+        [str(outside), str(path), "/dev/zero", "/etc/passwd", "nowhere", "..", "/proc/self/mem", "/dev/stdin"]
+    )
     path.symlink_to(to)
 
 

@@ -139,7 +139,7 @@ WRONG_TYPES: Values = {
 _PLAN_VALUES: dict[str, tuple[Any, ...]] = {
     "loss": ("", {}, {"fit": ("mse", nan)}, "nothing"),
     "optimizer": ("", "adamx.y.z", "timm.nothing"),
-    "learning_rate": (-1e-3, nan, inf, -inf, call("linear", 0.1, -0.1), call("cosine", nan)),
+    "learning_rate": (-1e-3, nan, inf, -inf, call("cosine", nan)),
     "learning_rate_multipliers": ({"head": nan}, {"head": inf}, {"": 1.0}, {"..": 1.0}, {99: 2.0}),
     "rules": (
         {"weight_decay": {"head": nan}},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -233,14 +233,14 @@ def no_statistics() -> AbstractContextManager[None]:
     return _changed(going, "into_net", without)
 
 
-WRITE_FAULTS: Mapping[str, Plant] = {
+WRITE_FAULTS: dict[str, Plant] = {
     "written in place": in_place,
     "named before it is written": named_first,
     "the old ones removed before the commit": removed_first,
 }
 """What a kill can show."""
 
-SYNC_FAULTS: Mapping[str, Plant] = {
+SYNC_FAULTS: dict[str, Plant] = {
     "files not synced": unsynced_files,
     "folders not synced": unsynced_folders,
     "named before the file is synced": renamed_before_sync,
@@ -248,7 +248,7 @@ SYNC_FAULTS: Mapping[str, Plant] = {
 }
 """What only a power cut can show."""
 
-STATE_FAULTS: Mapping[str, Plant] = {
+STATE_FAULTS: dict[str, Plant] = {
     "one step off": one_step_off,
     "no memory of the optimizer": no_optimizer_memory,
     "no average": no_average,

@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -19,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from disk_states import Call, Recorder, State, Tree, expanded, lay_out
-from findings import SOURCE, Finding
+from findings import Finding
 from planted import SYNC_FAULTS, WRITE_FAULTS
 from seams import in_place_of_os, nothing
 from subjects import alike, save, scratch, state
+from traced import traced
 
 ASKED = (
     "After a cut at any instant the newest commit that was reported, or a later one, is found, with the right bits; "
@@ -45,7 +45,7 @@ def look(count: int, seed: int) -> Iterator[Finding]:
             calls = _recorded(kind, folder / kind)
             yield _cuts(kind, calls, folder, count // 2)
             yield _without_each_sync(kind, calls, folder, max(1, 500 // count))
-            yield _traced(kind, calls, folder)
+            yield traced(calls, kind, folder, __file__)
 
 
 def planted(seed: int) -> Iterator[Finding]:
@@ -215,76 +215,6 @@ def _next(calls: Sequence[Call], at: int, left: Call) -> int:
     """Until when the missing call can be seen: two commits later at most."""
     words = [i for i, call in enumerate(calls) if i >= at and call.kind == "reported"]
     return words[min(2, len(words) - 1)] + 1 if words else len(calls)
-
-
-# ------------------------------------------------------------------------------------- the recorder against strace
-
-
-def _traced(kind: str, calls: Sequence[Call], folder: Path) -> Finding:
-    """The same commits under strace: the system must have been asked for exactly what was recorded."""
-    what = f"recorded calls that strace saw too, {kind}"
-    if shutil.which("strace") is None:
-        return Finding(what, 0, skipped="there is no strace")
-    place, log = folder / f"traced {kind}", folder / f"log {kind}"
-    place.mkdir()
-    names = "openat,open,creat,pwrite64,write,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat"
-    program = [sys.executable, __file__, kind, str(place)]
-    trace = ["strace", "-f", "-y", "-e", f"trace={names}", "-e", "signal=none", "-s", "0", "-o", str(log)]
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
-    ended = subprocess.run([*trace, *program], capture_output=True, text=True, env=environment)
-    if ended.returncode:
-        return Finding(what, 0, skipped=f"strace cannot be used here: {ended.stderr.strip()[-120:]}")
-    ours, theirs = _asked(calls, folder / kind), _seen(log, place)
-    wrong = [f"recorded {one}, traced {other}" for one, other in zip(ours, theirs, strict=False) if one != other]
-    if len(ours) != len(theirs):
-        wrong.append(f"{len(ours)} calls were recorded, {len(theirs)} traced")
-    return Finding(what, len(ours), tuple(wrong))
-
-
-def _asked(calls: Sequence[Call], root: Path) -> list[str]:
-    """What was recorded, page by page no longer: kind and name of each call."""
-    told: list[str] = []
-    for call in calls:
-        if call.kind in ("begun", "reported"):
-            continue
-        line = f"{call.kind} {_short(call.other or call.path, root)}"
-        if call.kind != "write" or told[-1:] != [line]:
-            told.append(line)
-    return told
-
-
-_LINES = (
-    ("create", re.compile(r'open(?:at)?\(.*?"([^"]+)", [^)]*O_CREAT')),
-    ("write", re.compile(r"(?:pwrite64|write)\(\d+<([^>]+)>")),
-    ("hurry", re.compile(r"fdatasync\(\d+<([^>]+)>")),
-    ("sync", re.compile(r"fsync\(\d+<([^>]+)>")),
-    ("rename", re.compile(r'rename(?:at2?)?\(.*"([^"]+)"')),
-    ("remove", re.compile(r'unlink(?:at)?\(.*?"([^"]+)"')),
-    ("folder", re.compile(r'mkdir(?:at)?\(.*?"([^"]+)"')),
-)
-
-
-def _seen(log: Path, root: Path) -> list[str]:
-    """What strace saw of the calls on the folder, the lock left out: it is no part of what is kept."""
-    told: list[str] = []
-    for text in log.read_text().splitlines():
-        for kind, pattern in _LINES:
-            found = pattern.search(text)
-            if found is None or " = -1 " in text:
-                continue
-            path = found[1].removesuffix(" (deleted)")
-            if path.startswith(f"{root}") and not path.endswith(".lock"):
-                of_folder = kind == "sync" and not path.endswith((".part", ".safetensors"))
-                line = f"{'sync folder' if of_folder else kind} {_short(path, root)}"
-                if kind != "write" or told[-1:] != [line]:
-                    told.append(line)
-            break
-    return told
-
-
-def _short(path: str, root: Path) -> str:
-    """A name below the root; those that are drawn are all alike."""
-    return re.sub(r"\.etude-[0-9a-f]{8}\.part", "part", os.path.relpath(path, root))
 
 
 if __name__ == "__main__":

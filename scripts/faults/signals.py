@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any
 
 from findings import Finding
-from kill import Heard, Process, Whole, _apart, _Left, _undisturbed
+from kill import Heard, Left, Process, Whole, _apart, _undisturbed
 from seams import instead, nothing
 from subjects import scratch
 from trainings import JOBS, STEPS, Job, Tell
@@ -49,6 +49,9 @@ AT_ONCE = 2.0
 SLOW = 4.0
 """Seconds that this save takes."""
 
+APART = (0.6, 1.2)
+"""Seconds between two signals: those that come together are one request."""
+
 _WITHIN = {"looking": 0.02, "starting": 0.05}
 """Seconds after an evaluation, or workers, began, in which a signal comes; after a save it is as long as saves take."""
 
@@ -58,22 +61,27 @@ _OURS = ("asked", "left", "looking", "starting")
 
 def look(count: int, seed: int) -> Iterator[Finding]:
     """Send `count` signals to runs in one process, as many to runs with workers, and a quarter as many twice."""
-    yield _asked("megabytes of arrays", "large", count, seed, _IN_ONE)
-    yield _asked("two workers, bf16, listeners", "rich", count, seed, Aim())
-    yield _asked("a second signal while it is saved", "plain", max(4, count // 4), seed, _TWICE)
+    left = Left()
+    yield _asked("megabytes of arrays", "large", count, seed, _IN_ONE, left)
+    yield _asked("two workers, bf16, listeners", "rich", count, seed, Aim(), left)
+    yield _asked("a second signal while it is saved", "plain", max(4, count // 4), seed, _TWICE, left)
+    wrong = tuple(left.seen(wait=True))
+    yield Finding("left behind by processes and workers, 5 s after each", left.sessions, wrong)
 
 
 @dataclass(frozen=True, slots=True)
 class Aim:
     """Where signals are sent: moments and names to draw from, the share that goes to the whole group.
 
-    `twice`: a second one follows while the state is saved after the first.
+    `twice`: a second one follows while the state is saved after the first. `passed_on`: the share that comes twice within
+    a moment, as launchers do.
     """
 
     moments: tuple[str, ...] = ("anywhere", "anywhere", "saving", "saving", "looking", "starting")
     names: tuple[str, ...] = NAMES
     group: float = 0.5
     twice: bool = False
+    passed_on: float = 0.3
 
 
 _IN_ONE = Aim(("anywhere", "anywhere", "saving", "saving", "looking"))
@@ -86,7 +94,7 @@ def planted(seed: int) -> Iterator[Finding]:
     whole = {name: _undisturbed(JOBS[name]) for name in ("plain", "rich")}
     for fault, (job, plant, aim) in _FAULTS.items():
         with plant():
-            found = _trials(job, whole[job], f"{seed} {fault}", 60, aim, until_wrong=True)
+            found = _trials(job, whole[job], f"{seed} {fault}", 60, aim)
         if found.wrong:
             yield Finding(fault, found.signals, (), {"noticed as": found.wrong[0][:80]})
         else:
@@ -112,32 +120,34 @@ class Trials:
     wrong: list[str] = field(default_factory=list)
 
 
-def _asked(what: str, name: str, count: int, seed: int, aim: Aim) -> Finding:
-    found = _trials(name, _undisturbed(JOBS[name]), f"{seed} {what}", count, aim)
+def _asked(what: str, name: str, count: int, seed: int, aim: Aim, left: Left) -> Finding:
+    found = _trials(name, _undisturbed(JOBS[name]), f"{seed} {what}", count, aim, left)
     figures = {**found.aims, **found.ends, "longest, s": round(found.seconds, 2)}
     return Finding(f"asked to leave: {what}", found.signals, tuple(found.wrong), figures)
 
 
-def _trials(name: str, whole: Whole, seed: str, count: int, aim: Aim, until_wrong: bool = False) -> Trials:
-    """Runs until so many signals were sent, or until something is wrong."""
-    found, left, number = Trials(), _Left(), 0
+def _trials(name: str, whole: Whole, seed: str, count: int, aim: Aim, left: Left | None = None) -> Trials:
+    """Runs until so many signals were sent; with nobody to look at what is left, until something is wrong."""
+    found, number = Trials(), 0
     job = partial(_worked, JOBS[name], aim.twice)
     # Processes begin with the handlers of this one, and Python's own for Ctrl-C raises an exception.
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        while found.signals < count and not (until_wrong and found.wrong):
-            _run(job, whole, Random(f"{seed} {number}"), aim, found, left)
-            found.wrong += left.seen()
+        while found.signals < count and not (left is None and found.wrong):
+            sessions = _run(job, whole, Random(f"{seed} {number}"), aim, found)
+            if left is not None:
+                left.add(sessions)
+                left.seen()
             number += 1
     finally:
         signal.signal(signal.SIGINT, before)
-    found.wrong += left.seen(wait=not until_wrong)
     return found
 
 
-def _run(job: Job, whole: Whole, chance: Random, aim: Aim, found: Trials, left: _Left) -> None:
-    """One run, started again until it ends, the first times with a signal."""
+def _run(job: Job, whole: Whole, chance: Random, aim: Aim, found: Trials) -> list[tuple[int, float]]:
+    """One run, started again until it ends, the first times with a signal; its processes, and when they had ended."""
     safe, begun, at = 0, [0], -1
+    sessions: list[tuple[int, float]] = []
     with scratch() as folder:
         for rest in range(chance.randint(1, MOST), -1, -1):
             process = Process(job, folder / "run")
@@ -152,13 +162,14 @@ def _run(job: Job, whole: Whole, chance: Random, aim: Aim, found: Trials, left: 
             if not sent.names and code:
                 wrong.append(f"it ended with {code}")
             found.wrong += [f"{line} ({' and '.join(sent.names) or 'no signal'})" for line in wrong]
-            left.add([(process.pid, time.monotonic())])
+            sessions.append((process.pid, time.monotonic()))
             at = leaves if code == AGAIN else at if heard.began < 0 else -1
             safe = max([safe, *heard.safe])
             begun += heard.saving
             if code == 0 or wrong:
                 break
         found.wrong += [f"left behind: {path.name}" for path in (folder / "run").glob(".etude-*")]
+    return sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +197,12 @@ def _send(process: Process, whole: Whole, chance: Random, from_: int, aim: Aim) 
     first, second = (chance.choice(aim.names) for _ in range(2))
     if ended or not _signal(process, first, chance.random() < aim.group):
         return Sent()
+    if chance.random() < aim.passed_on and not process.listen(time.monotonic() + chance.uniform(0, 0.01)):
+        _signal(process, first, group=False)
     sent = Sent((first,), time.monotonic(), moment)
     if aim.twice:
         ended = process.listen(time.monotonic() + SECONDS, lambda: _count(times, "asked") > 0)
-        ended = ended or process.listen(time.monotonic() + chance.uniform(0, 0.3))
+        ended = ended or process.listen(time.monotonic() + chance.uniform(*APART))
         if not ended and _signal(process, second, chance.random() < aim.group):
             return Sent((first, second), time.monotonic(), moment)
     return sent
@@ -221,7 +234,8 @@ def _end(process: Process, sent: Sent, found: Trials) -> int:
         found.seconds = max(found.seconds, time.monotonic() - sent.at)
     code = process.buried()
     if sent.names:
-        found.ends[_NAMES_OF_ENDS.get(code, f"exit code {code}") if code >= 0 else "ended by the signal"] += 1
+        how = "ended by the second" if len(sent.names) > 1 else "before or after the run"
+        found.ends[how if code < 0 else _NAMES_OF_ENDS.get(code, f"exit code {code}")] += 1
     return code
 
 
@@ -369,10 +383,19 @@ def _waits_for_the_epoch() -> Iterator[None]:
 
 @contextmanager
 def _notes_every_signal() -> Iterator[None]:
-    """The default actions do not come back."""
+    """However many come, they are one request."""
     from etude.run import leaving
 
-    with instead(leaving.Leaving, "_give_way", nothing), instead(leaving, "_forget_after_one", nothing):
+    with instead(leaving, "TOGETHER", 3600.0):
+        yield
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Any further signal ends the process, also one that was passed on at once."""
+    from etude.run import leaving
+
+    with instead(leaving, "TOGETHER", -1.0):
         yield
 
 
@@ -421,6 +444,7 @@ _FAULTS: dict[str, tuple[str, Callable[[], AbstractContextManager[None]], Aim]] 
     "the handler saves": ("plain", _saves_in_the_handler, _IN_ONE),
     "the flag is looked at where an epoch ends": ("plain", _waits_for_the_epoch, _IN_ONE),
     "a second signal is noted, too": ("plain", _notes_every_signal, _TWICE),
+    "a signal that is passed on is a second one": ("plain", _one_at_a_time, Aim(("anywhere",), passed_on=1.0)),
     "it leaves without saving": ("plain", _without_saving, _IN_ONE),
     "the exit code is 0": ("plain", _code_0, _IN_ONE),
     "workers end with the signal": ("rich", _plain_workers, Aim()),

@@ -12,7 +12,7 @@ Spoil = Callable[[Random, bytes, bytes], bytes]
 def flipped(chance: Random, good: bytes, _: bytes) -> bytes:
     """One bit, or a few, the other way round."""
     made = bytearray(good)
-    for _ in range(chance.choice([1, 1, 1, 2, 30])):
+    for _number in range(chance.choice([1, 1, 1, 2, 30])):
         made[_place(chance, good)] ^= 1 << chance.randrange(8)
     return bytes(made)
 

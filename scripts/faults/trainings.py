@@ -114,7 +114,7 @@ def loop(folder: Path, tell: Tell) -> None:
         for batch in range(first, STEPS):
             at = torch.randint(0, len(x), (8,))
             loss = nn.functional.cross_entropy(net(x[at] + random.random()), y[at], reduction="sum")
-            loss.backward()
+            torch.autograd.backward(loss)
             trainer.step(len(at))
             tell(f"loss {batch + 1} {float(loss.detach()).hex()}")
             if (batch + 1) % EVERY == 0:
@@ -154,6 +154,7 @@ def _run(folder: Path, tell: Tell, net: nn.Module, data: Any, listeners: Any = (
     }
     told = [*listeners, Told(folder, tell)]
     result = etude.train(net, data, resume="auto", progress=False, listeners=told, **(plan | options))
+    assert result.net is not None
     _tell_end(folder, result.net, tell)
 
 

@@ -88,7 +88,7 @@ def is_slip(word: str, words: Iterable[str]) -> bool:
     """Whether a word that could be something else is very like one of these, or another library's name for it."""
     asked, known = _bare(word), set(words)
     meant = any(asked in also and right in known for right, also in _MEANT)
-    return meant or bool(get_close_matches(asked, map(_bare, known), n=1, cutoff=0.78))
+    return meant or (len(asked) > 3 and bool(get_close_matches(asked, map(_bare, known), n=1, cutoff=0.75)))
 
 
 def not_there(names: Iterable[object], known: Iterable[str], what: str = "option") -> str:

@@ -222,7 +222,9 @@ def _give_back(key: str, hold: _Hold) -> None:
         if _held.get(key) is hold:
             del _held[key]
             _remove(hold)
-            os.close(hold.fd)
+            # A close that fails, as on network disks, has closed the file all the same.
+            with contextlib.suppress(OSError):
+                os.close(hold.fd)
 
 
 def _remove(hold: _Hold) -> None:

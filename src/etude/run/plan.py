@@ -215,7 +215,7 @@ def _unknown(names: Sequence[str], settings: Sequence[str]) -> str:
     hint = " The learning rate is given as learning_rate=." if "lr" in names else ""
     others = [name for name in settings if name not in _OPTIONS]
     there = f" Settings of the optimizer: {', '.join(others)}." if others else ""
-    return f"{' '.join(told)}{hint} Options: {', '.join(_OPTIONS)}.{there}"
+    return f"{' '.join(told)}{hint} Options of Plan: {', '.join(_OPTIONS)}.{there}"
 
 
 _OPTIONS = tuple(each for each in inspect.signature(Plan).parameters if each != "settings")

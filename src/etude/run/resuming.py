@@ -40,8 +40,7 @@ def check_resume(given: Resume) -> str | None:
             f'resume={str(given)!r}: that is a folder. Write checkpoint=Directory({str(given)!r}), resume="auto" to go '
             "on from the newest of its files; or name one of them."
         )
-    words = (AUTO, "automatic", "last", "latest", "newest", "best", "true", "yes")
-    if not os.path.lexists(path) and is_slip(str(given), words):
+    if not os.path.lexists(path) and str(given).isalnum():
         raise SettingError(
             f'resume={given!r}: there is no such file. Nearest: "auto". Write resume="auto" for the newest checkpoint.'
         )

@@ -34,7 +34,7 @@ def option_text(value: Any) -> str:
     if isinstance(value, set | frozenset):
         # In one order, whatever it is in this process.
         return "{" + ", ".join(sorted(map(option_text, value))) + "}"
-    if is_dataclass(value) and getattr(type(value), "__dataclass_params__").repr:  # noqa: B009
+    if is_dataclass(value) and hasattr(type(value).__repr__, "__wrapped__"):  # made by `dataclass`, not by hand
         inside = ", ".join(f"{field.name}={option_text(getattr(value, field.name))}" for field in fields(value))
         return f"{type(value).__qualname__}({inside})"
     text = repr(value)

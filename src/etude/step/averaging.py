@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from etude.arguments import told_of
 from etude.errors import SettingError, StateError
 from etude.step.averages import Average, averages_in, unknown_average
 from etude.step.states import is_count, is_names, listed, memory_in, memory_of
@@ -48,7 +49,8 @@ class Averaged:
 
     def __init__(self, average: Average, tree: Tree) -> None:
         self.average = average
-        self.names = average.part.names(tree)
+        with told_of(repr(average)):
+            self.names = average.part.names(tree)
         if not self.names:
             raise SettingError(f"{average!r}: {average.part!r} has no arrays, so there is nothing to average.")
         sparse = [name for name in self.names if _is_sparse(tree.arrays[name])]

@@ -17,6 +17,7 @@ from etude.hints import not_there
 from etude.step.gradients import GRADIENT_SETTINGS
 from etude.step.optim.groups import ABSENT
 from etude.step.optim.maker import Maker
+from etude.step.optim.options import check_like
 from etude.step.optim.rule import Setting, UpdateRule
 from etude.step.optim.several import SeveralOptimizer
 from etude.step.optimizers import Optimizer, OptimizerLike, makers_of, muons, settings_known
@@ -154,6 +155,8 @@ class Recipe:
             for setting in own if key in self.said else ():
                 if setting is not None and value != setting.default:
                     setting.check(key, value)
+            if key in self.said:
+                self._check_foreign(key, key, value)
         with told_of(key):
             return schedule(value)
 
@@ -232,8 +235,18 @@ class Recipe:
     def _check_rules(self, setting: str, made: Rules) -> None:
         known = self.known.get(setting)
         for place, value in made:
-            if known is not None and not isinstance(value, Schedule | Times | Inherit | Frozen):
+            if isinstance(value, Schedule | Times | Inherit | Frozen):
+                continue
+            if known is not None:
                 known.check(f"the rule {place!r} for {setting}", value)
+            self._check_foreign(f"the rule {place!r} for {setting}", setting, value)
+
+    def _check_foreign(self, said: str, key: str, value: Any) -> None:
+        """Of a setting of torch's own optimizers no more is known than what kind its default is of."""
+        for maker in self.makers.values():
+            default = maker.defaults.get(key)
+            if default is not None and maker.settings.get(key) is None and value != default:
+                check_like(said, value, default)
 
     def _owners(self, tree: Tree) -> dict[str, Maker]:
         """The optimizer of each array; of several the first whose part has it."""

@@ -713,8 +713,8 @@ def _check_flags(given: Mapping[str, Any]) -> None:
 
 
 def _check_seed(seed: int) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise SettingError(f"seed={seed!r}: a whole number of at least 0 is needed.")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise SettingError(f"seed={seed!r}: a whole number is needed.")
 
 
 def _policy(non_finite: str | None) -> str | None:

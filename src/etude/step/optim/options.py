@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import torch
@@ -47,3 +48,21 @@ def check_options(kind: type[torch.optim.Optimizer], given: Mapping[str, Any]) -
         raise SettingError(
             f"{kind.__name__} has no option {unknown[0]!r}. It has: {', '.join(options)}.{nearest(unknown[0], options)}"
         )
+
+
+def check_like(said: str, value: Any, default: Any) -> None:
+    """Raise SettingError unless a value is of the kind of the default: True or False, a number, several numbers."""
+    if isinstance(default, bool):
+        fits, kind = isinstance(value, bool), "True or False is needed"
+    elif isinstance(default, tuple):
+        fits, kind = isinstance(value, tuple | list) and all(map(_is_number, value)), "numbers are needed"
+    else:
+        fits, kind = _is_number(value), "a number is needed"
+    if not fits:
+        raise SettingError(f"{said}={value!r}: {kind}. The default is {default!r}.")
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, torch.Tensor):
+        return value.numel() == 1
+    return isinstance(value, Real) and not isinstance(value, bool) and value == value
