@@ -84,7 +84,8 @@ def test_a_step_that_is_not_finite_leaves_no_trace() -> None:
     trained(plain, non_finite="skip", **options)
     result = trained(compiled, non_finite="skip", compile=True, **options)
     assert far(plain, compiled) < 1e-5
-    assert result.history["loss"].steps == [1, 2, 4]
+    assert result.history["rate"].steps == [1, 2, 4]
+    assert [value == value for value in result.history["loss"].values] == [True, True, False, True]
     stopped = Net()
     with pytest.raises(NonFiniteError, match="Step 3 is refused") as caught:
         trained(stopped, compile=True, **options)

@@ -81,11 +81,14 @@ def test_losses_that_cannot_be_stacked_are_read_one_by_one() -> None:
     assert history["odd"].values == [2.0]
 
 
-def test_skipped_steps_leave_no_value() -> None:
+def test_skipped_steps_show_what_was_measured() -> None:
     history = History()
     history.see(stepped(at(1)))
-    history.see(Skipped(at(2), "not finite"))
-    assert history["loss"].steps == [1]
+    history.see(Skipped(at(2), "not finite", {"loss": torch.tensor(math.nan)}))
+    history.see(Skipped(at(3), "not finite", {"loss": torch.tensor(math.inf)}))
+    assert history["loss"].steps == [1, 2, 3]
+    assert [str(value) for value in history["loss"].values[1:]] == ["nan", "inf"]
+    assert history["rate"].steps == [1]
 
 
 def test_a_series_that_was_handed_out_grows() -> None:

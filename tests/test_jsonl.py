@@ -67,12 +67,13 @@ def test_what_is_not_a_number_is_a_word(tmp_path: Path) -> None:
         listener(Began(at(0), {"limits": (math.inf, 1)}))
         listener(stepped(at(1), loss=math.nan))
         listener(Evaluated(at(1), {"loss": -math.inf}, False))
-        listener(Skipped(at(2), "the loss is not finite"))
+        listener(Skipped(at(2), "the loss is not finite", {"loss": torch.tensor(math.nan)}))
     began, step, evaluated, skipped = lines(tmp_path / "run.jsonl")
     assert began["summary"]["limits"] == ["inf", 1]
     assert step["losses"] == {"loss": "nan"}
     assert evaluated["scores"] == {"loss": "-inf"}
     assert skipped["reason"] == "the loss is not finite"
+    assert skipped["losses"] == {"loss": "nan"}
 
 
 def test_steps_are_read_and_written_in_bulk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

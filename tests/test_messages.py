@@ -492,7 +492,7 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
         ],
     ),
     "flag of a trainer": (lambda: trainer(share="yes"), SettingError, ["share='yes'", "True or False is needed"]),
-    "seed of a trainer": (lambda: trainer(seed="3"), SettingError, ["seed='3'", "a whole number of at least 0"]),
+    "seed of a trainer": (lambda: trainer(seed="3"), SettingError, ["seed='3'", "a whole number is needed"]),
     "flag of an update": (
         lambda: Update("critic", "mse", own_batch=1),
         SettingError,
@@ -523,6 +523,11 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
         ["RMSprop has no option 'alpa'", "It has: lr, alpha", 'Nearest: "alpha"'],
     ),
     "lr of torch": (lambda: trainer("rmsprop", lr=1), SettingError, ["RMSprop", "given as learning_rate="]),
+    "option of torch of another kind": (
+        lambda: trainer("rmsprop", rules={"weight_decay": {"0": "1"}}),
+        SettingError,
+        ["the rule part('0') for weight_decay='1': a number is needed. The default is 0"],
+    ),
     "bad option of torch": (
         lambda: trainer("rmsprop", alpha=-1),
         SettingError,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import random
 import weakref
 from itertools import pairwise
@@ -542,6 +543,33 @@ def test_skipping_leaves_the_step_out_and_goes_on() -> None:
     assert ended.means["loss"] == pytest.approx((losses[0] * 4 + losses[1] * 2) / 6)
 
 
+def test_what_was_skipped_is_in_the_history_as_it_was() -> None:
+    result = trained(Noisy(), loss=poisoned(1), shuffle=False, non_finite="skip")
+    assert [math.isnan(value) for value in result.history["loss"].values] == [False, True, False]
+    assert result.history["loss"].steps == [1, 2, 3]
+    assert result.history["rate"].steps == [1, 3]
+    assert math.isfinite(result.history["epoch.loss"].values[0])
+
+
+def test_of_several_updates_the_one_that_was_refused_is_told_beside_the_sum() -> None:
+    spoiled = poisoned(1)
+    both = [
+        etude.Update("one", lambda net, batch: functional.cross_entropy(net(batch[0]), batch[1]), "body"),
+        etude.Update("two", lambda net, batch: spoiled(net, batch), "head"),
+    ]
+    result = trained(Noisy(), loss=None, updates=both, shuffle=False, non_finite="skip")
+    assert [math.isnan(value) for value in result.history["two.loss"].values] == [False, True, False]
+    assert all(map(math.isfinite, result.history["loss"].values))
+    assert result.history["loss"].values[1] == result.history["one.loss"].values[1]
+
+
+def test_a_skipped_step_says_what_was_found() -> None:
+    (skipped,) = [one for one in run(loss=poisoned(1), shuffle=False, non_finite="skip") if isinstance(one, Skipped)]
+    assert skipped.reason == "the loss 'loss' is not finite."
+    told = [one.reason for one in run(Noisy(), loss=exploding, non_finite="skip") if isinstance(one, Skipped)]
+    assert told[0].startswith("the gradients of 'body.0.weight', 'body.0.bias', ")
+
+
 def test_applying_does_not_look() -> None:
     result = trained(loss=poisoned(1), shuffle=False, non_finite="apply")
     assert result.steps == 3
@@ -576,7 +604,8 @@ def test_a_gradient_that_is_not_finite_is_refused_too(policy: str) -> None:
     else:
         result = trained(net, loss=exploding, non_finite=policy)
         assert result.steps == (3 if policy == "skip" else 0)
-        assert "loss" not in result.history
+        assert ("loss" in result.history) == (policy == "skip")
+        assert "rate" not in result.history
     assert same(arrays(net), before)
 
 
@@ -588,8 +617,11 @@ def test_the_batch_or_the_array_that_is_not_finite_is_named() -> None:
         def __getitem__(self, index: int) -> Any:
             return X[index] * (float("nan") if index == 5 else 1), Y[index]
 
-    with pytest.raises(NonFiniteError, match=r"Step 2 .*The batch has NaN or infinity in batch\[0\]"):
+    with pytest.raises(
+        NonFiniteError, match=r"Step 2 .*The batch has NaN or infinity in batch\[0\].* Samples: 5\.$"
+    ) as e:
         trained(data=Spoiled(), shuffle=False)
+    assert e.value.rows == (1,)
     net = mlp()
     with torch.no_grad():
         net.get_parameter("2.bias")[0] = float("inf")

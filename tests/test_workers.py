@@ -66,14 +66,17 @@ def test_workers_read_on_after_signals_to_the_whole_job() -> None:
 
 
 def test_a_second_sigterm_ends_a_worker() -> None:
-    batches = flow(Numbers(400, 0.01), count=1).batches(epochs=1)
+    batches = flow(Numbers(4000, 0.005), count=1).batches(epochs=1)
     next(batches)
     (worker,) = multiprocessing.active_children()
-    with pytest.raises(DataError, match="A worker reading the data set Numbers ended"):  # noqa: PT012
-        for _ in range(100):
-            os.kill(worker.pid or 0, signal.SIGTERM)
-            next(batches)
-    batches.close()
+    for _ in range(3):  # what comes together is one
+        os.kill(worker.pid or 0, signal.SIGTERM)
+        next(batches)
+    time.sleep(1.2 * workers.TOGETHER)
+    next(batches)
+    os.kill(worker.pid or 0, signal.SIGTERM)
+    with pytest.raises(DataError, match="A worker reading the data set Numbers ended"):
+        list(batches)
     assert not worker.is_alive()
 
 

@@ -31,10 +31,10 @@ ASKED = (
 )
 SHORT, FULL = 24, 1000
 
-KILLS = (1, 2, 2, 3)
+KILLS = (2, 2, 3)
 """How often a run is killed: one of these, where it does not end before."""
 
-ANYWHERE = 0.3
+ANYWHERE = 0.25
 """The share of kills at an instant drawn from the whole run; the others come a drawn part of a save after one began."""
 
 

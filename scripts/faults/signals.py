@@ -24,7 +24,7 @@ from typing import Any
 
 from findings import Finding
 from kill import Heard, Left, Process, Whole, _apart, _undisturbed
-from seams import instead, nothing
+from seams import instead
 from subjects import scratch
 from trainings import JOBS, STEPS, Job, Tell
 
@@ -73,8 +73,8 @@ def look(count: int, seed: int) -> Iterator[Finding]:
 class Aim:
     """Where signals are sent: moments and names to draw from, the share that goes to the whole group.
 
-    `twice`: a second one follows while the state is saved after the first. `passed_on`: the share that comes twice within
-    a moment, as launchers do.
+    `twice`: a second one follows while the state is saved after the first. `passed_on`: the share that comes twice
+    within a moment, as where launchers pass on what the process has got itself.
     """
 
     moments: tuple[str, ...] = ("anywhere", "anywhere", "saving", "saving", "looking", "starting")
@@ -195,15 +195,16 @@ def _send(process: Process, whole: Whole, chance: Random, from_: int, aim: Aim) 
         ended = ended or process.listen(time.monotonic() + chance.uniform(0, within))
         moment = moment if _count(times, moment) >= number else "anywhere"
     first, second = (chance.choice(aim.names) for _ in range(2))
-    if ended or not _signal(process, first, chance.random() < aim.group):
+    group = chance.random() < aim.group
+    if ended or not _signal(process, first, group):
         return Sent()
     if chance.random() < aim.passed_on and not process.listen(time.monotonic() + chance.uniform(0, 0.01)):
-        _signal(process, first, group=False)
+        _signal(process, first, group)
     sent = Sent((first,), time.monotonic(), moment)
     if aim.twice:
         ended = process.listen(time.monotonic() + SECONDS, lambda: _count(times, "asked") > 0)
         ended = ended or process.listen(time.monotonic() + chance.uniform(*APART))
-        if not ended and _signal(process, second, chance.random() < aim.group):
+        if not ended and _signal(process, second, group):
             return Sent((first, second), time.monotonic(), moment)
     return sent
 

@@ -107,12 +107,14 @@ class NonFiniteError(EtudeError, ArithmeticError):
     Attributes:
         names: the arrays, loss terms or data fields in which it was found.
         step: the number of the step that was refused (1 for the first), 0 where there is none.
+        rows: places in the batch of the samples that hold it; nothing where that is not known.
     """
 
-    def __init__(self, message: str, names: tuple[str, ...] = (), step: int = 0) -> None:
+    def __init__(self, message: str, names: tuple[str, ...] = (), step: int = 0, rows: tuple[int, ...] = ()) -> None:
         super().__init__(message)
         self.names = names
         self.step = step
+        self.rows = rows
 
 
 class MissingPackageError(EtudeError, ImportError):

@@ -23,6 +23,9 @@ from torch.utils.data import DataLoader
 GRACE: Final = 5.0
 """Seconds for which a worker goes on reading after a SIGTERM."""
 
+TOGETHER: Final = 0.5
+"""Seconds in which several signals are one: launchers pass on what a process has got itself already."""
+
 _SOCKET_PATH: Final = 103
 """Bytes of the path of a socket on every system; Linux takes four more."""
 
@@ -33,10 +36,10 @@ _OPEN: Final[WeakSet[Any]] = WeakSet()
 def read(loader: DataLoader[Any]) -> Iterator[Any]:
     """The batches of a loader; its workers, if it has any, let the run finish the step it is in.
 
-    Schedulers and terminals send their signals to every process of a job. A worker ignores SIGINT and SIGUSR1, and goes
-    on for `GRACE` seconds after a SIGTERM, unless a second one comes. It ends at once when the process that started it
-    has ended, however that happened, and before the interpreter of that process exits. The `worker_init_fn` of the
-    loader is called as ever; the loader itself is not changed.
+    Schedulers and terminals send their signals to every process of a job. A worker ignores SIGINT and SIGUSR1, and
+    goes on for `GRACE` seconds after a SIGTERM, unless a second one comes later. It ends at once when the process that
+    started it has ended, however that happened, and before the interpreter of that one exits. The `worker_init_fn` of
+    the loader is called as ever; the loader itself is not changed.
     """
     if not loader.num_workers or os.name != "posix":
         return iter(loader)
@@ -125,10 +128,10 @@ def _end_in_time(parent: int, told: int, folder: str) -> None:
         ready = wait([parent, told], None if last is None else last - monotonic())
         if told not in ready or parent in ready:
             break
-        came = os.read(told, 4096).count(signal.SIGTERM)
-        if came and (last is not None or came > 1):
+        came = signal.SIGTERM in os.read(told, 4096)
+        if came and last is not None and monotonic() > last - GRACE + TOGETHER:
             break
-        last = monotonic() + GRACE if came else last
+        last = monotonic() + GRACE if came and last is None else last
     if parent in ready:
         _remove(folder)
     os._exit(1)

@@ -151,13 +151,14 @@ def _step(event: Stepped, losses: dict[str, Any]) -> dict[str, Any]:
 
 
 def _other(event: Event) -> dict[str, Any]:
-    """An event that carries no device scalars."""
+    """An event of which no losses have to be read in bulk."""
     told: dict[str, Any] = {}
     name = ""
     if isinstance(event, Began):
         name, told = "began", {"summary": _plain(event.summary)}
     elif isinstance(event, Skipped):
-        name, told = "skipped", {"reason": event.reason}
+        losses = {name: float(loss) for name, loss in event.losses.items()}
+        name, told = "skipped", {"reason": event.reason, "losses": _plain(losses)}
     elif isinstance(event, EpochEnded):
         name, told = "epoch_ended", {"number": event.epoch, "means": _plain(event.means)}
     elif isinstance(event, Evaluated):

@@ -47,10 +47,14 @@ class Stepped:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A batch was taken but nothing was changed, for the `reason` given: every update refused its step."""
+    """A batch was taken but nothing was changed, for the `reason` given: every update refused its step.
+
+    `losses` are as they were measured, NaN and infinity as such.
+    """
 
     progress: Progress
     reason: str
+    losses: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from etude.errors import EtudeError, StateError, nearest
-from etude.run.events import EpochEnded, Evaluated, Event, Stepped
+from etude.run.events import EpochEnded, Evaluated, Event, Skipped, Stepped
 from etude.values.series import Series
 
 __all__ = ["BULK", "History", "Series", "SeriesError", "read_losses"]
@@ -29,8 +29,9 @@ class SeriesError(EtudeError, KeyError):
 class History(Mapping[str, Series]):
     """Every series of a run by name, collected from its events.
 
-    Names: "loss" and each further loss term, one value a step; "rate", the learning rate of each step; "epoch.<term>",
-    the exact mean over each epoch; "val.<score>", one value an evaluation.
+    Names: "loss" and each further loss term, one value a step, as it was measured also where the step was refused
+    because of it; "rate", the learning rate of each step that was made; "epoch.<term>", the exact mean over the made
+    steps of each epoch; "val.<score>", one value an evaluation.
 
     Losses stay on the device until `BULK` of them are there, an epoch ends or somebody asks, so collecting does not
     make the device wait at every step. A series that was handed out grows with the run.
@@ -40,17 +41,17 @@ class History(Mapping[str, Series]):
 
     def __init__(self, series: Iterable[Series] = ()) -> None:
         self._series = {one.name: one for one in series}
-        self._pending: list[Stepped] = []
+        self._pending: list[Stepped | Skipped] = []
         self._columns: dict[str, _Column] = {}
 
     def see(self, event: Event) -> None:
         """Take what `event` tells; events without numbers are passed over."""
-        if type(event) is Stepped:
+        if type(event) is Stepped or type(event) is Skipped:
             # The order of the names must not depend on when the losses happen to be read.
             for name in event.losses:
                 if name not in self._series:
                     self._series[name] = Series(name)
-            if "rate" not in self._series:
+            if type(event) is Stepped and "rate" not in self._series:
                 self._series["rate"] = Series("rate")
             self._pending.append(event)
             if len(self._pending) >= BULK:
@@ -76,7 +77,14 @@ class History(Mapping[str, Series]):
                 self._grow(name, steps, epochs, values)
             else:
                 self._grow(name, [steps[row] for row in rows], [epochs[row] for row in rows], values)
-        self._grow("rate", steps, epochs, [event.rate for event in events])
+        made = [event for event in events if isinstance(event, Stepped)]
+        if made:
+            self._grow(
+                "rate",
+                [int(event.progress.step) for event in made],
+                [event.progress.epoch for event in made],
+                [event.rate for event in made],
+            )
 
     def _grow(self, name: str, steps: list[int], epochs: list[float], values: list[float]) -> None:
         self._series.setdefault(name, Series(name)).extend(steps, epochs, values)
@@ -174,7 +182,7 @@ def _plain(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
-def read_losses(events: Sequence[Stepped]) -> dict[str, tuple[list[int], list[float]]]:
+def read_losses(events: Sequence[Stepped | Skipped]) -> dict[str, tuple[list[int], list[float]]]:
     """The losses of many steps in one read of the device.
 
     Returns:

@@ -12,11 +12,10 @@ from time import monotonic
 from types import FrameType, TracebackType
 from typing import Any, Final, final
 
+from etude.data.workers import TOGETHER
+
 SIGNALS: Final = tuple(name for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
 """Signals that ask a run to leave: of schedulers and service managers, of Ctrl-C, and "time is nearly up"."""
-
-TOGETHER: Final = 0.5
-"""Seconds in which several signals are one request: launchers pass on what a process has got itself already."""
 
 
 @final

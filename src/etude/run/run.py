@@ -158,19 +158,22 @@ class Run:
                 try:
                     reports = self._step(works, taken, batches)
                 except NonFiniteError as error:
+                    told = _of_samples(error, taken[-1])
                     if plan.non_finite != "stop":
-                        raise
-                    reason, message = "non-finite", str(error)
+                        raise told from None
+                    reason, message = "non-finite", str(told)
                     break
                 going.advance(taken)
                 made = [(work, report) for work, report in reports if not report.refused]
+                refused = [(work, report) for work, report in reports if report.refused]
                 if any(report.moved for _, report in made):
                     checked.averages.update(before, going.progress)
                 if not made:
-                    yield see(Skipped(going.progress, "the loss or a gradient is not finite"))
+                    why = "; ".join(dict.fromkeys(report.why for _, report in refused))
+                    yield see(Skipped(going.progress, why, self._told(refused)))
                 else:
                     self._add(means, made)
-                    yield see(self._stepped(before, made, taken, going.watch.elapsed()))
+                    yield see(self._stepped(before, made, refused, taken, going.watch.elapsed()))
                 if taken[-1].last or (len(taken) > 1 and any(batch.last for batch in taken)):
                     yield see(saving.hear(self._epoch_ended(means, best)))
                 if best.due(before, going.progress, going.watch.elapsed()):
@@ -229,20 +232,31 @@ class Run:
                 work.hear(heard)
 
     def _stepped(
-        self, before: Progress, reports: list[tuple[Work, Report]], taken: list[Batch], seconds: float
+        self,
+        before: Progress,
+        made: list[tuple[Work, Report]],
+        refused: list[tuple[Work, Report]],
+        taken: list[Batch],
+        seconds: float,
     ) -> Stepped:
-        work, report = reports[0]
-        simple = self._alone and len(report.terms) == 1 and len(reports) == 1
-        losses: Mapping[str, Tensor] = {"loss": report.loss} if simple else _losses(reports, self._alone)
         samples = taken[0].samples if len(taken) == 1 else sum([batch.samples for batch in taken])
         return Stepped(
             self._going.progress,
-            losses,
+            self._told(made, refused),
             samples,
-            work.rate(before),
-            tuple([w.name for w, r in reports if r.moved]),
+            made[0][0].rate(before),
+            tuple([w.name for w, r in made if r.moved]),
             seconds,
         )
+
+    def _told(
+        self, acted: list[tuple[Work, Report]], refused: list[tuple[Work, Report]] | tuple[()] = ()
+    ) -> Mapping[str, Tensor]:
+        """Every loss of a step by name; what was refused is in no sum."""
+        report = acted[0][1]
+        if self._alone and len(acted) == 1 and len(report.terms) == 1 and not refused:
+            return {"loss": report.loss}
+        return {work.names(self._alone)[0]: report.loss for work, report in refused} | _losses(acted, self._alone)
 
     def _add(self, means: Means, reports: list[tuple[Work, Report]]) -> None:
         for work, report in reports:
@@ -315,7 +329,17 @@ def _after_others(error: NonFiniteError, reports: list[tuple[Work, Report]]) -> 
     acted = [repr(work.name) for work, report in reports if report.moved]
     if not acted:
         return error
-    return NonFiniteError(f"{error} Before it, {', '.join(acted)} had acted in this step.", error.names, error.step)
+    text = f"{error} Before it, {', '.join(acted)} had acted in this step."
+    return NonFiniteError(text, error.names, error.step, error.rows)
+
+
+def _of_samples(error: NonFiniteError, batch: Batch) -> NonFiniteError:
+    """The error of a batch, which also says which samples of the data are concerned, where that is known."""
+    if not error.rows or batch.indices is None:
+        return error
+    found = batch.indices[list(error.rows)].tolist()
+    shown = ", ".join(map(str, found[:5])) + (", ..." if found[5:] else "")
+    return NonFiniteError(f"{error} Samples: {shown}.", error.names, error.step, error.rows)
 
 
 def _nothing() -> None:

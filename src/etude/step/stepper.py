@@ -30,7 +30,7 @@ from etude.step.optim.half import is_low
 from etude.step.optim.own import OwnOptimizer
 from etude.step.optim.rule import is_dense
 from etude.step.recipe import Optimizer, Recipe
-from etude.step.states import check_arrays, listed, memory_in, memory_of
+from etude.step.states import check_arrays, listed, memory_in, memory_of, some
 from etude.values.progress import Progress
 from etude.values.schedule import Schedule
 from etude.values.tree import Tree, has_shape
@@ -297,15 +297,23 @@ class Stepper:
         )
 
     def raise_non_finite(self, now: Now, found: Sequence[Tensor]) -> None:
-        """Say which gradients are not finite."""
+        """Say which gradients are not finite; where all are, it is the loss."""
         number = int(self.progress.step) + 1
         names = names_not_finite([self.table.names[i] for i in now.moving.indices], found)
+        what = f"the gradients of {some(names)} are" if names else "the loss is"
         raise NonFiniteError(
-            f"Step {number} is refused: the gradients of {listed(names)} are not finite. Nothing was changed. "
+            f"Step {number} is refused: {what} not finite. Nothing was changed. "
             'Lower the learning rate, clip gradients (clip_norm=1.0), or write non_finite="skip".',
-            names,
+            names or ("loss",),
             number,
         )
+
+    def not_finite(self, now: Now) -> tuple[str, ...]:
+        """The names of what moves now whose gradients are there and not finite."""
+        gradients = gradients_of(self.looked_up(now.moving).arrays)
+        pairs = zip(now.moving.indices, gradients, strict=True)
+        there = [(self.table.names[i], gradient) for i, gradient in pairs if gradient is not None]
+        return names_not_finite(*map(list, zip(*there, strict=True))) if there else ()
 
     def scale_gradients(self, now: Now, factor: float) -> None:
         """Multiply the gradients of what moves, where the user sees them."""

@@ -18,7 +18,7 @@ from etude.step.compiled import CompiledStep
 from etude.step.loss import Losses, Measured, terms
 from etude.step.precision import Precision
 from etude.step.reading import Reader, samples_in, tensors_in
-from etude.step.states import as_memory
+from etude.step.states import as_memory, listed, some
 from etude.step.stepper import Stepper
 from etude.step.update import Update
 from etude.values.progress import Extent, Progress
@@ -36,7 +36,7 @@ class Report:
         terms: each term, in the order of the update's loss.
         moved: whether anything was moved.
         samples: of the batch; 0 where nobody needs to know, because the weights of the terms never change.
-        refused: whether the step was refused because a loss or gradient was not finite.
+        refused: whether the step was refused because a loss or gradient was not finite. why: what was found then.
     """
 
     loss: Tensor
@@ -44,6 +44,7 @@ class Report:
     moved: bool
     samples: int = 0
     refused: bool = False
+    why: str = ""
 
 
 class Work:
@@ -123,9 +124,10 @@ class Work:
         except StaleGradientError as error:
             self._statistics.restore()
             raise self._out_of_reach(progress, error) from None
-        if not made:
-            self._statistics.restore()
-        return self._report(loss.detach(), measured, values, made, not made)
+        if made:
+            return self._report(loss.detach(), measured, values, True)
+        self._statistics.restore()
+        return self._report(loss.detach(), measured, values, False, self._which(now))
 
     def _step_with_closure(self, progress: Progress, values: Any) -> Report:
         """A step of an optimizer that computes the loss of the batch several times; the first one is reported."""
@@ -140,12 +142,24 @@ class Work:
         self._statistics.keep()
         try:
             made = closure.attempt(self.stepper, compute, 1, self._ignore_stale, self._checked)
-        except (NonFiniteError, StaleGradientError) as error:
+        except StaleGradientError as error:
             self._statistics.restore()
-            raise self._out_of_reach(progress, error) if isinstance(error, StaleGradientError) else error from None
-        if not made:
+            raise self._out_of_reach(progress, error) from None
+        except NonFiniteError:
             self._statistics.restore()
-        return self._report(*found[0], values, made, not made)
+            loss, measured = found[-1]
+            if _finite(loss):
+                raise
+            return self._refused(progress, values, loss, measured)
+        if made:
+            return self._report(*found[0], values, True)
+        self._statistics.restore()
+        loss, measured = found[-1]
+        if not _finite(loss):
+            return self._refused(progress, values, loss, measured)
+        return self._report(
+            loss, measured, values, False, self._which(self.stepper.table.at(progress, self.stepper.memory))
+        )
 
     def _step_compiled(self, compiled: CompiledStep, now: Now, progress: Progress, values: Any) -> Report:
         try:
@@ -174,14 +188,23 @@ class Work:
 
     def _refused(self, progress: Progress, values: Any, loss: Tensor, measured: tuple[Measured, ...]) -> Report:
         """Nothing has moved; under "raise" and "stop" an error says what is not finite."""
+        found = self._found(values, loss, measured)
         if self._policy != "skip":
-            self._explain(progress, values, loss, measured)
-        return self._report(loss.detach(), measured, values, False, True)
+            raise self._not_finite(int(progress.step) + 1, found)
+        return self._report(
+            loss.detach(), measured, values, False, f"{found.what} is not finite. {found.where}".strip()
+        )
+
+    def _which(self, now: Now) -> str:
+        """Which gradients are not finite, in words."""
+        names = self.stepper.not_finite(now)
+        return f"the gradients of {some(names)} are not finite" if names else "a gradient is not finite"
 
     def _report(
-        self, loss: Tensor, measured: tuple[Measured, ...], values: Any, moved: bool, refused: bool = False
+        self, loss: Tensor, measured: tuple[Measured, ...], values: Any, moved: bool, refused: str = ""
     ) -> Report:
-        return Report(loss, measured, moved, 0 if self.losses.fixed else samples_in(values), refused)
+        samples = 0 if self.losses.fixed else samples_in(values)
+        return Report(loss, measured, moved, samples, bool(refused), refused)
 
     def measure(self, progress: Progress, values: Any) -> tuple[Tensor, tuple[Measured, ...], Any, Any]:
         """The weighted sum of the terms over a batch, each term, the net's output and target; nothing moves.
@@ -269,27 +292,41 @@ class Work:
             loss, measured, _, _ = self.measure(progress, values)
         return self._report(loss, measured, values, False)
 
-    def _explain(self, progress: Progress, values: Any, loss: Tensor, measured: tuple[Measured, ...]) -> None:
-        number = int(progress.step) + 1
-        named = [term.name for term, m in zip(self.losses.terms, measured, strict=True) if not _finite(m.mean)]
-        inputs = [name for name, tensor in tensors_in(values) if not _finite(tensor)]
-        arrays = [name for name, array in self.stepper.table.tree.arrays.items() if not _finite(array)]
+    def _found(self, values: Any, loss: Tensor, measured: tuple[Measured, ...]) -> _Found:
+        """What is not finite, and where that began."""
+        named = tuple(term.name for term, m in zip(self.losses.terms, measured, strict=True) if not _finite(m.mean))
+        what = f"the loss {listed(named) or repr('loss')}" if not _finite(loss) else "a gradient"
+        inputs = {name: tensor for name, tensor in tensors_in(values) if not _finite(tensor)}
         if inputs:
-            found = f"The batch has NaN or infinity in {', '.join(inputs)}."
-        elif arrays:
-            found = f"The net has NaN or infinity in {', '.join(map(repr, arrays))}."
-        else:
-            found = (
-                "The batch and the arrays of the net are finite: the numbers overflow on the way. Lower the learning "
-                "rate, clip gradients (clip_norm=1.0), or scale the data."
-            )
-        what = f"the loss {', '.join(map(repr, named)) or repr('loss')}" if not _finite(loss) else "a gradient"
-        raise NonFiniteError(
-            f"Step {number} is refused: {what} is not finite. {found} This update changed nothing. "
-            'To leave such steps out write non_finite="skip".',
-            tuple(inputs or arrays or named),
-            number,
+            rows = _rows(next(iter(inputs.values())))
+            return _Found(what, f"The batch has NaN or infinity in {', '.join(inputs)}.", tuple(inputs), rows)
+        arrays = tuple(name for name, array in self.stepper.table.tree.arrays.items() if not _finite(array))
+        if arrays:
+            return _Found(what, f"The net has NaN or infinity in {some(arrays)}.", arrays)
+        return _Found(what, "", named)
+
+    def _not_finite(self, number: int, found: _Found) -> NonFiniteError:
+        where = found.where or (
+            "The batch and the arrays of the net are finite: the numbers overflow on the way. Lower the learning "
+            "rate, clip gradients (clip_norm=1.0), or scale the data."
         )
+        return NonFiniteError(
+            f"Step {number} is refused: {found.what} is not finite. {where} This update changed nothing. "
+            'To leave such steps out write non_finite="skip".',
+            found.names,
+            number,
+            found.rows,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What is not finite, in words; where that began, in a sentence, if it is known; names and rows for the error."""
+
+    what: str
+    where: str
+    names: tuple[str, ...]
+    rows: tuple[int, ...] = ()
 
 
 class _Statistics:
@@ -316,3 +353,10 @@ def _finite(tensor: Any) -> bool:
     if not isinstance(tensor, Tensor) or not (tensor.is_floating_point() or tensor.is_complex()):
         return True
     return bool(torch.isfinite(tensor.detach()).all())
+
+
+def _rows(tensor: Tensor) -> tuple[int, ...]:
+    """The rows that hold NaN or infinity."""
+    wrong = ~torch.isfinite(tensor.detach())
+    found: list[int] = wrong.reshape(len(tensor), -1).any(1).nonzero().flatten().tolist() if tensor.dim() else []
+    return tuple(found)
