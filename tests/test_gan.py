@@ -237,5 +237,6 @@ def test_clipped_weights_are_those_of_the_discriminator() -> None:
         net.generator.weight.fill_(1.0)
     options = {"steps": 4, "batch_size": 4, "clip_weights": 0.05, "learning_rate": 0.01, "progress": False}
     etude.train(net, torch.randn(8, 1), **options)
-    assert all(float(array.abs().max()) <= 0.05 for array in net.discriminator.parameters())
+    # 0.05 itself is no number of float32.
+    assert all(float(array.detach().abs().max()) < 0.0501 for array in net.discriminator.parameters())
     assert float(net.generator.weight.abs().max()) > 0.5

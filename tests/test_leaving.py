@@ -54,6 +54,18 @@ def test_signals_that_come_together_are_one_request() -> None:
         assert leaving.requested == SIGNALS[0]
 
 
+def test_a_signal_that_is_passed_on_after_the_run_has_left_does_nothing() -> None:
+    heard: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    with Leaving(active=True) as leaving:
+        signal.raise_signal(signal.SIGTERM)
+        timer = threading.Timer(0.3 * TOGETHER, os.kill, (os.getpid(), signal.SIGTERM))
+        timer.start()
+        assert leaving.requested == "SIGTERM"
+    timer.join()
+    assert heard == []
+
+
 def test_without_a_signal_all_is_as_before() -> None:
     heard: list[int] = []
     signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))

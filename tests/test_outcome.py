@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from etude import Result
 from etude.cli import main
 from etude.keep.lock import Lock
+from etude.run import leaving
 
 FILE = '''
 from __future__ import annotations
@@ -66,6 +67,7 @@ def as_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """A folder to be in, an experiment file in it that is forgotten afterwards, and no signal that kills the tests."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(leaving, "TOGETHER", 0.01)
     (tmp_path / "points.py").write_text(FILE)
     before = signal.getsignal(signal.SIGTERM)
     signal.signal(signal.SIGTERM, lambda number, frame: pytest.fail("a signal that was not noted"))

@@ -190,7 +190,6 @@ IMPOSSIBLE: Values = {
         "steps_per_epoch": (0, -1),
         "accumulate": (0, -1),
         "loss_scale": (0, -1.0, nan),
-        "seed": (-1,),
         "half": ("", "full"),
         "non_finite": ("stop", ""),
         "part": ("", "nothing"),

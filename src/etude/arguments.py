@@ -107,6 +107,8 @@ def told_of(place: str) -> Iterator[None]:
     try:
         yield
     except EtudeError as error:
+        if "__init__" in vars(type(error)):
+            raise  # it is made of other things than a message
         told = type(error)(f"{place}: {error}")
         told.faults = tuple(type(each)(f"{place}: {each}") for each in error.faults)
         raise told from error

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from contextlib import suppress
-from time import monotonic
+from time import monotonic, sleep
 from types import FrameType, TracebackType
 from typing import Any, Final, final
 
@@ -66,6 +66,9 @@ class Leaving:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._heard and kind is None:
+            # What is passed on late would find the handlers of before, and end the process before it says how it left.
+            sleep(max(0.0, self._at + TOGETHER - monotonic()))
         self._over = True
         if threading.current_thread() is threading.main_thread():
             self._restore()
