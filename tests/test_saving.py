@@ -603,3 +603,18 @@ def test_leaving_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     told = capsys.readouterr().err.splitlines()
     assert "etude: SIGTERM: leaving after this step" in told[0]
     assert "the state after step 1 is in" in told[1]
+
+
+def test_a_place_that_never_met_its_score_says_so(tmp_path: Path) -> None:
+    place = File(tmp_path / "best.safetensors", every(steps(2)), when=best("val.loss"))
+    with pytest.warns(
+        UserWarning, match=r"has saved nothing: 'val\.loss' was measured at no step at which a save was due"
+    ):
+        trained(checkpoint=place, validation=classified(6))
+    trained(checkpoint=File(tmp_path / "best.safetensors", when=best("val.loss")), validation=classified(6))
+
+
+def test_going_on_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = lasting(mlp(), tmp_path, epochs=2)
+    trained(mlp(), epochs=2, resume=whole.checkpoints[1])
+    assert capsys.readouterr().err.startswith(f"etude: going on after step 2, from {whole.checkpoints[1]}")

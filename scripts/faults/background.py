@@ -53,6 +53,8 @@ def look(count: int, seed: int) -> Iterator[Finding]:
 
 def planted(seed: int) -> Iterator[Finding]:
     """A library whose background saves are careless."""
+    # What nobody asked for is told when the run is forgotten, which is here.
+    warnings.simplefilter("ignore")
     for fault, plant in _faults().items():
         with plant():
             found = [_told("warn", 4, seed), _ended("stop", 4, seed)]

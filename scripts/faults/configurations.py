@@ -212,7 +212,7 @@ GOOD: dict[str, Call] = {
         resume=choice("auto"),
         accept=[Word("learning_rate", "option name")],
         until=call("hours", 1),
-        listeners=[print],
+        listeners=[id],
     ),
     "a plateau": _train(
         learning_rate=call("*", 1e-3, call("plateau", score("val.loss"), factor=0.5, patience=1, cooldown=1)),

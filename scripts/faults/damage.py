@@ -10,6 +10,7 @@ import shutil
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
@@ -68,7 +69,8 @@ def _damaged(count: int, seed: int) -> Finding:
             made = spoil(chance, pair.good, pair.before)
             pair.put(made)
             where = f"{spoil.__name__} {number}"
-            if made == pair.good:
+            if made in (pair.good, pair.before):
+                # Nothing was changed, or the whole file is the one before.
                 said["harmless"] += 1
                 continue
             name, way, good = known[number % len(known)]
@@ -107,6 +109,7 @@ def _hostile(count: int, seed: int, kind: str) -> Finding:
     with scratch(in_memory=True) as folder:
         pair = Pair(folder)
         older = plain(ways()[0][1](pair.older))
+        _warm_up(folder)
         watch = Watch(folder)
         for number in range(-40, count):
             make = chance.choice(MAKERS[kind])
@@ -117,6 +120,14 @@ def _hostile(count: int, seed: int, kind: str) -> Finding:
     figures: dict[str, int | float | str] = dict(said)
     figures |= {"longest s": round(watch.longest, 2), "most MB beyond the size": round(watch.most / 2**20, 1)}
     return Finding(f"hostile: {kind}", count, tuple(wrong), figures)
+
+
+def _warm_up(folder: Path) -> None:
+    """Let torch import what it needs for reading a pickle of tensors."""
+    path = folder / "good.pt"
+    torch.save({"0.weight": torch.zeros(3)}, path)
+    with suppress(Exception):
+        into_net(path, foreign=True)
 
 
 def _one(pair: Pair, older: Any, make: Maker, number: int, watch: Watch, size: int, said: Counter[str]) -> list[str]:
@@ -207,7 +218,7 @@ def _resumed(count: int, seed: int) -> Finding:
 
 
 def _went_on(pair: Pair, made: Any, final: Any, told: list[str]) -> str:
-    if made != pair.good and not any(pair.newer.name in line for line in told):
+    if made not in (pair.good, pair.before) and not any(pair.newer.name in line for line in told):
         return f"the run does not say which file was passed over: {told}"
     return "" if equal(_final(pair.folder), final) else "the final bits differ"
 

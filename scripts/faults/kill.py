@@ -45,7 +45,10 @@ def look(count: int, seed: int) -> Iterator[Finding]:
     yield _killed("workers, bf16, plateau, listeners", JOBS["rich"], max(2, 3 * count // 10), seed, left)
     yield _killed("a hand-written loop, accumulating", JOBS["loop"], max(2, count // 10), seed, left)
     wrong = left.seen(wait=True)
-    yield Finding(f"looked {ORPHANS_AFTER:g} s later for processes, shared memory", left.sessions, tuple(wrong))
+    figures = {"new semaphores of any program": left.semaphores()}
+    yield Finding(
+        f"looked {ORPHANS_AFTER:g} s later for processes, shared memory", left.sessions, tuple(wrong), figures
+    )
 
 
 def planted(seed: int) -> Iterator[Finding]:

@@ -71,9 +71,9 @@ def planted(seed: int) -> Iterator[Finding]:
     """A library that looks less closely, or puts something else in the place of what it found."""
     for fault, plant in _faults().items():
         tried, wrong = 0, list[str]()
-        for more in range(6):
+        for more in range(10):
             with plant():
-                found = list(look(60, seed + more))
+                found = list(look(36, seed + more))
             wrong += [line for finding in found for line in finding.wrong]
             tried += sum(finding.tried for finding in found)
             if wrong:

@@ -17,7 +17,7 @@ tried, and what came out; every figure is from a run of the command that stands 
 
     python scripts/faults --full --page docs/reliability.md
 
-makes the page anew, in the better part of an hour. `make test` runs short counts of the same harnesses and `make soak`
+makes the page anew, in an hour or two. `make test` runs short counts of the same harnesses and `make soak`
 the full ones. A harness that finds nothing may just be blind: so each is also run on a library in which a part was
 replaced by a faulty one (`python scripts/faults --planted`), and has to notice every such fault.
 """
@@ -41,7 +41,9 @@ One process imports torch and never computes; every start of a run is a fork of 
 third. It is ended by `kill -9`, started again with `resume="auto"`, and so on until it ends. Some kills come at an
 instant drawn from the whole run, most at one drawn from 1.3 times the length of a save, after a save has begun. The
 last checkpoint, the net that comes out and the loss of every step are compared with those of a run that nobody
-disturbed. Five seconds after each kill no process of the run may be there, and nothing of it in `/dev/shm`.
+disturbed. Five seconds after each kill no process of the run may be there, and nothing of it in `/dev/shm`. One thing
+cannot be kept from staying there: Python makes the semaphores of workers under a name that it takes away at once, and
+a kill in between leaves 32 bytes, which are in nobody's way.
 """,
     "power_loss": """\
 The calls of twenty commits are recorded, and compared with what `strace` sees of them. For the moment after each call

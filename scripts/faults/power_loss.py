@@ -114,10 +114,10 @@ def _cuts(kind: str, calls: Sequence[Call], folder: Path, count: int) -> Finding
     """All disks, or so many drawn ones that `count` are reached; where fewer are asked for, some."""
     draws = 2
     total = sum(1 for _ in expanded(calls, str(folder / kind), draws))
-    while total < 1.6 * count:
+    while total < 2.5 * count:
         draws *= 2
         total = sum(1 for _ in expanded(calls, str(folder / kind), draws))
-    every = max(1, int(total / (1.6 * count)))
+    every = max(1, int(total / (2 * count)))
     tried, wrong, found = 0, [], Counter[str]()
     for number, (cut, tree) in enumerate(_states(kind, calls, folder, draws)):
         if number % every == 0:

@@ -13,7 +13,7 @@ from etude.arguments import Faults, named
 from etude.errors import Interrupted, SettingError, StateError, nearest
 from etude.hints import not_there
 from etude.listen.bar import Bar
-from etude.run.events import Listener
+from etude.run.events import Began, Event, Listener
 from etude.run.leaving import at_a_prompt
 from etude.run.plan import OF_TRAIN, Plan, check_time
 from etude.run.result import Result
@@ -75,7 +75,7 @@ def train(
         faults.take(check, given)
     faults.tell()
     run = Run(made, net, data, resume=resume, accept=accept, until=until)
-    result = run.to(bar, *told).result()
+    result = run.to(_tell_resumed, bar, *told).result()
     if result.stop_reason == "interrupted":
         path, step = run.newest_checkpoint
         if step != result.steps:
@@ -98,6 +98,13 @@ def _told(listeners: Iterable[Listener]) -> tuple[Listener, ...]:
     if not isinstance(listeners, Iterable) or not all(callable(each) for each in made):
         raise SettingError(f"listeners={listeners!r}: a list of callables is needed. Write listeners=[...].")
     return made
+
+
+def _tell_resumed(event: Event, /) -> None:
+    """Whoever reads the log of a job that was started again should see where it goes on."""
+    if isinstance(event, Began) and event.summary["resumed"]:
+        said = f"going on after step {int(event.progress.step):,}, from {event.summary['resumed']}"
+        print(f"etude: {said}", file=sys.stderr, flush=True)
 
 
 def _bar(progress: bool | str) -> Listener | None:

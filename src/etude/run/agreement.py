@@ -97,9 +97,12 @@ def agree(path: str, saved: Mapping[str, Any], now: Mapping[str, Any], accept: C
     if refused:
         lines = "\n".join(map(str, refused))
         accepted = ", ".join(repr(one.name) for one in refused)
+        meant = f"or, if the change is meant, write accept=[{accepted}]"
+        if any(one.name == "net" for one in refused):
+            meant = "another net cannot go on from it: give it another folder, and take arrays that fit with load_net"
         raise PlanError(
             f"{path} was saved by a run that was told otherwise:\n{lines}\nGoing on would give neither run. Say the "
-            f"same as then; or, if the change is meant, write accept=[{accepted}]. Nothing was changed."
+            f"same as then; {meant}. Nothing was changed."
         )
     return names
 

@@ -221,6 +221,12 @@ class Saving:
             yield from self._save(due, going, going.watch.elapsed(), ended)
             yield from self._told(self._writer.wait())
         self.files = [path for path in self.files if os.path.exists(path)]
+        for place in self.places if ended else ():
+            if place.when is not None and not place.done.number:
+                warn(
+                    f"{place.of!r} has saved nothing: {place.when.score!r} was measured at no step at which a save was "
+                    "due. Leave the cadence out, and it saves whenever the score is measured and better."
+                )
 
     def _save(self, due: list[Place], going: Going, elapsed: float, ended: str) -> Iterator[Event]:
         began = self._clock()
