@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from etude.arguments import named
-from etude.errors import CheckpointError, SettingError, StateError, nearest
+from etude.errors import CheckpointError, EtudeError, SettingError, StateError, nearest
 from etude.keep import disk, files, state
 from etude.keep.arrays import into_net, put_arrays
 from etude.keep.header import short
@@ -53,6 +53,16 @@ def load_net(path: str | os.PathLike[str], net: Net, of: str = "net", *, foreign
     if foreign:
         return _load_foreign(os.path.abspath(path), net)
     saved = files.read(path)
+    try:
+        return _load(saved, net, of)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        if isinstance(error, EtudeError):
+            raise
+        found = short(f"{type(error).__name__}: {error}")
+        raise CheckpointError(saved.path, "a checkpoint with a net", found) from error
+
+
+def _load(saved: files.Saved, net: Net, of: str) -> Net:
     record = _record(saved)
     given = {"net", *(["best"] if any(name.startswith("best:") for name in saved.tensors) else []), *_averages(record)}
     if of not in given:
