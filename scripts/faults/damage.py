@@ -6,6 +6,7 @@ is opened in every way the library has, and the newest good one of the folder is
 
 from __future__ import annotations
 
+import io
 import shutil
 import warnings
 from collections import Counter
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 
+from crafted import Crafted
 from findings import Finding, apart
 from hostile import MAKERS, Maker, record
 from pairs import STEPS, Pair, amiss, equal, fallen_back, into_net, plain, refusal, ways
@@ -123,11 +125,14 @@ def _hostile(count: int, seed: int, kind: str) -> Finding:
 
 
 def _warm_up(folder: Path) -> None:
-    """Let torch import what it needs for reading a pickle of tensors."""
-    path = folder / "good.pt"
-    torch.save({"0.weight": torch.zeros(3)}, path)
-    with suppress(Exception):
-        into_net(path, foreign=True)
+    """Let everything be imported that reading files from elsewhere needs."""
+    path = folder / "other"
+    pickle, plain_file = io.BytesIO(), Crafted(arrays={"0.weight": bytes(12)}).made()
+    torch.save({"0.weight": torch.zeros(3)}, pickle)
+    for content in (pickle.getvalue(), plain_file):
+        path.write_bytes(content)
+        with suppress(Exception):
+            into_net(path, foreign=True)
 
 
 def _one(pair: Pair, older: Any, make: Maker, number: int, watch: Watch, size: int, said: Counter[str]) -> list[str]:

@@ -28,7 +28,7 @@ ASKED = (
     "After a cut at any instant the newest commit that was reported, or a later one, is found, with the right bits; "
     "nothing damaged bears the name of a checkpoint; no fsync can be left out."
 )
-SHORT, FULL = 600, 10_000
+SHORT, FULL = 600, 24_000
 
 COMMITS = 20
 KINDS = ("Directory", "File")
@@ -113,11 +113,9 @@ def _states(kind: str, calls: Sequence[Call], folder: Path, draws: int = 2, **sp
 def _cuts(kind: str, calls: Sequence[Call], folder: Path, count: int) -> Finding:
     """All disks, or so many drawn ones that `count` are reached; where fewer are asked for, some."""
     draws = 2
-    total = sum(1 for _ in expanded(calls, str(folder / kind), draws))
-    while total < 2.5 * count:
+    while (total := sum(1 for _ in _states(kind, calls, folder, draws))) < count and draws < 100:
         draws *= 2
-        total = sum(1 for _ in expanded(calls, str(folder / kind), draws))
-    every = max(1, int(total / (2 * count)))
+    every = max(1, total // count)
     tried, wrong, found = 0, [], Counter[str]()
     for number, (cut, tree) in enumerate(_states(kind, calls, folder, draws)):
         if number % every == 0:

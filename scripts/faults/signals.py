@@ -253,7 +253,7 @@ def _badly_left(code: int, heard: Heard, sent: Sent) -> list[str]:
     after = kinds[kinds.index("asked") :].count("loss") if "asked" in kinds else 0
     wrong = [f"{after} steps were made after the signal was noted"] if after > 1 else []
     # Before the run has begun, and after its last step, a signal does what it always does.
-    outside = heard.began < 0 or STEPS in heard.losses
+    outside = heard.began < 0 or heard.began >= STEPS or STEPS in heard.losses
     by_signal = code in [-signal.Signals[name] for name in sent.names[-1:]]
     if code == AGAIN:
         step = _left_at(heard)
