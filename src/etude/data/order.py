@@ -7,11 +7,17 @@ import torch
 from torch import Tensor
 
 _SHUFFLE, _SPLIT = 1, 2
+ORDER, BATCHES, STRATA, FILTER, CHUNK, SELECT, PACK = 3, 4, 5, 6, 7, 8, 9
+"""What chance is drawn for: each purpose has numbers of its own."""
 
 
-def _shuffled(n: int, seed: int, purpose: int, epoch: int) -> Tensor:
-    sequence = np.random.SeedSequence(seed, spawn_key=(purpose, epoch))
-    return torch.from_numpy(np.random.Generator(np.random.Philox(sequence)).permutation(n))
+def generator(seed: int, purpose: int, *key: int) -> np.random.Generator:
+    """Chance for one purpose as a pure function of its key, an epoch say: whoever asks gets the same numbers.
+
+    Args:
+        seed: at least 0, of any size. purpose: one of the constants of this module. key: each at least 0.
+    """
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(purpose, *key))))
 
 
 def permutation(n: int, seed: int, epoch: int) -> Tensor:
@@ -24,12 +30,12 @@ def permutation(n: int, seed: int, epoch: int) -> Tensor:
         seed: at least 0, of any size.
         epoch: at least 0; epochs have independent orders.
     """
-    return _shuffled(n, seed, _SHUFFLE, epoch)
+    return torch.from_numpy(generator(seed, _SHUFFLE, epoch).permutation(n))
 
 
 def division(n: int, seed: int) -> Tensor:
     """A permutation of `n` samples that is independent of every epoch's: for setting samples aside."""
-    return _shuffled(n, seed, _SPLIT, 0)
+    return torch.from_numpy(generator(seed, _SPLIT, 0).permutation(n))
 
 
 def in_order(n: int) -> Tensor:

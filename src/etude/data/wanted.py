@@ -1,0 +1,28 @@
+"""What is wanted for one batch: which samples, which part of each, and what they are filled up to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from etude.data.plan.lengths import Whole
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Wanted:
+    """One batch to be read, here or by a worker.
+
+    Attributes:
+        epoch: in which it is read: chance in an item depends on it.
+        samples: positions in the whole data, int64, shape (rows,).
+        windows: of each stream that is cut where every row starts and stops, int64, shape (rows,); a stream that is
+            not named comes whole.
+        to: lengths to pad streams to; a stream that is not named is padded to the longest of the batch.
+        rows: rows to fill the batch up to; None: as many as there are samples.
+    """
+
+    epoch: int
+    samples: Whole
+    windows: Mapping[str, tuple[Whole, Whole]] = field(default_factory=dict)
+    to: Mapping[str, int] = field(default_factory=dict)
+    rows: int | None = None
