@@ -1,0 +1,225 @@
+"""Batches of alike lengths in random order, found without planning the epoch.
+
+Units sorted by length are cut into strata of a few batches each. A batch is a random sample of its stratum, and batches
+come in random order, so neighbouring batches have nothing to do with one another and hardly anything is padded. Where
+the strata lie is drawn anew for each epoch, and so are the samples: no two epochs have the same batches.
+
+Sorting is done once. What an epoch costs beforehand is the places of its strata, a thousand or so; the units of a batch
+are found when the batch is asked for, from those of its stratum alone. That is why any batch of any epoch is at hand at
+once, also in a million units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from etude.data.order import BATCHES, STRATA, generator
+from etude.data.plan.epoch import Cut, Epoch, of_lists
+from etude.data.plan.lengths import Whole
+
+Costs = npt.NDArray[np.float64]
+
+_STRATA = 1000
+"""Strata in an epoch, if it has enough batches: they say how alike the lengths in a batch are."""
+_FEWEST = 2
+"""Batches in a stratum at least: with one there would be nothing to draw."""
+_BLOCK = 64
+"""Units of which the largest cost is kept, so that a stratum need not look at all of its own."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sorted:
+    """Units sorted by length, as many epochs read them.
+
+    Attributes:
+        units: int64, shape (n,), the shortest first.
+        lengths: theirs, ascending.
+        costs: of each unit alone under each limit, float64, shape (limits, n), in the same order.
+        runs: where units of another length begin, int64; the last is n.
+    """
+
+    units: Whole
+    lengths: Whole
+    costs: Costs
+    runs: Whole
+    _blocks: Costs = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    def largest(self, start: int, stop: int) -> Costs:
+        """The largest costs of the units from `start` to `stop`, or slightly more: those of whole blocks."""
+        found: Costs = self._blocks[:, start // _BLOCK : -(-stop // _BLOCK)].max(1)
+        return found
+
+    def only(self, kept: npt.NDArray[np.bool_]) -> Sorted:
+        """Those of some units: a flag for each place."""
+        return _sorted(self.units[kept], self.lengths[kept], self.costs[:, kept])
+
+
+def sort(units: Whole, lengths: Whole, costs: Costs) -> Sorted:
+    """Sort units by length.
+
+    Args:
+        units: which, int64, shape (n,); one that is there twice comes twice.
+        lengths: theirs. costs: theirs under each limit, float64, shape (limits, n).
+    """
+    by_length = np.argsort(lengths, kind="stable")
+    return _sorted(units[by_length], lengths[by_length], costs[:, by_length])
+
+
+def _sorted(units: Whole, lengths: Whole, costs: Costs) -> Sorted:
+    costs = np.ascontiguousarray(costs)
+    runs = np.concatenate(([0], np.flatnonzero(np.diff(lengths)) + 1, [len(lengths)])).astype(np.int64)
+    blocks = np.maximum.reduceat(costs, np.arange(0, len(units), _BLOCK), axis=1) if len(units) else costs
+    return Sorted(units, lengths, costs, runs, blocks)
+
+
+def batches_of(data: Sorted, most: Costs) -> float:
+    """About how many batches the units fill."""
+    if not len(data) or not len(most):
+        return 0.0
+    return float((data.costs / most[:, None]).max(0).sum())
+
+
+class Strata(Epoch):
+    """One epoch of random batches of alike lengths.
+
+    Args:
+        data: the units, sorted; each must fit into a batch alone.
+        most: what each limit allows, float64, shape (limits,).
+        about: how many batches the units fill; see `batches_of`.
+        seed, epoch: what is drawn depends on nothing else.
+        alone: units that are batches of their own.
+    """
+
+    __slots__ = ("_alone", "_counts", "_data", "_drawn", "_firsts", "_key", "_places", "_turn", "batches", "units")
+
+    def __init__(self, data: Sorted, most: Costs, about: float, seed: int, epoch: int, alone: Whole) -> None:
+        self._data = data
+        self._key = (seed, epoch)
+        self._places, self._counts = _layout(data, most, about, seed, epoch)
+        self._firsts = np.concatenate(([0], np.cumsum(self._counts))).astype(np.int64)
+        self._alone = alone
+        self.batches = int(self._firsts[-1]) + len(alone)
+        self.units = len(data) + len(alone)
+        self._turn = generator(seed, BATCHES, epoch).permutation(self.batches)
+        self._drawn: dict[int, Whole] = {}
+
+    def rows(self, batch: int) -> Whole:
+        return self._cut(int(self._turn[batch]))
+
+    def all(self) -> tuple[Whole, Whole]:
+        return of_lists([self._cut(place) for place in self._turn.tolist()]).all()
+
+    def _cut(self, place: int) -> Whole:
+        """A batch by its place among those that are not shuffled: the long ones first, those that are alone last."""
+        if place >= self._firsts[-1]:
+            at = place - int(self._firsts[-1])
+            return self._alone[at : at + 1]
+        stratum = int(np.searchsorted(self._firsts, place, "right")) - 1
+        drawn, count = self._stratum(stratum), self._counts[stratum]
+        at = place - int(self._firsts[stratum])
+        return drawn[len(drawn) * at // count : len(drawn) * (at + 1) // count]
+
+    def _stratum(self, number: int) -> Whole:
+        """The units of a stratum in random order."""
+        if number not in self._drawn:
+            self._drawn[number] = _members(self._data, self._places, number, *self._key)
+        return self._drawn[number]
+
+
+def in_time(data: Sorted, most: Callable[[int, int], Costs], seed: int, epoch: int) -> Cut:
+    """The same for a budget that changes during the epoch: every batch is as large as the budget then allows.
+
+    The next batch is of a stratum drawn in proportion to what is left of it. Units that do not fit yet wait until they
+    do; those that never fit come last, each a batch of its own.
+
+    Args:
+        data: the units, sorted.
+        most: what each limit allows, float64, shape (limits,), after so many batches and so many units of this epoch.
+        seed, epoch: what is drawn depends on nothing else.
+    """
+    budget = most(0, 0)
+    places, _ = _layout(data, budget, batches_of(data, budget), seed, epoch)
+    strata = [_members(data, places, number, seed, epoch) for number in range(len(places) - 1)]
+    largest = np.array([data.largest(stop, start) for start, stop in pairwise(places)]).reshape(
+        len(strata), len(budget)
+    )
+    left = np.array([len(units) for units in strata], dtype=np.int64)
+    chance, done = generator(seed, BATCHES, epoch), 0
+    batches: list[Whole] = []
+    while done < len(data):
+        budget = most(len(batches), done)
+        # A stratum counts for the batches that it still has.
+        share = (largest / budget).max(1, initial=0.0)
+        drawn = _draw(np.where(share <= 1, share * left, 0.0).astype(np.float64), left, chance.random())
+        stop = int(left[drawn])
+        start = max(0, stop - _fits(largest[drawn], budget, stop))
+        batches.append(strata[drawn][start:stop])
+        left[drawn] = start
+        done += stop - start
+    return of_lists(batches)
+
+
+def _draw(weights: Costs, left: Whole, chance: float) -> int:
+    """One of several in proportion to weights; where all are 0, in proportion to what is left."""
+    ends = np.cumsum(weights)
+    if not ends[-1] > 0:
+        ends = np.cumsum(left, dtype=np.float64)
+    return int(np.searchsorted(ends, chance * ends[-1], "right"))
+
+
+def _members(data: Sorted, places: list[int], number: int, seed: int, epoch: int) -> Whole:
+    """The units of a stratum in random order.
+
+    Units of one length lie in the order of the data. Where a stratum ends among them, who belongs to it is drawn too.
+    """
+    start, stop = places[number + 1], places[number]
+    picked = data.units[start:stop]
+    edges = {int(np.searchsorted(data.runs, edge, "right")) - 1 for edge in (start, stop) if 0 < edge < len(data)}
+    for run in sorted(edges):
+        first, last = int(data.runs[run]), int(data.runs[run + 1])
+        if first >= start and last <= stop:
+            continue
+        mixed = data.units[first + generator(seed, STRATA, epoch, 1, first).permutation(last - first)]
+        low, high = max(start, first), min(stop, last)
+        picked = np.concatenate((picked[: low - start], mixed[low - first : high - first], picked[high - start :]))
+    drawn: Whole = generator(seed, STRATA, epoch, 0, number).permutation(picked)
+    return drawn
+
+
+def _layout(data: Sorted, most: Costs, about: float, seed: int, epoch: int) -> tuple[list[int], list[int]]:
+    """Where strata lie, the longest units first, and how many batches each has.
+
+    A stratum takes as many units as fill its batches, given the longest of it. The first one takes a random number, so
+    that all that follow lie elsewhere in every epoch.
+    """
+    several = max(_FEWEST, round(about / _STRATA))
+    places = [len(data)]
+    counts: list[int] = []
+    while (stop := places[-1]) > 0:
+        size, fits = _size(data, most, stop, several)
+        if not counts:
+            size = 1 + int(generator(seed, STRATA, epoch).integers(size))
+        places.append(max(0, stop - size))
+        counts.append(-(-(stop - places[-1]) // fits))
+    return places, counts
+
+
+def _size(data: Sorted, most: Costs, stop: int, several: int) -> tuple[int, int]:
+    """Units in the stratum that ends at `stop`, and how many of them fit into a batch."""
+    fits = _fits(data.costs[:, stop - 1], most, stop)
+    fits = _fits(data.largest(max(0, stop - several * fits), stop), most, fits)
+    return several * fits, fits
+
+
+def _fits(costs: Costs, most: Costs, limit: int) -> int:
+    """How many units of such costs fit into a batch; at least one."""
+    each = [budget // cost for cost, budget in zip(costs.tolist(), most.tolist(), strict=True) if cost]
+    return max(1, int(min(each, default=limit)))
