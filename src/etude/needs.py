@@ -10,6 +10,9 @@ from etude.errors import MissingPackageError
 _EXTRAS = {
     "torchmetrics": "metrics",
     "datasets": "datasets",
+    "h5py": "hdf",
+    "pyarrow": "arrow",
+    "soundfile": "audio",
     "sklearn": "examples",
     "pytorch_optimizer": "optimizers",
     "schedulefree": "optimizers",

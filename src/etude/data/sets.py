@@ -141,6 +141,18 @@ def known_lengths(data: Any) -> Lengths | None:
     return lengths_of(told, len(data)) if told else None
 
 
+def lengths_told(data: Any, call: str) -> Lengths:
+    """The lengths that a data set tells, where they are needed.
+
+    Raises:
+        DataError: it tells none.
+    """
+    told = known_lengths(data)
+    if told is None:
+        raise DataError(f"{call}: {title_of(data)} tells no lengths. Leave lengths out, or give data that tell them.")
+    return told
+
+
 def _of_columns(data: Rows) -> Lengths | None:
     told = {name: known_lengths(column) for name, column in data.columns.items() if not isinstance(column, Tensor)}
     found = {name: lengths.lead for name, lengths in told.items() if lengths is not None}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from math import isfinite
+from math import ceil, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +18,17 @@ from etude.data.flow import Flow
 from etude.data.source import Items, Source, check_finite, source, split_validation
 from etude.errors import DataError, PlanError
 from etude.run.dry_run import dry_run, materialise, prove_validation, restored_on_error, same_buffers, try_single
-from etude.run.evaluate import Evaluate, Evaluator
+from etude.run.evaluate import Evaluate, Evaluator, looking
 from etude.run.said import first_batch
 from etude.step.averaging import Averages
 from etude.step.gan import GAN
 from etude.step.precision import Precision
 from etude.step.update import Update
+from etude.step.window import Window
 from etude.step.work import Work
 from etude.values.progress import Extent
 from etude.values.reactive import check_told
+from etude.values.schedule import Constant, schedule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,6 +45,7 @@ class Checked:
         evaluator: for the validation data, or None.
         extent: how long the run is, as far as it is known.
         device: where it is trained.
+        window: how many batches make one step.
         averages: the averages of the plan at work; one set for the run, whatever the number of updates.
         chosen: what was chosen where nothing was said, and every conversion of the data.
         idle: names of the arrays that never move.
@@ -57,6 +60,7 @@ class Checked:
     evaluator: Evaluator | None
     extent: Extent
     device: torch.device
+    window: Window
     averages: Averages
     chosen: dict[str, Any] = field(default_factory=dict)
     idle: tuple[str, ...] = ()
@@ -108,6 +112,7 @@ def prove(plan: Plan, net: nn.Module, data: Any) -> Checked:
     if plan.non_finite in ("raise", "stop"):
         check_finite(training)
     extent = _extent(plan, flow)
+    window = Window(plan.accumulate, extent, ())
     with restored_on_error(net):
         net.to(device)
         if plan.precision == "fp64":
@@ -115,15 +120,18 @@ def prove(plan: Plan, net: nn.Module, data: Any) -> Checked:
         batch = _first(flow)
         materialise(net, batch)
         works = _works(plan, net, device, extent)
+        _check_accumulation(plan, works)
         averages = Averages(plan.averages, works[0].stepper.table.tree, extent)
         with same_buffers(net):
             dry_run(works, net, batch, training, extent)
+            if plan.accumulate != 1:
+                _learn_counts(works, net, batch)
             if flow.samples and flow.batch_size and 1 in (flow.batch_size, flow.samples % flow.batch_size):
                 try_single(net, works, batch, extent)
             evaluator = _evaluator(plan, evaluate, aside, net, works, flow, device)
     example = batch if any(of.export for of in plan.checkpoint or ()) else None
     facts = (averages, chosen, _idle(net, works), _told(flow, batch), example)
-    return Checked(plan, net, works, flow, evaluator, extent, device, *facts)
+    return Checked(plan, net, works, flow, evaluator, extent, device, window, *facts)
 
 
 def _validation(plan: Plan, made: Source, chosen: dict[str, Any]) -> tuple[Evaluate | None, Source, Source | None]:
@@ -191,12 +199,24 @@ def _reading(plan: Plan, net: nn.Module, device: torch.device, data: Source) -> 
 
 def _extent(plan: Plan, flow: Flow) -> Extent:
     per, samples, tokens = flow.batches_per_epoch, flow.samples, flow.tokens
+    number = schedule(plan.accumulate)
+    if per and isinstance(number, Constant):
+        # What is left at the end of an epoch makes a step of its own.
+        per = ceil(per / number.value)
     ends = [(float(plan.steps), plan.steps / per if per else None)] if plan.steps else []
     if plan.epochs:
         ends.append((float(plan.epochs * per), float(plan.epochs)) if per else (float("inf"), float(plan.epochs)))
     if not ends:
         return Extent()
     steps, passes = min(ends, key=lambda end: end[0])
+    if not isinstance(number, Constant):
+        whole = plan.epochs if plan.steps is None else None
+        return Extent(
+            steps=plan.steps,
+            epochs=plan.epochs,
+            samples=whole * samples if whole and samples else None,
+            tokens=whole * tokens if whole and tokens else None,
+        )
     if plan.updates is not None and any(update.own_batch for update in plan.updates):
         # A step takes as many batches as turns say: how many steps an epoch has is only seen when it is made.
         return Extent(steps=plan.steps, epochs=plan.epochs)
@@ -266,6 +286,31 @@ def _works(plan: Plan, net: nn.Module, device: torch.device, extent: Extent) -> 
             if each is not None:
                 each.check(extent)
     return made
+
+
+def _check_accumulation(plan: Plan, works: tuple[Work, ...]) -> None:
+    """Raise PlanError for what makes no step from several batches: all of it at once."""
+    if plan.accumulate == 1:
+        return
+    why = ["compile=True, whose program takes one batch"] if plan.compile else []
+    for work in works:
+        if work.stepper.optimizer.needs_closure:
+            why.append(f"{work.stepper.name}, which computes the loss of one batch several times")
+        if work.update.own_batch:
+            why.append(f"Update({work.name!r}, own_batch=True), which takes batches of its own")
+    if why:
+        raise PlanError(
+            f"accumulate={plan.accumulate!r} makes one step from several batches, and that is not possible with "
+            f"{'; '.join(why)}. Leave one of them out, or write a larger batch_size."
+        )
+
+
+def _learn_counts(works: tuple[Work, ...], net: nn.Module, batch: Any) -> None:
+    """Find out for which losses what they are taken over is known before they are computed."""
+    with looking(net):
+        for work in works:
+            if len(work.losses.terms) > 1:
+                work.losses.learn(net, work.read, batch)
 
 
 def _evaluator(

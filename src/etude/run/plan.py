@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from etude.arguments import Faults, named_class
+from etude.arguments import Faults, named_class, told_of
 from etude.errors import EtudeError, PlanError, SettingError, nearest
 from etude.hints import is_slip, not_there
 from etude.keep.destination import DestinationLike, destinations
@@ -24,9 +24,10 @@ from etude.step.loss import LossLike, terms
 from etude.step.precision import check_precision
 from etude.step.recipe import OptimizerLike, Recipe, settings_known
 from etude.step.update import Update
-from etude.values.progress import Progress
+from etude.step.window import Window
+from etude.values.progress import Extent, Progress
 from etude.values.rules import RulesLike
-from etude.values.schedule import Schedule
+from etude.values.schedule import Constant, Schedule, schedule
 from etude.values.spans import Span
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ POLICIES = ("raise", "skip", "stop", "apply")
 _ADAMW = "adamw"
 OF_TRAIN = ("progress", "listeners", "resume", "accept", "until")
 """Options of `etude.train` besides those of a plan."""
-OF_TRAINER = ("accumulate", "half", "loss_scale", "share")
+OF_TRAINER = ("half", "loss_scale", "share")
 """Options of `etude.Trainer` that a plan does not have."""
 
 
@@ -55,6 +56,9 @@ class Plan:
         updates: several updates, each with its own loss, part, optimizer and turn, instead of the arguments above.
         epochs, steps: how long; the first that is reached ends the run. One of them, or `time_limit`, is needed.
         batch_size: samples in a batch; 32 when nothing is said, except for data that come in batches.
+        accumulate: how many batches make one step: a whole number, or a schedule of such. The step is that of the one
+            batch that they are parts of, every term of the loss divided by its whole count. What is left at the end of
+            an epoch makes a last step.
         validation: data, a fraction of the training data, or `Evaluate(...)`; looked at after every epoch.
         metrics: what is measured on the validation data: names, functions of (output, target), torchmetrics metrics.
         averages: averages of arrays, `(ema(0.999), swa("head"))`, taken after each step; see `ema`. They are the run's,
@@ -96,6 +100,7 @@ class Plan:
         epochs: int | None = None,
         steps: int | None = None,
         batch_size: int | None = None,
+        accumulate: int | Schedule | Callable[[Progress], int] = 1,
         validation: Any = None,
         metrics: MetricLike | None = None,
         averages: Average | Sequence[Average] = (),
@@ -130,6 +135,7 @@ class Plan:
         self.epochs = take(_whole, "epochs", epochs)
         self.steps = take(_whole, "steps", steps)
         self.batch_size = take(_whole, "batch_size", batch_size)
+        self.accumulate = take(_batches, accumulate)
         self.validation = validation
         self.metrics = metrics
         self.averages = take(averages_in, averages)
@@ -289,6 +295,15 @@ def _whole(name: str, value: int | None, least: int = 1) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise SettingError(f"{name}={value!r}: a whole number of at least {least} is needed.")
     return int(value)
+
+
+def _batches(accumulate: Any) -> Any:
+    """A number of batches as it was given; a schedule is proved once the length of the run is known."""
+    with told_of("accumulate"):
+        made = schedule(accumulate)
+    if isinstance(made, Constant):
+        Window(accumulate, Extent(), ())
+    return accumulate
 
 
 def _number(name: str, value: float) -> float:

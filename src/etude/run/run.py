@@ -8,12 +8,13 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from etude.arguments import named_class
 from etude.data.batch import Batch
 from etude.data.cursor import Cursor
-from etude.errors import NonFiniteError, SettingError, StateError, warn
+from etude.errors import DataError, NonFiniteError, SettingError, StateError, warn
 from etude.run.check import Checked
 from etude.run.evaluate import Means
 from etude.run.events import Began, Ended, EpochEnded, Event, Listener, Settled, Skipped, Stepped
@@ -84,6 +85,7 @@ class Run:
                 "time_limit= for the end of the run."
             )
         self._alone = len(self.checked.works) == 1
+        self._accumulates = plan.accumulate != 1
         self._terms = {work.name: work.names(self._alone)[1] for work in self.checked.works}
         self._listeners: list[Listener] = []
         self._events: Generator[Event, None, None] = self._run()
@@ -152,13 +154,18 @@ class Run:
                 # What ended the run after the step at which it was saved ends it now.
                 reason = reason or best.out_of_patience() or going.watch.reached(plan.time_limit)
             while not reason and not (reason := self._reached_end()):
-                taken = [next(batches)]
-                seed_step(plan.seed, int(going.progress.step), checked.device, plan.compile)
+                try:
+                    taken = self._take(batches)
+                    seed_step(plan.seed, int(going.progress.step), checked.device, plan.compile)
+                    turns = self._turns(taken, batches)
+                except DataError as error:
+                    # Nothing has moved since the last step was settled.
+                    yield from map(see, self._save_for(error))
+                    raise
                 before = going.progress
                 try:
-                    reports = self._step(works, taken, batches)
-                except NonFiniteError as error:
-                    told = _of_samples(error, taken[-1])
+                    reports = self._step(turns, taken)
+                except NonFiniteError as told:
                     if plan.non_finite != "stop":
                         raise told from None
                     reason, message = "non-finite", str(told)
@@ -201,26 +208,54 @@ class Run:
         """Why the run leaves now to be gone on with; "" where it does not."""
         return f"until={self._until!r}" if self._until and self._going.watch.here() >= self._until.amount else ""
 
-    def _step(self, works: tuple[Work, ...], taken: list[Batch], batches: Iterator[Batch]) -> list[tuple[Work, Report]]:
-        """Let every update whose turn it is act; batches that one takes for itself are added to `taken`."""
-        progress, shared = self._going.progress, taken[0]
+    def _take(self, batches: Iterator[Batch]) -> list[Batch]:
+        """The next batch, or those that make the next step together; an epoch ends with a step."""
+        taken = [next(batches)]
+        if self._accumulates:
+            for _ in range(self.checked.window.size(self._going.progress) - 1):
+                if taken[-1].last:
+                    break
+                taken.append(next(batches))
+        return taken
+
+    def _turns(self, taken: list[Batch], batches: Iterator[Batch]) -> list[Work]:
+        """The updates that act in the step to come, one after the other; the batches of their own join those `taken`.
+
+        Every turn is asked and every batch read before any update acts: what is wrong with them leaves all as it was.
+        """
+        works, progress = self.checked.works, self._going.progress
         if len(works) == 1 and works[0].update.turn is None:
-            return [(works[0], works[0].step(progress, shared.values))]
+            return [works[0]]
+        asked = [(work, work.turns(progress)) for work in works]
+        acting = [work for work, times in asked for _ in range(times) if len(works) == 1 or work.moves(progress)]
+        taken += [next(batches) for work in acting[1:] if work.update.own_batch]
+        return acting
+
+    def _save_for(self, error: DataError) -> Iterator[Event]:
+        """The run ends with this error: the state after the last step is saved, to be gone on with."""
+        step = int(self._going.progress.step)
+        if step and self._saving.places:
+            yield from self._saving.finish(self._going, "")
+            path, saved = self.newest_checkpoint
+            if saved == step:
+                error.add_note(f"The state after step {step} is in {path}, to be gone on with.")
+
+    def _step(self, acting: list[Work], taken: list[Batch]) -> list[tuple[Work, Report]]:
+        """Let the updates whose turn it is act on the batches taken."""
+        progress, works = self._going.progress, self.checked.works
+        if len(works) == 1 and works[0].update.turn is None:
+            return [(works[0], _acted(works[0], progress, taken))]
+        shared = taken if self._accumulates else taken[:1]
+        own = iter(taken[1:])
         reports: list[tuple[Work, Report]] = []
-        # Every turn is asked before any update acts: a turn that is none is an error before anything moves.
-        turns = [work.turns(progress) for work in works]
-        for work, times in zip(works, turns, strict=True):
-            for _ in range(times if work.moves(progress) or len(works) == 1 else 0):
-                batch = shared
-                if work.update.own_batch and reports:
-                    batch = next(batches)
-                    taken.append(batch)
-                try:
-                    reports.append((work, work.step(progress, batch.values)))
-                except NonFiniteError as error:
-                    raise _after_others(error, reports) from None
+        for work in acting:
+            batches = [next(own)] if work.update.own_batch and reports else shared
+            try:
+                reports.append((work, _acted(work, progress, batches)))
+            except NonFiniteError as error:
+                raise _after_others(error, reports) from None
         if not reports:
-            reports.append((works[0], works[0].look(progress, shared.values)))
+            reports.append((works[0], works[0].look(progress, [batch.values for batch in shared])))
         self._tell_turns(reports)
         return reports
 
@@ -324,6 +359,16 @@ def _losses(reports: list[tuple[Work, Report]], alone: bool) -> dict[str, Tensor
     return {"loss": total, **{key: value for key, value in found.items() if key != "loss"}}
 
 
+def _acted(work: Work, progress: Progress, batches: list[Batch]) -> Report:
+    """One update on one batch, or on several as if they were one."""
+    try:
+        if len(batches) == 1:
+            return work.step(progress, batches[0].values)
+        return work.step_together(progress, [batch.values for batch in batches])
+    except NonFiniteError as error:
+        raise _of_samples(error, batches) from None
+
+
 def _after_others(error: NonFiniteError, reports: list[tuple[Work, Report]]) -> NonFiniteError:
     """The error of one of several updates, which also says which of them had acted in this step before."""
     acted = [repr(work.name) for work, report in reports if report.moved]
@@ -333,11 +378,16 @@ def _after_others(error: NonFiniteError, reports: list[tuple[Work, Report]]) -> 
     return NonFiniteError(text, error.names, error.step, error.rows)
 
 
-def _of_samples(error: NonFiniteError, batch: Batch) -> NonFiniteError:
-    """The error of a batch, which also says which samples of the data are concerned, where that is known."""
-    if not error.rows or batch.indices is None:
+def _of_samples(error: NonFiniteError, batches: list[Batch]) -> NonFiniteError:
+    """The error of a step, which also says which samples of the data are concerned, where that is known."""
+    indices = [batch.indices for batch in batches]
+    known = [one for one in indices if one is not None]
+    if not error.rows or len(known) < len(indices):
         return error
-    found = batch.indices[list(error.rows)].tolist()
+    order = torch.cat(known)
+    if max(error.rows) >= len(order):  # frames of packed sequences
+        return error
+    found = order[list(error.rows)].tolist()
     shown = ", ".join(map(str, found[:5])) + (", ..." if found[5:] else "")
     return NonFiniteError(f"{error} Samples: {shown}.", error.names, error.step, error.rows)
 

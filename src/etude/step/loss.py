@@ -1,13 +1,14 @@
 """What is minimised: named terms, each a sum and a count.
 
 A term gives the mean of a batch together with what the mean was taken over, so that means over epochs, over parts of a
-batch and over processes are exact whatever the sizes.
+batch and over processes are exact whatever the sizes. Losses of torch are means over true frames: what a batch of
+sequences is padded with counts neither in the sum nor in the number.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from numbers import Real
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from etude.errors import DataError, SettingError, nearest
+from etude.step.elements import count_of_true, element_wise, mean_of_true
 from etude.step.reading import Reader, samples_in
 from etude.values.progress import Progress
 from etude.values.schedule import Schedule, schedule
@@ -62,6 +64,10 @@ _OF_ELEMENTS = (
     functional.binary_cross_entropy_with_logits,
 )
 _MODULES_OF_ELEMENTS = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss)
+_MODULES = (
+    *(nn.CrossEntropyLoss, nn.NLLLoss, *_MODULES_OF_ELEMENTS),
+    *(nn.KLDivLoss, nn.PoissonNLLLoss, nn.SoftMarginLoss, nn.MultiLabelSoftMarginLoss),
+)
 OUTPUT = "output"
 
 
@@ -83,6 +89,7 @@ class Term:
         weight: what it is multiplied by in the sum of terms; a schedule.
         takes: "pair" (output, target), "output", or "net" (net, batch).
         ignores: False where it is known that every target counts, and for 1: class indices of which all were looked at.
+        function_of_each: for losses of torch, one value an element instead of the mean of all; else None.
     """
 
     name: str
@@ -90,6 +97,7 @@ class Term:
     weight: Schedule
     takes: str = "pair"
     ignores: bool = True
+    function_of_each: LossFunction | None = None
 
     def compute(self, net: nn.Module, values: Any, output: Any, target: Any) -> Any:
         """What the function gives for one batch.
@@ -167,18 +175,81 @@ class Term:
         """
         if self.takes != "pair" or not isinstance(target, Tensor):
             return samples_in(values)
-        if getattr(self.function, "reduction", "mean") == "batchmean":
+        if self._by_rows:
             return target.shape[0]
         if not self._of_classes():
             return target.numel()
         if target.is_floating_point():
             return target.numel() // target.shape[min(1, target.dim() - 1)] if target.dim() else 1
-        ignored = getattr(self.function, "ignore_index", -100)
+        ignored = self._ignored
         weights = getattr(self.function, "weight", None)
         if weights is not None:
             known = target != ignored
             return (weights[target.where(known, 0)] * known).sum()  # type: ignore[no-any-return]
         return (target != ignored).sum()
+
+    def measure_true(self, output: Any, target: Any, true: Any) -> Measured | None:
+        """The term over the true elements of a padded batch; None where it is to be measured as it is.
+
+        Args:
+            output, target: what `compute` gets. true: see `Reader.true_frames`.
+        """
+        mask = self._mask(true)
+        if mask is None:
+            return None
+        output, target = _own(self.name, output), _own(self.name, target)
+        self._check_one("net's output", output)
+        self._check_one("target", target)
+        assert self.function_of_each is not None
+        if not self._of_classes():
+            self._check_alike(output, target)
+        elif not target.is_floating_point():
+            kept = target.where(mask, self._ignored)
+            count = self._count(None, kept)
+            return Measured(self.function_of_each(output, kept).sum() / count, count)
+        elif mask.dim() > 1:
+            # Time is the second dimension of a padded target, and torch wants the classes there.
+            target = target.movedim(1, -1)
+        made = mean_of_true(self.function_of_each, output, target, mask, self._of_classes(), self._by_rows)
+        return Measured(*made)
+
+    def count(self, values: Any, target: Any, true: Any) -> float | Tensor:
+        """What the mean of a batch is taken over, for a term that gives a mean; nothing is computed of the net."""
+        target, mask = _own(self.name, target), self._mask(true)
+        if mask is None:
+            return self._count(values, target)
+        if not self._of_classes():
+            return count_of_true(mask, target.shape, self._by_rows)
+        if not target.is_floating_point():
+            return self._count(values, target.where(mask, self._ignored))
+        return count_of_true(mask, target.shape[: mask.dim()])
+
+    def gives_mean(self, net: nn.Module, values: Any, output: Any, target: Any, true: Any) -> bool:
+        """Whether the function gives the mean itself, so that `count` is what it was taken over."""
+        if self._mask(true) is not None:
+            return True
+        made = self.compute(net, values, output, target)
+        made = made if isinstance(made, Tensor) else self._entry(made)
+        return isinstance(made, Tensor) and not made.dim()
+
+    def without_padding(self, target: Any, true: Any) -> Any:
+        """Class indices of which padding is what the loss ignores; other targets as they are."""
+        mask = self._mask(true)
+        indices = mask is not None and self._of_classes() and not target.is_floating_point()
+        return target.where(mask, self._ignored) if indices else target
+
+    def _mask(self, true: Any) -> Tensor | None:
+        """Which elements of its target count, where the term is a loss of torch that can leave some out."""
+        mask = _own(self.name, true)
+        return mask if self.function_of_each is not None and isinstance(mask, Tensor) else None
+
+    @property
+    def _ignored(self) -> int:
+        return getattr(self.function, "ignore_index", -100)
+
+    @property
+    def _by_rows(self) -> bool:
+        return getattr(self.function, "reduction", "mean") == "batchmean"
 
     def _of_classes(self) -> bool:
         return self.function in _CLASSES or isinstance(self.function, nn.CrossEntropyLoss | nn.NLLLoss)
@@ -187,7 +258,11 @@ class Term:
         """Raise DataError where torch would compare each output with each target of another shape."""
         of_elements = self.function in _OF_ELEMENTS or isinstance(self.function, _MODULES_OF_ELEMENTS)
         both = isinstance(output, Tensor) and isinstance(target, Tensor)
-        if self.takes == "pair" and of_elements and both and output.shape != target.shape:
+        if self.takes == "pair" and of_elements and both:
+            self._check_alike(output, target)
+
+    def _check_alike(self, output: Tensor, target: Tensor) -> None:
+        if output.shape != target.shape:
             raise DataError(
                 f"The loss {self.name!r} compares elements, and the net's output has shape {tuple(output.shape)}, the "
                 f"target {tuple(target.shape)}. Give both one shape: y[:, None] adds a dimension, squeeze(1) takes one."
@@ -199,7 +274,7 @@ class Term:
         if self.takes != "pair" or not self._of_classes() or not indices or output.dim() == 0 or not target.numel():
             return self
         classes = output.shape[1] if output.dim() > 1 else output.shape[0]
-        ignored = target == getattr(self.function, "ignore_index", -100)
+        ignored = target == self._ignored
         wrong = ((target < 0) | (target >= classes)) & ~ignored
         if bool(wrong.any()):
             self._raise_wrong_class(target, wrong, classes)
@@ -260,8 +335,10 @@ def _term(name: str, what: Any, weight: Any) -> Term:
         raise SettingError(f'loss={what!r}: a name, a torch loss or a function is needed. Write loss="cross_entropy".')
     if isinstance(what, nn.Module):
         _check_reduction(name, what)
-        return Term(name, what, _weight(name, weight), _takes(what.forward))
-    return Term(name, what, _weight(name, weight), _takes(what))
+        each = element_wise(what) if isinstance(what, _MODULES) else None
+        return Term(name, what, _weight(name, weight), _takes(what.forward), function_of_each=each)
+    each = element_wise(what) if what in _BY_NAME.values() else None
+    return Term(name, what, _weight(name, weight), _takes(what), function_of_each=each)
 
 
 def _weight(name: str, literal: Any) -> Schedule:
@@ -283,7 +360,7 @@ def _named(name: str, what: str, weight: Any) -> Term:
     if found is None:
         names = [*_BY_NAME, *_ALIASES, OUTPUT]
         raise SettingError(f"There is no loss {what!r}. Known: {', '.join(names)}.{nearest(what, names)}")
-    return Term(name, found, _weight(name, weight))
+    return Term(name, found, _weight(name, weight), function_of_each=element_wise(found))
 
 
 def _output_itself(output: Any) -> Any:
@@ -325,6 +402,11 @@ class Losses:
     """The terms of one update, measured together.
 
     `measure` gives the weighted sum to differentiate, and every term by name with its count.
+
+    Attributes:
+        terms: the terms, in order. fixed: their weights where they never change, else None.
+        needs_output: whether the net is called here, and not by the losses.
+        told: whether what each mean is taken over is known before the net is called; see `learn`.
     """
 
     def __init__(self, made: tuple[Term, ...]) -> None:
@@ -333,6 +415,7 @@ class Losses:
             tuple(float(term.weight.at(Progress())) for term in made) if all(t.weight.constant for t in made) else None
         )
         self.needs_output = any(term.takes != "net" for term in made)
+        self.told = False
         # The first term with the same function of (net, batch), which computes for all of them.
         self._sources = [next(i for i, other in enumerate(made) if _same_source(term, other)) for term in made]
 
@@ -356,8 +439,11 @@ class Losses:
             term.check_shapes(_own(term.name, output), _own(term.name, target))
         if whole is None:
             return
-        target = read(whole)[2]
-        looked = tuple(term.checked(_own(term.name, output), _own(term.name, target)) for term in self.terms)
+        target, true = read(whole)[2], read.true_frames(whole)
+        looked = tuple(
+            term.checked(_own(term.name, output), term.without_padding(_own(term.name, target), true))
+            for term in self.terms
+        )
         self.terms = tuple(
             replace(new, ignores=new.ignores or (also and old.ignores))
             for old, new in zip(self.terms, looked, strict=True)
@@ -377,20 +463,57 @@ class Losses:
         self, net: nn.Module, read: Reader, values: Any, weights: tuple[float, ...]
     ) -> tuple[Tensor, tuple[Measured, ...], Any, Any]:
         """The weighted sum of the means, each term, and the net's output and target (None if no term takes them)."""
-        output = target = None
-        if self.needs_output:
-            args, kwargs, target = read(values)
-            output = net(*args, **kwargs)
+        each, output, target = self.measure_each(net, read, values)
+        return weighted_sum([one.mean for one in each], weights), each, output, target
+
+    def measure_each(self, net: nn.Module, read: Reader, values: Any) -> tuple[tuple[Measured, ...], Any, Any]:
+        """Each term over one batch, and the net's output and target (None if no term takes them)."""
+        output, target, true = self._called(net, read, values)
         if len(self.terms) == 1:
             only = self.terms[0]
-            measured = only.measure(only.compute(net, values, output, target), values, target)
-            return _weighed(measured.mean, weights[0]), (measured,), output, target
+            found = None if true is None else only.measure_true(output, target, true)
+            if found is None:
+                found = only.measure(only.compute(net, values, output, target), values, target)
+            return (found,), output, target
         computed: list[Any] = []
+        each: list[Measured] = []
         for place, (term, source) in enumerate(zip(self.terms, self._sources, strict=True)):
-            computed.append(term.compute(net, values, output, target) if source == place else computed[source])
-        each = tuple(term.measure(one, values, target) for term, one in zip(self.terms, computed, strict=True))
-        total = torch.stack([m.mean * w for m, w in zip(each, weights, strict=True)]).sum()
-        return total, each, output, target
+            found = None if true is None else term.measure_true(output, target, true)
+            computed.append(
+                computed[source]
+                if source != place
+                else term.compute(net, values, output, target)
+                if found is None
+                else None
+            )
+            each.append(term.measure(computed[place], values, target) if found is None else found)
+        return tuple(each), output, target
+
+    def _called(self, net: nn.Module, read: Reader, values: Any) -> tuple[Any, Any, Any]:
+        """The net's output, the target, and which of it is true; see `Reader.true_frames`."""
+        if not self.needs_output:
+            return None, None, None
+        args, kwargs, target = read(values)
+        output = net(*args, **kwargs)
+        return output, target, read.true_frames(values) if isinstance(values, Mapping) else None
+
+    def learn(self, net: nn.Module, read: Reader, values: Any) -> None:
+        """Find out with one batch whether every term gives a mean: then a batch alone tells what it is taken over."""
+        output, target, true = self._called(net, read, values)
+        self.told = all(term.gives_mean(net, values, output, target, true) for term in self.terms)
+
+    def counts(self, read: Reader, values: Any) -> tuple[float | Tensor, ...]:
+        """What the mean of each term is taken over in a batch, where that is `told`; the net is not called."""
+        target = read(values)[2] if self.needs_output else None
+        true = read.true_frames(values) if self.needs_output else None
+        return tuple(term.count(values, target, true) for term in self.terms)
+
+
+def weighted_sum(means: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """What is minimised: the sum of the means, each times its weight."""
+    if len(means) == 1:
+        return _weighed(means[0], weights[0])
+    return torch.stack([mean * weight for mean, weight in zip(means, weights, strict=True)]).sum()
 
 
 def _weighed(mean: Tensor, weight: float) -> Tensor:

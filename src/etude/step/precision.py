@@ -55,8 +55,8 @@ class Precision:
         """Gradients of the loss (a scalar), times the scale."""
         torch.autograd.backward(loss * self.scale.value if self.scale.active else loss)
 
-    def step(self, stepper: Stepper, ignore_stale_grad: bool, non_finite: str | None) -> bool:
-        """Let the stepper step on gradients without the scale; False if it refused them."""
-        made = stepper.attempt(self.scale.value, ignore_stale_grad, self.scale.policy(non_finite))
+    def step(self, stepper: Stepper, ignore_stale_grad: bool, non_finite: str | None, divisor: float = 1.0) -> bool:
+        """Let the stepper step on gradients without the scale, divided by `divisor`; False if it refused them."""
+        made = stepper.attempt(self.scale.value * divisor, ignore_stale_grad, self.scale.policy(non_finite))
         self.scale.follow(made)
         return made

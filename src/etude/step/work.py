@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import isfinite
@@ -20,6 +20,7 @@ from etude.step.precision import Precision
 from etude.step.reading import Reader, samples_in, tensors_in
 from etude.step.states import as_memory, listed, some
 from etude.step.stepper import Stepper
+from etude.step.together import Together, counts_of
 from etude.step.update import Update
 from etude.values.progress import Extent, Progress
 from etude.values.tree import has_shape
@@ -35,7 +36,7 @@ class Report:
         loss: the weighted sum of the terms, a scalar on the device.
         terms: each term, in the order of the update's loss.
         moved: whether anything was moved.
-        samples: of the batch; 0 where nobody needs to know, because the weights of the terms never change.
+        samples: of the batch, or of all micro-batches; 0 where nobody needs to know, because the weights of the terms never change.
         refused: whether the step was refused because a loss or gradient was not finite. why: what was found then.
     """
 
@@ -102,7 +103,7 @@ class Work:
         stepper.progress = progress
         now = stepper.table.at(progress, stepper.memory)
         if not now.moving.indices:
-            return self.look(progress, values)
+            return self.look(progress, (values,))
         stepper.begin_forward()
         if self._compiled is not None and self._compiled.takes(now.moving):
             return self._step_compiled(self._compiled, now, progress, values)
@@ -114,10 +115,72 @@ class Work:
             loss, measured, _, _ = self.measure(progress, values)
             if self._policy != "apply" and not isfinite(loss.item()):
                 self._statistics.restore()
-                return self._refused(progress, values, loss, measured)
+                return self._refused(progress, (values,), loss, measured)
             self._precision.backward(loss)
+        return self._move(progress, now, loss, measured, (values,))
+
+    def step_together(self, progress: Progress, many: Sequence[Any]) -> Report:
+        """Move what moves at `progress`, as if these micro-batches were one batch; see `etude.step.together`.
+
+        Statistics of batch norm are those of one micro-batch after the other, as everywhere in torch.
+
+        Raises:
+            NonFiniteError, StaleGradientError: as `step`; rows count over all micro-batches.
+        """
+        if len(many) == 1:
+            return self.step(progress, many[0])
+        stepper = self.stepper
+        stepper.progress = progress
+        now = stepper.table.at(progress, stepper.memory)
+        if not now.moving.indices:
+            return self.look(progress, many)
+        stepper.begin_forward()
+        stepper.zero_grad()
+        with self._only(now):
+            whole = self._together(progress, self._counts(many))
+            self._statistics.keep()
+            for place, values in enumerate(many):
+                with self._precision.context():
+                    measured, _, _ = self.losses.measure_each(self.net, self.read, values)
+                    share = whole.share(measured)
+                if share is None:
+                    continue
+                if self._policy != "apply" and not isfinite(share.item()):
+                    self._statistics.restore()
+                    stepper.zero_grad()
+                    return self._refused(progress, many, share, measured, place)
+                self._precision.backward(share)
+        if whole.empty and self._policy != "apply":
+            self._statistics.restore()
+            stepper.zero_grad()
+            return self._refused(progress, many, whole.loss(), whole.terms(), len(many) - 1)
+        if not whole.divisor:
+            return self._report(whole.loss(), whole.terms(), many, False)
+        return self._move(progress, now, whole.loss(), whole.terms(), many, whole.divisor)
+
+    def _together(self, progress: Progress, counts: Sequence[Sequence[float]] | None) -> Together:
+        return Together([term.name for term in self.losses.terms], self.losses.weights(progress), counts)
+
+    def _counts(self, many: Sequence[Any]) -> list[list[float]] | None:
+        """What several terms are taken over in each micro-batch; not needed for one."""
+        if len(self.losses.terms) == 1:
+            return None
+        with self._precision.context():
+            return counts_of(self.losses, self.net, self.read, many)
+
+    def _move(
+        self,
+        progress: Progress,
+        now: Now,
+        loss: Tensor,
+        measured: tuple[Measured, ...],
+        many: Sequence[Any],
+        divisor: float = 1.0,
+    ) -> Report:
+        """Let the optimizer take the gradients that are there, divided by `divisor`."""
+        stepper = self.stepper
         try:
-            made = self._precision.step(stepper, self._ignore_stale, self._checked)
+            made = self._precision.step(stepper, self._ignore_stale, self._checked, divisor)
         except NonFiniteError:
             self._statistics.restore()
             raise
@@ -125,9 +188,9 @@ class Work:
             self._statistics.restore()
             raise self._out_of_reach(progress, error) from None
         if made:
-            return self._report(loss.detach(), measured, values, True)
+            return self._report(loss.detach(), measured, many, True)
         self._statistics.restore()
-        return self._report(loss.detach(), measured, values, False, self._which(now))
+        return self._report(loss.detach(), measured, many, False, self._which(now))
 
     def _step_with_closure(self, progress: Progress, values: Any) -> Report:
         """A step of an optimizer that computes the loss of the batch several times; the first one is reported."""
@@ -150,15 +213,15 @@ class Work:
             loss, measured = found[-1]
             if _finite(loss):
                 raise
-            return self._refused(progress, values, loss, measured)
+            return self._refused(progress, (values,), loss, measured)
         if made:
-            return self._report(*found[0], values, True)
+            return self._report(*found[0], (values,), True)
         self._statistics.restore()
         loss, measured = found[-1]
         if not _finite(loss):
-            return self._refused(progress, values, loss, measured)
+            return self._refused(progress, (values,), loss, measured)
         return self._report(
-            loss, measured, values, False, self._which(self.stepper.table.at(progress, self.stepper.memory))
+            loss, measured, (values,), False, self._which(self.stepper.table.at(progress, self.stepper.memory))
         )
 
     def _step_compiled(self, compiled: CompiledStep, now: Now, progress: Progress, values: Any) -> Report:
@@ -168,8 +231,8 @@ class Work:
         except StaleGradientError as error:
             raise self._out_of_reach(progress, error) from None
         if not fine:
-            return self._refused(progress, values, loss, measured)
-        return self._report(loss, measured, values, True)
+            return self._refused(progress, (values,), loss, measured)
+        return self._report(loss, measured, (values,), True)
 
     def _out_of_reach(self, progress: Progress, error: StaleGradientError) -> StaleGradientError:
         """What a stale gradient means in a run, where every step has a backward of its own."""
@@ -186,13 +249,16 @@ class Work:
         """See `Trainer.only_moving`; nothing has to be done where everything moves."""
         return self.stepper.only_moving() if self.stepper.outside(now.moving) else _EVERYTHING
 
-    def _refused(self, progress: Progress, values: Any, loss: Tensor, measured: tuple[Measured, ...]) -> Report:
-        """Nothing has moved; under "raise" and "stop" an error says what is not finite."""
-        found = self._found(values, loss, measured)
+    def _refused(
+        self, progress: Progress, many: Sequence[Any], loss: Tensor, measured: tuple[Measured, ...], place: int = 0
+    ) -> Report:
+        """Nothing has moved; under "raise" and "stop" an error says what is not finite in the micro-batch `place`."""
+        found = self._found(many[place], loss, measured)
         if self._policy != "skip":
-            raise self._not_finite(int(progress.step) + 1, found)
+            before = sum(map(samples_in, many[:place]))
+            raise self._not_finite(int(progress.step) + 1, found, before)
         return self._report(
-            loss.detach(), measured, values, False, f"{found.what} is not finite. {found.where}".strip()
+            loss.detach(), measured, many, False, f"{found.what} is not finite. {found.where}".strip()
         )
 
     def _which(self, now: Now) -> str:
@@ -201,9 +267,9 @@ class Work:
         return f"the gradients of {some(names)} are not finite" if names else "a gradient is not finite"
 
     def _report(
-        self, loss: Tensor, measured: tuple[Measured, ...], values: Any, moved: bool, refused: str = ""
+        self, loss: Tensor, measured: tuple[Measured, ...], many: Sequence[Any], moved: bool, refused: str = ""
     ) -> Report:
-        samples = 0 if self.losses.fixed else samples_in(values)
+        samples = 0 if self.losses.fixed else sum(map(samples_in, many))
         return Report(loss, measured, moved, samples, bool(refused), refused)
 
     def measure(self, progress: Progress, values: Any) -> tuple[Tensor, tuple[Measured, ...], Any, Any]:
@@ -285,12 +351,18 @@ class Work:
             f"{self.name}.loss",
         )
 
-    def look(self, progress: Progress, values: Any) -> Report:
-        """The loss of a step in which nothing moves."""
+    def look(self, progress: Progress, many: Sequence[Any]) -> Report:
+        """The loss over the micro-batches of a step in which nothing moves; mostly it is one."""
         self.stepper.begin_forward()
         with torch.no_grad():
-            loss, measured, _, _ = self.measure(progress, values)
-        return self._report(loss, measured, values, False)
+            if len(many) == 1:
+                loss, measured, _, _ = self.measure(progress, many[0])
+                return self._report(loss, measured, many, False)
+            whole = self._together(progress, None)
+            with self._precision.context():
+                for values in many:
+                    whole.share(self.losses.measure_each(self.net, self.read, values)[0])
+            return self._report(whole.loss(), whole.terms(), many, False)
 
     def _found(self, values: Any, loss: Tensor, measured: tuple[Measured, ...]) -> _Found:
         """What is not finite, and where that began."""
@@ -305,7 +377,7 @@ class Work:
             return _Found(what, f"The net has NaN or infinity in {some(arrays)}.", arrays)
         return _Found(what, "", named)
 
-    def _not_finite(self, number: int, found: _Found) -> NonFiniteError:
+    def _not_finite(self, number: int, found: _Found, before: int) -> NonFiniteError:
         where = found.where or (
             "The batch and the arrays of the net are finite: the numbers overflow on the way. Lower the learning "
             "rate, clip gradients (clip_norm=1.0), or scale the data."
@@ -315,7 +387,7 @@ class Work:
             'To leave such steps out write non_finite="skip".',
             found.names,
             number,
-            found.rows,
+            tuple(row + before for row in found.rows),
         )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import final
 
 import numpy as np
 
+from etude.data.plan.buckets import Shape
 from etude.data.plan.lengths import Whole
 
 
@@ -32,15 +34,16 @@ class Epoch(ABC):
     def all(self) -> tuple[Whole, Whole]:
         """Every unit, batch after batch, and where each batch begins: int64, shapes (units,) and (batches + 1,)."""
 
-    def to(self, batch: int) -> int:
-        """The length to which a batch is padded, where its shape is fixed; 0: to its longest unit."""
-        return 0
+    def to(self, batch: int) -> Mapping[str, int]:
+        """The lengths to which streams of a batch are padded, where its shape is fixed; of others nothing is said."""
+        return {}
 
     def filled(self, batch: int) -> int:
         """The rows to which a batch is filled up, where its shape is fixed; 0: as many as it has units."""
         return 0
 
 
+@final
 @dataclass(frozen=True, slots=True, eq=False)
 class Cut(Epoch):
     """An order of units, cut.
@@ -48,23 +51,27 @@ class Cut(Epoch):
     Attributes:
         order: units in the order in which they are cut, int64.
         offsets: where each batch begins in it, and where the last one ends, int64, shape (batches + 1,).
-        turn: the batches in the order in which they come; None: as they were cut.
-        shapes: of each batch, as it was cut, the length it is padded to and the rows it is filled up to, int64, shape
-            (batches, 2); None: no shape is fixed.
+        turn: the batches in the order in which they come, int64; None: as they were cut.
+        bucket: of each batch, as it was cut, its bucket in `shapes`, int64; None: no shape is fixed.
+        shapes: the buckets.
     """
 
     order: Whole
     offsets: Whole
     turn: Whole | None = None
-    shapes: Whole | None = None
+    bucket: Whole | None = None
+    shapes: tuple[Shape, ...] = ()
+    names: tuple[str, ...] = ()
 
     @property
     def batches(self) -> int:  # type: ignore[override]
-        return len(self.offsets) - 1
+        return len(self.offsets) - 1 if self.turn is None else len(self.turn)
 
     @property
     def units(self) -> int:  # type: ignore[override]
-        return int(self.offsets[-1] - self.offsets[0])
+        if self.turn is None:
+            return int(self.offsets[-1] - self.offsets[0])
+        return int(np.diff(self.offsets)[self.turn].sum())
 
     def rows(self, batch: int) -> Whole:
         place = self._place(batch)
@@ -78,18 +85,55 @@ class Cut(Epoch):
         within = np.arange(ends[-1]) - np.repeat(ends[:-1], sizes)
         return self.order[np.repeat(self.offsets[:-1][self.turn], sizes) + within], ends
 
-    def to(self, batch: int) -> int:
-        return 0 if self.shapes is None else int(self.shapes[self._place(batch), 0])
+    def to(self, batch: int) -> Mapping[str, int]:
+        shape = self._shape(batch)
+        return {} if shape is None else {self.names[0]: shape.longest, **dict(shape.to)}
 
     def filled(self, batch: int) -> int:
-        return 0 if self.shapes is None else int(self.shapes[self._place(batch), 1])
+        shape = self._shape(batch)
+        return 0 if shape is None else shape.number
+
+    def full(self) -> Cut:
+        """Without the batches that do not fill their shape."""
+        if self.bucket is None:
+            return self
+        numbers = np.array([shape.number for shape in self.shapes])[self.bucket]
+        return replace(self, turn=np.flatnonzero(np.diff(self.offsets) == numbers))
 
     def _place(self, batch: int) -> int:
         return batch if self.turn is None else int(self.turn[batch])
 
+    def _shape(self, batch: int) -> Shape | None:
+        return None if self.bucket is None else self.shapes[self.bucket[self._place(batch)]]
 
-def of_lists(batches: Sequence[Whole], shapes: Whole | None = None) -> Cut:
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Repeated(Epoch):
+    """The batches of an epoch several times in a row."""
+
+    inner: Epoch
+    times: int
+
+    @property
+    def batches(self) -> int:  # type: ignore[override]
+        return self.inner.batches * self.times
+
+    @property
+    def units(self) -> int:  # type: ignore[override]
+        return self.inner.units * self.times
+
+    def rows(self, batch: int) -> Whole:
+        return self.inner.rows(batch % self.inner.batches)
+
+    def all(self) -> tuple[Whole, Whole]:
+        units, offsets = self.inner.all()
+        starts = np.arange(self.times)[:, None] * len(units) + offsets[:-1]
+        return np.tile(units, self.times), np.append(starts.ravel(), len(units) * self.times)
+
+
+def of_lists(batches: Sequence[Whole]) -> Cut:
     """An epoch of batches that are given one by one."""
     ends = np.concatenate(([0], np.cumsum([len(batch) for batch in batches], dtype=np.int64)))
     order = np.concatenate(batches) if len(batches) else np.zeros(0, np.int64)
-    return Cut(order.astype(np.int64, copy=False), ends.astype(np.int64), shapes=shapes)
+    return Cut(order.astype(np.int64, copy=False), ends)

@@ -14,13 +14,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import final
 
 import numpy as np
 import numpy.typing as npt
 
 from etude.data.order import BATCHES, STRATA, generator
+from etude.data.plan.arrangements import Order, Units
 from etude.data.plan.epoch import Cut, Epoch, of_lists
 from etude.data.plan.lengths import Whole
+from etude.errors import DataError
 
 Costs = npt.NDArray[np.float64]
 
@@ -60,6 +63,29 @@ class Sorted:
     def only(self, kept: npt.NDArray[np.bool_]) -> Sorted:
         """Those of some units: a flag for each place."""
         return _sorted(self.units[kept], self.lengths[kept], self.costs[:, kept])
+
+
+@final
+@dataclass(frozen=True, slots=True, repr=False)
+class InStrata(Order):
+    """Batches of alike lengths in random order; made by `strata`."""
+
+    def arrange(self, units: Units, epoch: int, seed: int) -> Whole:
+        raise DataError(
+            "order='strata' makes batches out of all samples at once, and these are read forward. Write "
+            "order='pools:1000', which shuffles and sorts so many at a time."
+        )
+
+    @property
+    def needs_lengths(self) -> bool:
+        return True
+
+    @property
+    def shuffles(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return "strata()"
 
 
 def sort(units: Whole, lengths: Whole, costs: Costs) -> Sorted:

@@ -1,0 +1,102 @@
+"""How units become batches, as it was said, and what of it holds when data are only looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+from etude.data.plan.arrangements import ByLength, InOrder, Order
+from etude.data.plan.buckets import Buckets
+from etude.data.plan.chunking import Chunk
+from etude.data.plan.filters import Filter
+from etude.data.plan.limits import Limit
+from etude.data.plan.selection import Selection
+from etude.values.algebra import Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How units become batches.
+
+    Attributes:
+        order: of the units. limits: what a batch may hold; all of them hold.
+        filters: what is left out of an epoch. selection: how often a sample comes; None: once.
+        chunk: what samples are cut into; None: they come whole.
+        subepochs: epochs that one pass over the data is divided into. repeat: how often an epoch goes over its order.
+        blocks: batches among which batches are shuffled; 0: they are not, None: all.
+        too_long: what becomes of a unit beyond the budget: "alone", "drop" or "error".
+        buckets: fixed shapes, or how many of them; None: every batch has a shape of its own.
+        pack: "first_fit": a batch is filled by what fits instead of by what comes next; "strung": frames are strung
+            together and cut where the batch is full; "": neither. pool: units that first fit looks at together.
+        drop_last: whether what does not fill a batch at the end of an epoch is left out.
+    """
+
+    order: Order
+    limits: tuple[Limit, ...]
+    filters: tuple[Filter, ...] = ()
+    selection: Selection | None = None
+    chunk: Chunk | None = None
+    subepochs: int = 1
+    repeat: int = 1
+    blocks: int | None = 0
+    too_long: str = "alone"
+    buckets: Buckets | int | None = None
+    pack: str = ""
+    pool: int | None = None
+    drop_last: bool = False
+
+    @property
+    def changes(self) -> bool:
+        """Whether another pass over the data has other units."""
+        return self.selection is not None or (self.chunk is not None and self.chunk.changes)
+
+    @property
+    def schedules(self) -> list[Schedule]:
+        """Of limits and filters, where they are not the same during the whole run."""
+        return [each for each in _schedules((self.limits, self.filters)) if not each.constant]
+
+    @property
+    def needs_lengths(self) -> bool:
+        """Whether lengths must be known."""
+        return (
+            self.order.needs_lengths
+            or self.chunk is not None
+            or self.buckets is not None
+            or any(limit.needs_lengths for limit in self.limits)
+            or bool(self.filters)
+        )
+
+    def looking(self, limits: tuple[Limit, ...], measured: bool, alike: bool) -> Batching:
+        """The same for data that are only looked at: every sample once, and whole.
+
+        Args:
+            limits: of the batches. measured: whether lengths are known; then the longest samples come first.
+            alike: whether filters and chunks hold there too.
+        """
+        return replace(
+            self,
+            order=ByLength(falling=True) if measured else InOrder(),
+            limits=limits,
+            filters=self.filters if alike else (),
+            selection=None,
+            chunk=self.chunk if alike else None,
+            subepochs=1,
+            repeat=1,
+            blocks=0,
+            too_long="alone" if self.too_long == "drop" and not alike else self.too_long,
+            pack="",
+            drop_last=False,
+        )
+
+
+def _schedules(value: Any) -> Iterator[Schedule]:
+    """Every schedule that is part of a value."""
+    if isinstance(value, Schedule):
+        yield value
+    elif isinstance(value, tuple):
+        for each in value:
+            yield from _schedules(each)
+    elif is_dataclass(value):
+        for each in fields(value):
+            yield from _schedules(getattr(value, each.name))

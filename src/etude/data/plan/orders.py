@@ -1,0 +1,314 @@
+"""In which order an epoch visits its units, as values: `"random"`, `laplace(size=1000)`, a function of the epoch.
+
+An order is a pure function of the units, the epoch and the seed. RETURNN's spellings are understood as well:
+`"default"`, `"reverse"`, `"random:2"`, `"random_sample"`, `"laplace:.1000"`, `"default_every_n:3"`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, TypeAlias, TypeVar, final
+
+import numpy as np
+
+from etude.arguments import named
+from etude.data.order import BATCHES, generator
+from etude.data.plan.arrangements import (
+    ByLength,
+    InOrder,
+    Laplace,
+    Order,
+    Pools,
+    Random,
+    SideBySide,
+    SortBinShuffle,
+    Units,
+    WithReplacement,
+)
+from etude.data.plan.lengths import Whole
+from etude.errors import DataError, nearest
+
+__all__ = [
+    "ByLength",
+    "InOrder",
+    "Order",
+    "OrderLike",
+    "Units",
+    "by_length",
+    "in_order",
+    "laplace",
+    "laplace_stream",
+    "order",
+    "part",
+    "pools",
+    "random",
+    "repeated",
+    "reversed_order",
+    "shuffle_blocks",
+    "side_by_side",
+    "sort_bin_shuffle",
+    "with_replacement",
+]
+
+OrderLike: TypeAlias = "Order | str | Callable[[int], Any]"
+
+T = TypeVar("T")
+
+
+@named
+def in_order() -> Order:
+    """The units as they come."""
+    return InOrder()
+
+
+@named
+def reversed_order() -> Order:
+    """From the last unit to the first."""
+    return InOrder(backwards=True)
+
+
+@named
+def by_length(falling: bool = False) -> Order:
+    """By length in the leading stream, the shortest (with `falling` the longest) first; equal ones as they come."""
+    return ByLength(bool(falling))
+
+
+@named
+def random(every: int = 1) -> Order:
+    """A permutation of all units, another for every epoch, or the same for `every` epochs in a row.
+
+    Raises:
+        DataError: `every` is no whole number from 1 on.
+    """
+    return Random(_whole(every, "random(every={})"))
+
+
+@named
+def with_replacement(number: int | None = None) -> Order:
+    """`number` draws from all units (as many as there are units), each independent of the others.
+
+    Raises:
+        DataError: `number` is no whole number from 1 on.
+    """
+    return WithReplacement(_maybe(number, "with_replacement(number={})"))
+
+
+@named
+def laplace(bins: int | None = None, size: int | None = None, every: int = 1) -> Order:
+    """Shuffled, cut in bins, the bins sorted by length: the first rising, the second falling, and so on.
+
+    Neighbours are of like length then, and so are the end of one bin and the beginning of the next.
+
+    Args:
+        bins: how many; 2 if neither is said. size: instead of it, about how many units a bin has; at least two bins.
+        every: the shuffle is the same for so many epochs in a row.
+
+    Raises:
+        DataError: both are said, or a number is no whole number from 1 on.
+    """
+    bins, size = _bins(bins, size, "laplace")
+    return Laplace(bins, size, _whole(every, "laplace(every={})"))
+
+
+@named
+def sort_bin_shuffle(bins: int | None = None, size: int | None = None, within: bool = False) -> Order:
+    """Sorted by length (equal ones at random), cut in bins, and the bins shuffled.
+
+    Args:
+        bins: how many; 2 if neither is said. size: instead of it, about how many units a bin has; at least two bins.
+        within: shuffle the units of each bin as well.
+
+    Raises:
+        DataError: both are said, or a number is no whole number from 1 on.
+    """
+    return SortBinShuffle(*_bins(bins, size, "sort_bin_shuffle"), bool(within))
+
+
+@named
+def pools(size: int, falling: bool = False) -> Order:
+    """Shuffled, cut in pools of `size` units, and each pool sorted by length, the shortest first or the longest.
+
+    Raises:
+        DataError: `size` is no whole number from 1 on.
+    """
+    return Pools(_whole(size, "pools(size={})"), bool(falling))
+
+
+@named
+def side_by_side(streams: int) -> Order:
+    """The data cut in `streams` equal pieces that are read side by side, for state that is kept between batches.
+
+    With `batch_size=streams` row i of every batch goes on where row i of the batch before it ended. What does not fill
+    up all pieces is left out.
+
+    Raises:
+        DataError: `streams` is no whole number from 1 on; later, there are fewer units than that.
+    """
+    return SideBySide(_whole(streams, "side_by_side(streams={})"))
+
+
+@final
+@dataclass(frozen=True, slots=True, repr=False)
+class ByEpoch(Order):
+    """Whatever order a function of the epoch gives; made by `order`."""
+
+    function: Callable[[int], Any]
+    _first: Order = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Asked once here, so that a wrong name is an error before anything is read.
+        object.__setattr__(self, "_first", order(self.function(0)))
+
+    def arrange(self, units: Units, epoch: int, seed: int) -> Whole:
+        return order(self.function(epoch)).arrange(units, epoch, seed)
+
+    @property
+    def needs_lengths(self) -> bool:
+        """Whether the order of epoch 0 needs them; that of a later epoch may, and says so then."""
+        return self._first.needs_lengths
+
+    @property
+    def shuffles(self) -> bool:
+        return self._first.shuffles
+
+    @property
+    def leaves_out(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return f"order({getattr(self.function, '__qualname__', repr(self.function))})"
+
+
+@named
+def order(literal: OrderLike) -> Order:
+    """The order that a literal stands for.
+
+    Args:
+        literal: an order (returned as it is), a function of the epoch (from 0 on) that gives any of these, or text:
+            "in_order", "reversed", "sorted", "sorted_reverse" (the longest first), "random", "random:k" (the same for
+            k epochs), "with_replacement", "with_replacement:number", "laplace:bins", "laplace:.size",
+            "laplace:bins:every", "sort_bin_shuffle:bins", "sort_bin_shuffle_x2:.size" (also within the bins),
+            "pools:size", "side_by_side:streams"; or as RETURNN spells them.
+
+    Raises:
+        DataError: an unknown name, a number that is missing, of no use or too many, or something that is no order.
+    """
+    if isinstance(literal, Order):
+        return literal
+    if isinstance(literal, str):
+        return _spelled(literal)
+    if callable(literal) and not isinstance(literal, type):
+        return ByEpoch(literal)
+    raise DataError(
+        f"order={literal!r} is no order. Write a name such as 'random' or 'laplace:.1000', or a function of the epoch "
+        f"that gives one. Names: {', '.join(_SPELLINGS)}."
+    )
+
+
+def _spelled(text: str) -> Order:
+    name, *rest = text.split(":")
+    if name not in _SPELLINGS:
+        raise DataError(f"There is no order {text!r}.{nearest(name, _SPELLINGS)} Orders: {', '.join(_SPELLINGS)}.")
+    takes, make = _SPELLINGS[name]
+    if len(rest) > len(takes):
+        known = f"{name}:{':'.join(takes)}" if takes else name
+        raise DataError(f"order={text!r}: more numbers than {name!r} takes. Write {known!r}.")
+    options: dict[str, int] = {}
+    for key, digits in zip(takes, rest, strict=False):
+        sized = key == "bins" and digits.startswith(".")
+        options["size" if sized else key] = _digits(digits[1:] if sized else digits, text)
+    if takes and not rest and takes[0] in ("size", "streams"):
+        raise DataError(f"order={text!r}: the number is missing. Write '{name}:{1000 if takes[0] == 'size' else 4}'.")
+    return make(**options)
+
+
+def _digits(text: str, said: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise DataError(f"order={said!r}: {text!r} is no whole number from 1 on.")
+    return int(text)
+
+
+_SPELLINGS: dict[str, tuple[tuple[str, ...], Callable[..., Order]]] = {
+    "in_order": ((), in_order),
+    "default": ((), in_order),
+    "reversed": ((), reversed_order),
+    "reverse": ((), reversed_order),
+    "sorted": ((), by_length),
+    "sorted_reverse": ((), lambda: by_length(falling=True)),
+    "random": (("every",), random),
+    "with_replacement": (("number",), with_replacement),
+    "random_sample": ((), with_replacement),
+    "laplace": (("bins", "every"), laplace),
+    "sort_bin_shuffle": (("bins",), sort_bin_shuffle),
+    "sort_bin_shuffle_x2": (("bins",), lambda **bins: sort_bin_shuffle(**bins, within=True)),
+    "pools": (("size",), pools),
+    "side_by_side": (("streams",), side_by_side),
+    "default_every_n": (("streams",), side_by_side),
+}
+"""Of each name the numbers that may follow it, and what makes the order."""
+
+
+def part(whole: Whole, epoch: int, of: int) -> Whole:
+    """The part of a pass that one of its epochs takes, where a pass over the data is `of` epochs.
+
+    Epoch e takes part e mod `of`. Parts are contiguous; those that come first have one unit more where it does not
+    come out even.
+
+    Args:
+        whole: the order of the pass, shape (n,). epoch: from 0 on. of: how many epochs make a pass.
+
+    Raises:
+        DataError: there are fewer units than parts, so that some epochs would be empty.
+    """
+    n = len(whole)
+    if of > n:
+        raise DataError(f"{of} epochs cannot share a pass over {n} units: some would be empty. Write at most {n}.")
+    size, larger = divmod(n, _whole(of, "of={}"))
+    index = epoch % of
+    start = index * size + min(index, larger)
+    return whole[start : start + size + (index < larger)]
+
+
+def repeated(whole: Whole, times: int) -> Whole:
+    """An order so many times in a row, each time the same.
+
+    Raises:
+        DataError: `times` is no whole number from 1 on.
+    """
+    return np.tile(whole, _whole(times, "repeated {} times"))
+
+
+def shuffle_blocks(batches: int, block: int | None, seed: int, epoch: int) -> Whole:
+    """A permutation of whole batches within blocks of so many, int64, shape (batches,); None: one block of all."""
+    size = max(batches, 1) if block is None else _whole(block, "blocks of {} batches")
+    chance = generator(seed, BATCHES, epoch).random(batches)
+    return np.argsort(np.arange(batches) // size + chance, kind="stable")
+
+
+def laplace_stream(samples: Iterable[T], size: int, length: Callable[[T], float]) -> Iterator[T]:
+    """Samples of unknown number in bins of `size` as they arrive, sorted by length, rising and falling in turn."""
+    size, arriving, falling = _whole(size, "bins of {} samples"), iter(samples), False
+    while waiting := list(islice(arriving, size)):
+        yield from sorted(waiting, key=length, reverse=falling)
+        falling = not falling
+
+
+def _whole(value: object, said: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise DataError(f"{said.format(repr(value))}: a whole number from 1 on is needed.")
+    return int(value)
+
+
+def _maybe(value: int | None, said: str) -> int | None:
+    return None if value is None else _whole(value, said)
+
+
+def _bins(bins: int | None, size: int | None, name: str) -> tuple[int | None, int | None]:
+    if bins is not None and size is not None:
+        raise DataError(
+            f"{name}(bins={bins}, size={size}): how many bins there are and how large they are is said twice. "
+            "Leave one of them out."
+        )
+    return _maybe(bins, name + "(bins={})"), _maybe(size, name + "(size={})")

@@ -1,0 +1,319 @@
+"""The batches of every epoch, as a pure function of the seed and the epoch.
+
+What an epoch goes through, each step a function of (lengths, seed, epoch) alone:
+
+    samples ─ selection ─ chunks ─▶ units ─ order, part of the pass ─ filters ─ budget ─▶ batches
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from etude.data.order import PACK, generator
+from etude.data.plan.arrangements import Units
+from etude.data.plan.batching import Batching
+from etude.data.plan.clock import Clock, Passed, Uncounted, opaque
+from etude.data.plan.cut import cut, within
+from etude.data.plan.ends import next_end
+from etude.data.plan.epoch import Cut, Epoch, Repeated, of_lists
+from etude.data.plan.filters import apply
+from etude.data.plan.lengths import Lengths, Whole
+from etude.data.plan.limits import Floats
+from etude.data.plan.orders import part, repeated, shuffle_blocks
+from etude.data.plan.packing import first_fit, strung
+from etude.data.plan.prepared import Prepared, one_packed
+from etude.data.plan.strata import InStrata, Sorted, Strata, in_time
+from etude.data.plan.table import Samples, Table, table
+from etude.data.wanted import Wanted
+from etude.errors import DataError
+from etude.values.progress import Extent, Progress
+from etude.values.schedule import Schedule
+
+_KEPT = 2
+"""Epochs that are remembered: the one that is read, and the one that is read ahead."""
+
+LeftOut = dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Planned:
+    """One epoch, planned.
+
+    Attributes:
+        number: from 0 on. table: its units. epoch: their batches.
+        left_out: how much was left out, by the reason.
+    """
+
+    number: int
+    table: Table
+    epoch: Epoch
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def batches(self) -> int:
+        """How many there are."""
+        return self.epoch.batches
+
+    def wanted(self, batch: int) -> Wanted:
+        """What is to be read for a batch."""
+        units = self.epoch.rows(batch)
+        samples, windows = self.table.samples_of(units), self.table.windows_of(units)
+        return Wanted(self.number, samples, windows, self.epoch.to(batch), self.epoch.filled(batch) or None)
+
+    def frames(self, batch: int) -> int:
+        """True frames of a batch in the leading stream; 0 where lengths are not known."""
+        lengths = self.table.lengths
+        return 0 if lengths is None else int(lengths.lead[self.epoch.rows(batch)].sum())
+
+    def passed(self) -> Passed:
+        """What is given out before each batch."""
+        units, offsets = self.epoch.all()
+        return Passed(offsets, self.table.frames(units)[offsets])
+
+
+class Planner:
+    """Plans epochs of known samples.
+
+    Args:
+        samples: what there is.
+        batching: how they become batches.
+        seed: at least 0.
+        extent: how long the run is, for budgets that are schedules of it.
+        accumulate: batches of one step, for budgets that count steps; None: one.
+
+    Raises:
+        DataError: lengths are needed and not known, a stream is not there, nothing is left, or a unit is beyond the
+            budget and that is to be an error.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        batching: Batching,
+        seed: int,
+        extent: Extent = Extent(),  # noqa: B008
+        accumulate: Schedule | None = None,
+    ) -> None:
+        self.samples = samples
+        self.batching = batching
+        self._seed = seed
+        self._clock = Clock(extent, accumulate, lambda number: self.epoch(number).passed(), opaque(batching.schedules))
+        self._epochs: dict[int, Planned] = {}
+        self._still: Prepared | None = None
+
+    def epoch(self, number: int) -> Planned:
+        """The batches of an epoch."""
+        planned = self._epochs.get(number)
+        if planned is None:
+            try:
+                planned = self._plan(number)
+            except Uncounted:
+                self._clock.counted = True
+                planned = self._plan(number)
+            self._epochs = dict([*self._epochs.items(), (number, planned)][-_KEPT:])
+        return planned
+
+    def _plan(self, number: int) -> Planned:
+        ready = self._prepared(number)
+        if isinstance(self.batching.order, InStrata):
+            epoch, left_out = self._in_strata(ready, number)
+            made = ready.table
+        else:
+            made, epoch, left_out = self._in_order(ready, number)
+        left_out = {reason: count for reason, count in {**ready.table.left_out, **left_out}.items() if count}
+        if not epoch.batches:
+            told = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+            raise DataError(
+                f"Epoch {number} has no batch: of {self.samples.number} samples nothing is left"
+                f"{f' (left out: {told})' if told else ''}. Loosen what leaves them out."
+            )
+        return Planned(number, made, epoch, left_out)
+
+    def _prepared(self, number: int) -> Prepared:
+        """The units of an epoch before any is left out; made once where they are the same in every epoch."""
+        if self._still is not None:
+            return self._still
+        made = Prepared(table(self.batching, self.samples, self._passed(number), self._seed), self.batching)
+        if not self.batching.changes:
+            self._still = made
+        return made
+
+    def _passed(self, number: int) -> int:
+        return number // self.batching.subepochs
+
+    def _start(self, number: int) -> Progress:
+        return self._clock.start(number)
+
+    # --------------------------------------------------------------------------------------- an order, then batches
+
+    def _in_order(self, ready: Prepared, number: int) -> tuple[Table, Epoch, LeftOut]:
+        batching = self.batching
+        units = Units(ready.table.number, ready.table.lengths)
+        order = batching.order.arrange(units, self._passed(number), self._seed)
+        left_out: LeftOut = {}
+        if batching.order.leaves_out:
+            left_out[f"units that do not fill up {batching.order!r}"] = units.n - len(order)
+        if batching.subepochs > 1:
+            order = part(order, number, batching.subepochs)
+        kept, filtered = self._kept(ready.table, order, number)
+        order = repeated(order[kept], batching.repeat)
+        made, epoch, dropped = self._cut(ready, order, number)
+        if batching.blocks != 0 and epoch.batches:
+            turn = shuffle_blocks(epoch.batches, batching.blocks, self._seed, number)
+            epoch = replace(epoch, turn=turn if epoch.turn is None else epoch.turn[turn])
+        return made, epoch, left_out | filtered | dropped
+
+    def _cut(self, ready: Prepared, order: Whole, number: int) -> tuple[Table, Cut, LeftOut]:
+        """Batches of units in their order."""
+        batching, made = self.batching, ready.table
+        called = ready.called(order, self.samples.called)
+        if batching.pack == "strung":
+            return _strung(made, order, int(ready.costs.most(self._start(number))[0]))
+        if ready.buckets is not None:
+            assert made.lengths is not None
+            filled = ready.buckets.fill(made.lengths.lead[order], _bucket_policy(batching.too_long), called)
+            left_out = {"units longer than every bucket": len(filled.dropped)}
+            epoch = Cut(
+                order[filled.units], filled.offsets, None, filled.shapes, ready.buckets.shapes, made.lengths.names
+            )
+            if batching.drop_last:
+                left_out["units that do not fill a bucket"] = epoch.units - epoch.full().units
+                epoch = epoch.full()
+            return made, epoch, left_out
+        if ready.size:
+            ends = np.append(np.arange(0, len(order), ready.size), len(order))
+            return made, *_even(order, ends, ready.size, batching.drop_last)
+        if not ready.costs.constant:
+            return made, *self._cut_in_time(ready, order, number, called)
+        most, values = ready.costs.most(self._start(number)), ready.costs.values[:, order]
+        if batching.pack == "first_fit":
+            row, limit = one_packed(ready.costs)
+            most_units = None if limit is None else int(most[limit])
+            batches = first_fit(values[row], float(most[row]), batching.pool, most_units, batching.too_long)
+        else:
+            batches = cut(values, ready.costs.kinds, most, batching.too_long, called)
+        return made, Cut(order[batches.units], batches.offsets), {"units beyond the budget": len(batches.dropped)}
+
+    def _cut_in_time(
+        self, ready: Prepared, order: Whole, number: int, called: Callable[[int], str]
+    ) -> tuple[Cut, LeftOut]:
+        """The same for a budget that changes: that of a batch is what is allowed when it begins."""
+        limits, frames = ready.costs, ready.table.frames(order)
+        moments, values = self._clock.moments(number, len(order)), limits.values[:, order]
+        batches: list[Whole] = []
+        start = dropped = last = 0
+        while start < len(order):
+            now = moments.at(len(batches), start, int(frames[start]))
+            most = self._clock.ask(limits.most, now)
+            first, name = values[:, start : start + 1], partial(_called_at, called, start)
+            if not len(within(first, limits.kinds, most, self.batching.too_long, name)[0]):
+                dropped, start = dropped + 1, start + 1
+                continue
+            stop = next_end(values, limits.kinds, most, start, last)
+            batches.append(order[start:stop])
+            start, last = stop, stop - start
+        return of_lists(batches), {"units beyond the budget": dropped}
+
+    # ------------------------------------------------------------------------------------------------------ strata
+
+    def _in_strata(self, ready: Prepared, number: int) -> tuple[Epoch, LeftOut]:
+        batching, limits, seed = self.batching, ready.costs, self._seed
+        data, left_out = self._sorted(ready, number)
+        if not limits.constant:
+            moments, total = self._clock.moments(number, len(data)), len(data)
+
+            def most(batch: int, units: int) -> Floats:
+                tokens = mean * units
+                return self._clock.ask(limits.most, moments.at(batch, units, int(tokens)))
+
+            mean = float(data.lengths.mean()) if total else 0.0
+            return _repeated(in_time(data, most, seed, number), batching.repeat), left_out
+        allowed = limits.most(self._start(number))
+        fits: npt.NDArray[np.bool_] = np.asarray((data.costs <= allowed[:, None]).all(0))
+        alone = np.zeros(0, np.int64)
+        if not fits.all():
+            places = np.flatnonzero(~fits)
+            called = ready.called(data.units, self.samples.called)
+            kept, dropped = within(
+                data.costs[:, places], limits.kinds, allowed, batching.too_long, lambda at: called(int(places[at]))
+            )
+            left_out["units beyond the budget"] = len(dropped)
+            alone, data = data.units[places[kept]], data.only(fits)
+        about = ready.about(allowed) * len(data) / max(1, ready.table.number)
+        return _repeated(Strata(data, allowed, about, seed, number, alone), batching.repeat), left_out
+
+    def _sorted(self, ready: Prepared, number: int) -> tuple[Sorted, LeftOut]:
+        """The units of an epoch by length."""
+        batching, data = self.batching, ready.sorted
+        if batching.subepochs == 1 and not batching.filters:
+            return data, {}
+        units = np.arange(ready.table.number)
+        if batching.subepochs > 1:
+            whole = generator(self._seed, PACK, self._passed(number)).permutation(ready.table.number)
+            units = part(whole, number, batching.subepochs)
+        kept, left_out = self._kept(ready.table, units, number)
+        stay = np.zeros(ready.table.number, np.bool_)
+        stay[units[kept]] = True
+        return data.only(stay[data.units]), left_out
+
+    # ----------------------------------------------------------------------------------------------------- filters
+
+    def _kept(self, made: Table, order: Whole, number: int) -> tuple[Any, LeftOut]:
+        """Which places of an order stay. Filters see samples, each once, those of this epoch alone."""
+        filters = self.batching.filters
+        if not filters:
+            return slice(None), {}
+        samples = made.samples_of(order)
+        own = np.unique(samples)
+        lengths = None if self.samples.lengths is None else self.samples.lengths.take(own)
+        kept, counts = self._clock.ask(
+            lambda progress: apply(filters, own, lengths, progress, number, self._seed), self._start(number)
+        )
+        stay = np.zeros(self.samples.number, np.bool_)
+        stay[own[kept]] = True
+        return stay[samples], {f"samples by {name}": count for name, count in counts.items()}
+
+
+def _repeated(epoch: Epoch, times: int) -> Epoch:
+    return epoch if times == 1 else Repeated(epoch, times)
+
+
+def _called_at(called: Callable[[int], str], start: int, place: int) -> str:
+    return called(start + place)
+
+
+def _even(order: Whole, ends: Whole, size: int, drop_last: bool) -> tuple[Cut, LeftOut]:
+    rest = len(order) % size
+    if not drop_last or not rest:
+        return Cut(order, ends), {}
+    return Cut(order, ends[:-1]), {"units that do not fill a batch": rest}
+
+
+def _bucket_policy(too_long: str) -> str:
+    return "error" if too_long == "error" else "drop"
+
+
+def _strung(made: Table, order: Whole, size: int) -> tuple[Table, Cut, LeftOut]:
+    """Frames of all units one after the other, cut at every so many."""
+    lengths = made.lengths
+    assert lengths is not None
+    lead = lengths.lead[order]
+    for name in lengths.names[1:]:
+        if (lengths[name] != lengths.lead).any():
+            raise DataError(
+                f"pack='strung' cuts {lengths.names[0]!r} anywhere, and {name!r} has other lengths: it cannot be cut there. "
+                "Write pack=True, which keeps samples whole."
+            )
+    pieces = strung(lead, size)
+    units = order[pieces.units]
+    begin = {name: starts[units] for name, (starts, _) in made.windows.items()}
+    windows = {name: (begin.get(name, 0) + pieces.starts, begin.get(name, 0) + pieces.stops) for name in lengths.names}
+    cut_lengths = Lengths(dict.fromkeys(lengths.names, pieces.stops - pieces.starts))
+    new = Table(len(units), made.samples_of(units), windows, cut_lengths, made.left_out, made.lost)
+    return new, Cut(np.arange(len(units)), pieces.offsets), {}

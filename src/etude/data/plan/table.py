@@ -1,0 +1,85 @@
+"""The units of an epoch before any is left out: samples, or chunks of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from etude.data.plan.batching import Batching
+from etude.data.plan.chunks import cut_chunks
+from etude.data.plan.lengths import Lengths, Whole
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """The samples that there are.
+
+    Attributes:
+        number: how many. lengths: theirs, or None. parts: how many belong to each of several sources, one after the
+            other. called: how messages call a sample, by its number.
+    """
+
+    number: int
+    lengths: Lengths | None = None
+    parts: Sequence[int] = ()
+    called: Callable[[int], str] = "sample {}".format
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """Units, numbered from 0 on.
+
+    Attributes:
+        number: how many.
+        samples: of which sample each is, int64, shape (number,); None: unit and sample are the same.
+        windows: of each stream that is cut where every unit starts and stops.
+        lengths: of the units; None where they are not known.
+        left_out: units that there are not, by the reason. lost: of each stream the frames that are in no chunk.
+    """
+
+    number: int
+    samples: Whole | None = None
+    windows: Mapping[str, tuple[Whole, Whole]] = field(default_factory=dict)
+    lengths: Lengths | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    lost: Mapping[str, int] = field(default_factory=dict)
+
+    def samples_of(self, units: Whole) -> Whole:
+        """Of which sample each of some units is."""
+        return units if self.samples is None else self.samples[units]
+
+    def windows_of(self, units: Whole) -> dict[str, tuple[Whole, Whole]]:
+        """Where each of some units starts and stops."""
+        return {name: (starts[units], stops[units]) for name, (starts, stops) in self.windows.items()}
+
+    def frames(self, units: Whole) -> Whole:
+        """Frames in the leading stream before each of some units, and after the last; 0 where they are not known."""
+        if self.lengths is None:
+            return np.zeros(len(units) + 1, np.int64)
+        return np.concatenate(([0], np.cumsum(self.lengths.lead[units])))
+
+
+def table(batching: Batching, samples: Samples, passed: int, seed: int) -> Table:
+    """The units of a pass over the data.
+
+    Args:
+        batching: what is selected and cut. samples: what there is. passed: passes over the data before this one.
+    """
+    chosen = None
+    if batching.selection is not None:
+        chosen = batching.selection.choose(samples.number, passed, seed, samples.parts)
+    lengths = samples.lengths
+    if chosen is not None and lengths is not None:
+        lengths = lengths.take(chosen)
+    if batching.chunk is None:
+        return Table(samples.number if chosen is None else len(chosen), chosen, {}, lengths)
+    assert lengths is not None
+    made = cut_chunks(batching.chunk, lengths, passed, seed, chosen, called=samples.called)
+    left_out = {
+        "samples of which no chunk is left": made.dropped,
+        f"chunks shorter than {batching.chunk!r} takes": made.short,
+        "chunks without labels": made.unlabelled,
+    }
+    return Table(len(made), made.sample, made.windows, made.lengths, left_out, made.lost)

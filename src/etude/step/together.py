@@ -1,0 +1,122 @@
+"""Micro-batches of one step: their gradients add up to those of the one batch that they are parts of.
+
+The mean of a term over the whole is the sum of its means over the parts, each times its share of what is counted. With
+several terms these shares have to be known before the first gradient is computed; the gradient of one term is divided
+by the whole count afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from etude.errors import SettingError
+from etude.step.loss import Losses, Measured, weighted_sum
+from etude.step.reading import Reader
+
+
+class Together:
+    """The terms of a step over its micro-batches, as one micro-batch after the other is measured.
+
+    Args:
+        names: of the terms. weights: of the terms in this step.
+        counts: of each micro-batch what each term is taken over, where that is known beforehand; None for one term.
+
+    Attributes:
+        divisor: what the gradients of all `share` are to be divided by.
+    """
+
+    def __init__(
+        self, names: Sequence[str], weights: Sequence[float], counts: Sequence[Sequence[float]] | None = None
+    ) -> None:
+        self._names, self._weights, self._told = tuple(names), tuple(weights), counts
+        self._wholes = None if counts is None else [sum(own) for own in zip(*counts, strict=True)]
+        self._sums: list[Tensor | None] = [None] * len(self._names)
+        self._counts = [0.0] * len(self._names)
+        self._nothing: tuple[Measured, ...] = ()
+        self._number = 0
+
+    def share(self, measured: Sequence[Measured]) -> Tensor | None:
+        """What the next micro-batch adds to the loss; None where nothing in it counts for any term.
+
+        Raises:
+            SettingError: a term is taken over something else than was told.
+        """
+        here = [float(one.count) for one in measured]
+        self._check(here)
+        self._number += 1
+        self._nothing = tuple(measured)
+        means: list[Tensor] = []
+        weights: list[float] = []
+        for place, (one, count) in enumerate(zip(measured, here, strict=True)):
+            if not count:
+                # Its mean is NaN; in the batch as a whole it would not be seen.
+                continue
+            part = one.mean.detach() * count
+            before = self._sums[place]
+            self._sums[place] = part if before is None else before + part
+            self._counts[place] += count
+            means.append(one.mean)
+            whole = 1.0 if self._wholes is None else self._wholes[place]
+            weights.append(self._weights[place] * count / whole)
+        return weighted_sum(means, weights) if means else None
+
+    @property
+    def divisor(self) -> float:
+        return self._counts[0] if self._wholes is None else 1.0
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is a term of which nothing counts in any micro-batch: its mean is NaN."""
+        return not all(self._counts)
+
+    def terms(self) -> tuple[Measured, ...]:
+        """Each term over all micro-batches."""
+        found = zip(self._sums, self._counts, self._nothing, strict=True)
+        return tuple(empty if total is None else Measured(total / count, count) for total, count, empty in found)
+
+    def loss(self) -> Tensor:
+        """The weighted sum of the terms over all micro-batches."""
+        return weighted_sum([one.mean.detach() for one in self.terms()], self._weights)
+
+    def _check(self, here: Sequence[float]) -> None:
+        if self._told is None:
+            return
+        for name, count, told in zip(self._names, here, self._told[self._number], strict=True):
+            if count != told:
+                raise SettingError(
+                    f"The loss {name!r} is a mean over {count:g} in micro-batch {self._number}, and over {told:g} was "
+                    "told beforehand: it gave a mean for the first batch and something else now, or counts by chance. "
+                    "Give a pair (sum, count) always, or leave accumulate out."
+                )
+
+
+def counts_of(losses: Losses, net: nn.Module, read: Reader, many: Sequence[Any]) -> list[list[float]]:
+    """What each term is taken over in each of several batches.
+
+    Where the batches alone do not tell, the net computes them without gradients, in evaluation mode.
+    """
+    if losses.told:
+        return [[float(count) for count in losses.counts(read, values)] for values in many]
+    with _looking(net):
+        return [[float(one.count) for one in losses.measure_each(net, read, values)[0]] for values in many]
+
+
+@contextmanager
+def _looking(net: nn.Module) -> Iterator[None]:
+    """The net in evaluation mode and without gradients; the buffers that some nets write to even so are kept."""
+    modes = [(module, module.training) for module in net.modules()]
+    kept = [(buffer, buffer.detach().clone()) for buffer in net.buffers()]
+    net.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for buffer, before in kept:
+            buffer.data.copy_(before)
