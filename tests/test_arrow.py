@@ -128,17 +128,23 @@ def test_uncompressed_files_are_read_from_the_map_and_all_parts_stay(tmp_path: P
     for index in range(5):
         data[index]
     (path,) = data.handles
-    assert data.handles[path].keep is None
+    assert data.handles[path].recent is None
     assert len(data.handles[path].decoded) == 3
 
 
 @pytest.mark.parametrize("kind", ["compressed", "parquet"])
-def test_only_so_many_decoded_parts_stay(tmp_path: Path, kind: str) -> None:
-    data = arrow(WRITERS[kind](tmp_path / "a", table()), ["audio"], keep=2)
-    for index in (0, 2, 1, 4):
+def test_only_so_many_decoded_parts_of_all_files_stay(tmp_path: Path, kind: str) -> None:
+    paths = [WRITERS[kind](tmp_path / name, table()) for name in ("a", "b")]
+    data = arrow(paths, ["audio"], keep=2)
+    for index in (0, 2, 7, 1, 5):
         data[index]
-    (path,) = data.handles
-    assert list(data.handles[path].decoded) == [0, 2]
+    recent = data.handles[paths[0]].recent
+    assert recent is data.handles[paths[1]].recent
+    assert recent is not None
+    assert list(recent.parts) == [(paths[0], 0), (paths[1], 0)]
+    data.close()
+    assert not recent.parts
+    assert data[7]["audio"].tolist() == AUDIO[2]
 
 
 def test_extension_types_are_their_storage(tmp_path: Path) -> None:
@@ -183,9 +189,9 @@ def test_items_make_a_source(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        (pa.array([1, None]), r"'x' of .*a \(part 0\) lacks 1 values, the first at 1\. Fill them in"),
-        (pa.array([[1], None, None]), r"lacks 2 values, the first at 1"),
-        (pa.array([[1, None, 2]]), r"lacks 1 values, the first at 1"),
+        (pa.array([1, None]), r"'x' of .*a \(part 0\) lacks 1 value, the first at 1\. Fill them in"),
+        (pa.array([[1], None, None]), r"lacks 1 value, the first at 1"),
+        (pa.array([[1, None, 2]]), r"lacks 1 value, the first at 1"),
         (
             pa.array([[[1, 2], [3]]]),
             r"Row 0 of the column 'x' of .* lists of different lengths: 2 numbers first, 1 at 1",
@@ -201,9 +207,7 @@ def test_rows_that_lack_something_are_named(tmp_path: Path, values: Any, told: s
 def test_types_that_no_tensor_holds_are_named(tmp_path: Path) -> None:
     mixed = pa.table({"x": [1, 2], "when": pa.array([1, 2], pa.timestamp("s")), "s": [{"a": 1}, {"a": 2}]})
     path = file(tmp_path / "a", mixed)
-    with pytest.raises(
-        DataError, match=r"column 'when' of .*a holds timestamp\[s\], which no tensor can hold\. Name the"
-    ):
+    with pytest.raises(DataError, match=r"'when' of .*a holds timestamp\[s\], which no tensor can hold\. Name the"):
         arrow(path)
     with pytest.raises(DataError, match=r"column 's' of .*a holds struct<a: int64>"):
         arrow(path, ["x", "s"])
@@ -248,3 +252,7 @@ def test_without_pyarrow_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingPackageError, match=r"Arrow and Parquet files needs .*pip install 'etude\[arrow\]'"):
         arrow(path)
+
+
+def test_without_a_column_of_ids_there_are_none(tmp_path: Path) -> None:
+    assert arrow(file(tmp_path / "a", table())).tags is None

@@ -96,7 +96,7 @@ def test_a_file_without_targets_has_a_column_of_lengths_too_many(tmp_path: Path)
         file["inputs"] = np.ones((3, 2), np.float32)
         file["seqLengths"] = np.array([[1, 0], [2, 0]], np.int32)
     data = hdf(tmp_path / "a.hdf")
-    assert (data.names, data.tags, data.sizes) == (("data",), [], {"data": 2})
+    assert (data.names, data.tags, data.sizes) == (("data",), None, {"data": 2})
     assert data.lengths["data"].tolist() == [1, 2]
 
 

@@ -44,6 +44,7 @@ from etude.step.optim.registry import by_name, register
 from etude.step.optim.rule import Setting, UpdateRule
 from etude.step.precision import check_precision
 from etude.step.reading import Reader
+from etude.step.together import Together
 from etude.step.torch_schedules import from_torch, to_torch
 from etude.step.trainer import Trainer
 from etude.step.update import Update
@@ -243,6 +244,25 @@ def groups(*given: Any, **options: Any) -> Trainer:
     made = chain()
     optimizer = torch.optim.SGD([{"params": made[n].parameters(), **more} for n, more in given], lr=0.1, **options)
     return Trainer(made, optimizer)
+
+
+class Listener(nn.Module):
+    """Takes streams of sequences, and what is known of them."""
+
+    def forward(self, x: Tensor, z: Tensor, mask: Tensor) -> Tensor:
+        return x
+
+
+def of_streams(**values: Tensor) -> Any:
+    """Read a batch of sequences, each stream with lengths."""
+    lengths = {f"{name}_lengths": torch.tensor([2]) for name in values if not name.endswith("_offsets")}
+    return Reader(Listener())({**values, **lengths})
+
+
+def micro_batches(counts: list[float]) -> None:
+    """Measure a micro-batch of one element, of which this was told beforehand."""
+    measured = Losses(terms("mse")).measure_each(nn.Identity(), Reader(nn.Identity()), (torch.ones(1), torch.ones(1)))
+    Together(["loss"], [1.0], 1, [counts]).share(measured[0])
 
 
 class Demanding(Plain):
@@ -1182,6 +1202,23 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
     "not one program": (not_one_program, PlanError, ["one program: generator in forward.", "Leave compile out"]),
 }
 CASES.update(AVERAGES)
+CASES |= {
+    "mask of which": (
+        lambda: of_streams(x=X[:, None], z=X[:, None]),
+        SettingError,
+        ["forward takes 'mask'", "several inputs have lengths: x, z", "Write x_mask in forward"],
+    ),
+    "mask of what is packed": (
+        lambda: of_streams(x=X, x_offsets=torch.tensor([0, 8])),
+        SettingError,
+        ["a mask of 'x', which is packed", "Take x_offsets"],
+    ),
+    "counts of micro-batches": (
+        lambda: micro_batches([2.0]),
+        SettingError,
+        ["The loss 'loss' is a mean over 1 in micro-batch 0, and over 2 was told", "Give a pair (sum, count) always"],
+    ),
+}
 
 
 def _stepped(made: Trainer) -> Trainer:

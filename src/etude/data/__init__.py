@@ -1,0 +1,1 @@
+"""Data: what samples there are, and how they become batches."""

@@ -40,6 +40,7 @@ class Arrays(Source):
     batches: None = field(default=None, init=False)
     random_access: bool = field(default=True, init=False)
     batched: bool = field(default=False, init=False)
+    by_item: bool = field(default=False, init=False)
 
     def cast(self, dtype: torch.dtype) -> Arrays:
         """The same data, converted afresh from what was given: float64 asked for is float64 kept."""

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from etude.data.cursor import Cursor
-from etude.errors import DataError
+from etude.errors import DataError, nearest
 
+_LENGTHS = "_lengths"
 _TOKENS = (torch.int64, torch.int32, torch.int16)
 
 
@@ -24,14 +25,15 @@ class Batch:
         values: the arrays, shaped as the data are: a tensor, a tuple of tensors, or a dict of tensors; samples
             along the first dimension. Batches of arrays in memory are copies: they may be written to.
         samples: size of the first dimension of the first tensor.
-        tokens: samples times length where the first tensor holds integers wider than 8 bits, of shape
-            (samples, length, ...); otherwise 0.
+        tokens: true frames of the leading stream where samples have lengths of their own. Otherwise samples times
+            length where the first tensor holds integers wider than 8 bits, of shape (samples, length, ...), else 0.
         cursor: this batch's own place.
         next: the place of the batch that follows.
         progress_epoch: position in epochs once this batch is done; while the length of an epoch is not known,
             the epochs completed.
         order: an order of samples in which these are neighbours, or None where the data are read in their own order.
         start: where in `order` they begin.
+        everywhere: samples and tokens of the whole batch where several processes share it; None: this is all of it.
     """
 
     values: Any
@@ -42,6 +44,48 @@ class Batch:
     progress_epoch: float
     order: Tensor | None = None
     start: int = 0
+    everywhere: tuple[int, int] | None = None
+
+    @property
+    def all_samples(self) -> int:
+        """Samples of the batch in all processes that share it."""
+        return self.samples if self.everywhere is None else self.everywhere[0]
+
+    @property
+    def all_tokens(self) -> int:
+        """Tokens of the batch in all processes that share it."""
+        return self.tokens if self.everywhere is None else self.everywhere[1]
+
+    @property
+    def frames(self) -> dict[str, int]:
+        """True frames of every stream that has lengths."""
+        return {name: int(lengths.sum()) for name, lengths in self.lengths.items()}
+
+    @property
+    def lengths(self) -> dict[str, Tensor]:
+        """Of every stream how long each sample is: int64, shape (rows,)."""
+        if not isinstance(self.values, Mapping):
+            return {}
+        ends = [name.removesuffix(_LENGTHS) for name in self.values if name.endswith(_LENGTHS)]
+        return {name: self.values[f"{name}{_LENGTHS}"] for name in ends if name in self.values}
+
+    def mask(self, stream: str) -> Tensor:
+        """Which frames of a padded stream are true: bool, shape (rows, longest).
+
+        Raises:
+            DataError: there is no such stream, or its sequences follow one another, so that nothing is padded.
+        """
+        lengths = self.lengths
+        if stream not in lengths:
+            raise DataError(
+                f"The batch has no stream {stream!r}.{nearest(stream, lengths)} It has: {outline(self.values)}."
+            )
+        if f"{stream}_offsets" in self.values:
+            raise DataError(
+                f"The sequences of {stream!r} follow one another: all its frames are true. Leave the mask out."
+            )
+        own = lengths[stream]
+        return torch.arange(self.values[stream].shape[1], device=own.device) < own[:, None]
 
     @property
     def last(self) -> bool:
@@ -56,7 +100,7 @@ class Batch:
 
 _new = Batch.__new__
 _SETTERS = [getattr(Batch, name).__set__ for name in Batch.__slots__]
-_values, _samples, _tokens, _cursor, _next, _position, _order, _start = _SETTERS
+_values, _samples, _tokens, _cursor, _next, _position, _order, _start, _everywhere = _SETTERS
 
 
 def quick_batch(
@@ -79,6 +123,7 @@ def quick_batch(
     _position(made, position)
     _order(made, order)
     _start(made, start)
+    _everywhere(made, None)
     return made
 
 

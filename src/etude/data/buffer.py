@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from etude.arguments import named
 from etude.data.forward import Counts, Forward, opened, readable
 from etude.data.order import ORDER, generator
 from etude.data.sets import forward_only, title_of
 from etude.errors import DataError
+
+T = TypeVar("T")
 
 _DRAWN = 1024
 """Places in a buffer drawn at once."""
@@ -44,10 +46,15 @@ def shuffle_buffer(data: Any, size: int, *, seed: int = 0) -> Forward:
 
 
 def _buffered(source: Any, size: int, seed: int, epoch: int, counts: Counts) -> Iterator[Any]:
+    return shuffled(opened(source, epoch), size, seed, epoch)
+
+
+def shuffled(samples: Iterable[T], size: int, seed: int, epoch: int) -> Iterator[T]:
+    """Samples in the order in which they leave a buffer of so many."""
     chance = generator(seed, ORDER, epoch, size)
-    held: list[Any] = []
+    held: list[T] = []
     drawn: list[int] = []
-    for sample in opened(source, epoch):
+    for sample in samples:
         if len(held) < size:
             held.append(sample)
             continue

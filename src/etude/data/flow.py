@@ -8,19 +8,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
+from etude.data.ahead import read_ahead
 from etude.data.arrays import Arrays
+from etude.data.assembled import Assembled, batching_for, planner_for
+from etude.data.assembly import Assembly
 from etude.data.batch import Batch, counts, moved, quick_batch, token_width
 from etude.data.chance import item_key, sow, undisturbed
 from etude.data.cursor import Cursor
 from etude.data.form import Source
 from etude.data.items import Items, Reader
+from etude.data.onward import Onward
 from etude.data.order import in_order, permutation
+from etude.data.report import Report
 from etude.data.source import source as adapted
 from etude.data.streams import Stream
-from etude.data.workers import read
 from etude.errors import DataError
+from etude.values.progress import Extent
+from etude.values.schedule import Schedule
 
 _NEAR, _FAR = 1 << 19, 1 << 23
 """Bytes gathered at once: what stays in a processor's cache, and what is worth one transfer to a device."""
@@ -49,6 +54,9 @@ class Flow:
         dtype: of every floating array. Default: as `source` gave it.
         chunk: bytes of arrays in memory to gather at once, but at least one batch. Default: half a mebibyte, or
             eight on the way to another device.
+        looking: the data are only looked at: `Data` come whole then, every sample once.
+        extent: how long the run is, and accumulate: the batches of one step, for budgets of `Data` that change.
+        rank, ranks: of every batch give out the share of this process; the batches are the same for any number.
 
     Attributes:
         samples: samples given out in an epoch, or None where unknown.
@@ -60,8 +68,11 @@ class Flow:
     """
 
     __slots__ = (
+        "_assembly",
         "_chunk",
         "_drop_last",
+        "_onward",
+        "_ranks",
         "_workers",
         "batch_size",
         "batches_per_epoch",
@@ -86,6 +97,11 @@ class Flow:
         prefetch: int = 2,
         dtype: torch.dtype | None = None,
         chunk: int | None = None,
+        looking: bool = False,
+        extent: Extent = Extent(),  # noqa: B008
+        accumulate: Schedule | None = None,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         made = adapted(source)
         self.source = made if dtype is None else made.cast(dtype)
@@ -96,10 +112,42 @@ class Flow:
         self._workers = (_whole("workers", workers, 0), _whole("prefetch", prefetch, 1))
         self._drop_last = drop_last
         self._chunk = None if chunk is None else _whole("chunk", chunk, 1)
+        self._ranks = _rank(rank, ranks, made)
+        self._assembly: Assembly | None = None
+        self._onward: Onward | None = None
         _check_options(made, self.shuffle, drop_last, workers)
+        if isinstance(self.source, Assembled):
+            self._assemble(self.source, shuffle, looking, extent, accumulate)
+            return
         self.batches_per_epoch = _batches(made, self.batch_size, drop_last)
         self.samples = _samples(made, self.batch_size, drop_last)
         self.tokens = _tokens(made, self.samples)
+
+    def _assemble(
+        self, source: Assembled, shuffle: bool | None, looking: bool, extent: Extent, accumulate: Schedule | None
+    ) -> None:
+        """What is known of `Data`: a first epoch is planned, so that what is wrong is said before anything is read."""
+        batching = batching_for(source, self.batch_size, shuffle, looking)
+        self.batches_per_epoch = self.samples = self.tokens = None
+        if source.stock.forward:
+            self._onward = Onward(source, batching, self.seed, self.device, extent, accumulate)
+            return
+        planner = planner_for(source, batching, self.seed, extent, accumulate)
+        self._assembly = Assembly(source, planner, self.seed, self.device, self._workers, *self._ranks)
+        first = planner.epoch(0)
+        if not batching.varies:
+            self.batches_per_epoch, self.samples = first.batches, first.epoch.units
+            self.tokens = first.frames_of_all() or None
+
+    def report(self, epoch: int) -> Report | None:
+        """What is in the batches of an epoch; of data that are read forward what was, once it is read. Else None."""
+        if self._assembly is not None:
+            return self._assembly.report(epoch)
+        return None if self._onward is None else self._onward.report(epoch)
+
+    def batches_in(self, epoch: int) -> int | None:
+        """How many batches an epoch has; None where that is not known."""
+        return self._assembly.planner.epoch(epoch).batches if self._assembly is not None else self.batches_per_epoch
 
     def batches(self, cursor: Cursor = Cursor(), *, epochs: int | None = None) -> Iterator[Batch]:  # noqa: B008
         """The batches from `cursor` on.
@@ -114,10 +162,14 @@ class Flow:
             DataError: a cursor beyond the epoch; while reading, data that cannot be read, that give no batch in an
                 epoch, or fewer or more than they state.
         """
-        total = self.batches_per_epoch
+        total = self.batches_in(cursor.epoch) if cursor.epoch >= 0 else None
         if cursor.epoch < 0 or cursor.batch < 0 or (total is not None and cursor.batch >= total):
             raise _beyond(cursor, total)
         stop = None if epochs is None else cursor.epoch + _whole("epochs", epochs, 1)
+        if self._assembly is not None:
+            return self._assembly.batches(cursor, stop)
+        if self._onward is not None:
+            return self._onward.batches(cursor, stop)
         if isinstance(self.source, Arrays):
             return self._of_arrays(self.source, cursor, stop)
         if isinstance(self.source, Items):
@@ -126,11 +178,17 @@ class Flow:
         return self._of_stream(self.source, cursor, stop)
 
     def state(self, cursor: Cursor) -> list[Tensor]:
-        """What has to be kept besides a cursor: the generators that a loader brings along, if it has some."""
+        """What has to be kept besides a cursor: generators that a loader brings along, what `Data` count."""
+        made = self._assembly or self._onward
+        if made is not None:
+            return made.state(cursor.epoch)
         return self.source.state(cursor.epoch) if isinstance(self.source, Stream) else []
 
     def load(self, cursor: Cursor, state: Sequence[Tensor]) -> None:
         """Take over what `state` gave; before `batches`."""
+        made = self._assembly or self._onward
+        if made is not None:
+            made.load(state)
         if isinstance(self.source, Stream):
             self.source.load(cursor.epoch, state)
 
@@ -140,6 +198,9 @@ class Flow:
         return order if source.indices is None else source.indices[order]
 
     def _of_arrays(self, source: Arrays, cursor: Cursor, stop: int | None) -> Iterator[Batch]:
+        if self._ranks[1] > 1:
+            yield from self._shared(source, cursor, stop)
+            return
         size, total, width = self.batch_size or 0, self.batches_per_epoch or 0, token_width(source.arrays[0])
         rest = (self.samples or 0) - size * (total - 1)
         place = cursor
@@ -153,6 +214,22 @@ class Flow:
                     position, start = epoch + done / total, size * (done - 1)
                     yield quick_batch(value, samples, samples * width, place, following, position, rows, start)
                     place = following
+
+    def _shared(self, source: Arrays, cursor: Cursor, stop: int | None) -> Iterator[Batch]:
+        """The share of this process in each batch."""
+        width = token_width(source.arrays[0])
+        for place, rows in self._places(source, cursor, stop):
+            own = self._own(rows)
+            columns = [moved(array.index_select(0, own.to(array.device)), self.device, None) for array in source.arrays]
+            values = next(iter(_shaped(source, [(column,) for column in columns])))
+            everywhere = (len(rows), len(rows) * width)
+            last = place.batch + 1 == self.batches_per_epoch
+            yield self._located(values, len(own), len(own) * width, place, last, own, everywhere)
+
+    def _own(self, rows: Tensor) -> Tensor:
+        """Of the samples of a batch those of this process: as many for each, the first ones one more."""
+        rank, ranks = self._ranks
+        return rows[len(rows) * rank // ranks : len(rows) * (rank + 1) // ranks]
 
     def _gathered(self, source: Arrays, rows: Tensor, start: int) -> Iterator[tuple[int, Iterable[Any]]]:
         """The batches of an epoch from batch `start` on, a chunk at a time: its first number, the values of each."""
@@ -177,7 +254,7 @@ class Flow:
         for (place, rows), values in zip(self._places(source, cursor, stop), read, strict=True):
             yield self._placed(source, values, place, place.batch + 1 == self.batches_per_epoch, rows)
 
-    def _places(self, source: Items, cursor: Cursor, stop: int | None) -> Iterator[tuple[Cursor, Tensor]]:
+    def _places(self, source: Arrays | Items, cursor: Cursor, stop: int | None) -> Iterator[tuple[Cursor, Tensor]]:
         """Each batch to come: its place and its items."""
         size, total, start = self.batch_size or 0, self.batches_per_epoch or 0, cursor.batch
         for epoch in _epochs(cursor, stop):
@@ -190,27 +267,8 @@ class Flow:
         """The batches at `places`, read here or by workers; nothing but the speed depends on which."""
         reader = Reader(source.data, source.title, self.seed, source.rows, source.dtype)
         requests = ((place.epoch, rows.tolist()) for place, rows in places)
-        workers, prefetch = self._workers
-        if not workers:
-            yield from map(reader.__getitem__, requests)
-            return
-        loader: DataLoader[Any] = DataLoader(
-            reader,  # type: ignore[arg-type]
-            sampler=requests,
-            batch_size=None,
-            collate_fn=_as_it_is,
-            num_workers=workers,
-            prefetch_factor=prefetch,
-            pin_memory=self.device is not None and self.device.type == "cuda",
-            generator=torch.Generator(),  # its own, or the loader would draw from the process's
-        )
-        try:
-            yield from read(loader)
-        except RuntimeError as error:
-            raise DataError(
-                f"A worker reading the data set {source.title} ended: {error} "
-                "Write workers=0 to see why in this process."
-            ) from error
+        pin = self.device is not None and self.device.type == "cuda"
+        return read_ahead(reader, requests, source.title, *self._workers, pin)
 
     def _of_stream(self, source: Stream, cursor: Cursor, stop: int | None) -> Iterator[Batch]:
         skipped = cursor.batch
@@ -270,9 +328,21 @@ class Flow:
     def _placed(self, source: Items | Stream, values: Any, place: Cursor, last: bool, rows: Tensor | None) -> Batch:
         values = moved(values, self.device, source.dtype)
         samples, tokens = counts(values)
+        return self._located(values, samples, tokens, place, last, rows, None)
+
+    def _located(
+        self,
+        values: Any,
+        samples: int,
+        tokens: int,
+        place: Cursor,
+        last: bool,
+        rows: Tensor | None,
+        everywhere: tuple[int, int] | None,
+    ) -> Batch:
         following = Cursor(place.epoch + 1, 0) if last else Cursor(place.epoch, place.batch + 1)
         share = (place.batch + 1) / self.batches_per_epoch if self.batches_per_epoch else float(last)
-        return Batch(values, samples, tokens, place, following, place.epoch + share, rows)
+        return Batch(values, samples, tokens, place, following, place.epoch + share, rows, 0, everywhere)
 
 
 def _epochs(cursor: Cursor, stop: int | None) -> Iterable[int]:
@@ -298,10 +368,6 @@ def _with_last(drawn: Iterator[Any], nothing: str) -> Iterator[tuple[Any, bool]]
         yield values, upcoming is _END
 
 
-def _as_it_is(values: Any) -> Any:
-    return values
-
-
 def _beyond(cursor: Cursor, total: int | None) -> DataError:
     told = "" if total is None else f" An epoch has {total} batches, the first is Cursor(epoch, 0)."
     return DataError(f"There is no batch at {cursor}.{told} Were batch size and data the same when it was kept?")
@@ -314,6 +380,18 @@ def _miscounted(source: Stream, epoch: int, given: str, total: int) -> DataError
     return DataError(f"{source.title} gave {given} batches in epoch {epoch}; its length says {total}. Correct __len__.")
 
 
+def _rank(rank: int, ranks: int, source: Source) -> tuple[int, int]:
+    _whole("ranks", ranks, 1)
+    if _whole("rank", rank, 0) >= ranks:
+        raise DataError(f"rank={rank} of ranks={ranks}: ranks count from 0. Write a number below {ranks}.")
+    if ranks > 1 and not (isinstance(source, Arrays | Assembled) and source.random_access):
+        raise DataError(
+            f"ranks={ranks} was asked for, and batches of {source.title} cannot be shared: they are made before they "
+            "can be divided. Give samples that can be read by number: arrays, or Data(...)."
+        )
+    return rank, ranks
+
+
 def _whole(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise DataError(f"{name}={value!r} was asked for. Write a whole number from {least} on.")
@@ -321,6 +399,8 @@ def _whole(name: str, value: Any, least: int) -> int:
 
 
 def _batch_size(source: Source, size: Any) -> int | None:
+    if isinstance(source, Assembled):
+        return None if size is None else _whole("batch_size", size, 1)
     if not source.batched:
         if size is None:
             raise DataError(f"How many samples of {source.title} make a batch? Write batch_size=32, for example.")
@@ -336,21 +416,21 @@ def _batch_size(source: Source, size: Any) -> int | None:
 
 def _check_options(source: Source, shuffle: bool, drop_last: bool, workers: int) -> None:
     """Refuse what these data cannot follow, rather than pass over it."""
-    if shuffle and not source.random_access:
+    if shuffle and not source.random_access and not isinstance(source, Assembled):
         raise DataError(
             f"shuffle=True was asked for, but {source.title} can only be read forward. "
             "Shuffle inside it, and leave shuffle out."
         )
-    if drop_last and source.batched:
+    if drop_last and (source.batched or isinstance(source, Assembled)):
         raise DataError(
             f"drop_last=True was asked for, but {source.title} gives batches of its own. Leave the last one out there."
         )
-    if workers and not isinstance(source, Items):
+    if workers and not source.by_item:
         raise DataError(f"workers={workers} was asked for, but {_without_workers(source)} Leave workers out.")
 
 
 def _without_workers(source: Source) -> str:
-    if isinstance(source, Arrays):
+    if isinstance(source, Arrays) or (isinstance(source, Assembled) and source.random_access):
         return "arrays in memory are gathered faster in this process."
     if source.title == "DataLoader":
         return "a DataLoader has its own (num_workers)."

@@ -8,7 +8,8 @@ import torch
 
 FORMS = (
     "Known forms: a tensor or array, a tuple or dict of them, a list of (x, y) pairs, a Dataset, an "
-    "IterableDataset, a DataLoader, a Hugging Face dataset, a function that yields batches (with round_length=)."
+    "IterableDataset, a DataLoader, a Hugging Face dataset, a function that yields batches (with round_length=), "
+    "etude.Data(...) around samples of different lengths."
 )
 
 
@@ -23,6 +24,7 @@ class Source(ABC):
         batches: batches in one pass where that does not depend on a batch size; otherwise, or unknown, None.
         random_access: whether samples can be read in any order, and so be shuffled and found again at once.
         batched: whether the data come in batches of their own, which no batch size changes.
+        by_item: whether samples are read by number, so that worker processes can read them.
         converted: what was changed on the way in, one line for each array.
     """
 
@@ -34,6 +36,7 @@ class Source(ABC):
     batches: int | None
     random_access: bool
     batched: bool
+    by_item: bool
     converted: list[str]
 
     @abstractmethod

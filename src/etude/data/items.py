@@ -19,6 +19,9 @@ from etude.errors import DataError
 Request = tuple[int, list[int]]
 """An epoch and the numbers of the items wanted for one batch of it."""
 
+LOST: Any = object()
+"""An item that cannot be read, where that is no error."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Items(Source):
@@ -42,6 +45,7 @@ class Items(Source):
     batches: None = field(default=None, init=False)
     random_access: bool = field(default=True, init=False)
     batched: bool = field(default=False, init=False)
+    by_item: bool = field(default=True, init=False)
 
     def cast(self, dtype: torch.dtype) -> Items:
         made = items_of(self.data, self.rows, dtype)
@@ -78,6 +82,7 @@ class Reader:
     with seeds, and so is all that follows.
 
     Attributes:
+        skips: whether an item that cannot be read is `LOST` instead of an error.
         draws: whether an item is known to have drawn numbers.
     """
 
@@ -86,18 +91,22 @@ class Reader:
     seed: int
     rows: bool
     dtype: torch.dtype | None = None
+    skips: bool = False
     draws: bool = False
 
     def __getitem__(self, request: Request) -> Any:
-        epoch, wanted = request
+        return collate(self.items(*request), self.dtype)
+
+    def items(self, epoch: int, wanted: Sequence[int]) -> list[Any]:
+        """The items of these numbers, as one epoch has them."""
         with undisturbed() as untouched:
             items = None if self.draws else self._unseeded(wanted, untouched)
             if items is None:
                 self.draws = True
                 items = [self.seeded(epoch, number) for number in wanted]
-        return collate(items, self.dtype)
+        return items
 
-    def _unseeded(self, wanted: list[int], untouched: Callable[[], bool]) -> list[Any] | None:
+    def _unseeded(self, wanted: Sequence[int], untouched: Callable[[], bool]) -> list[Any] | None:
         """The items, or None if chance had a part in them or in their failing."""
         try:
             items = [self._item(number) for number in wanted]
@@ -120,6 +129,8 @@ class Reader:
         try:
             item = self.data[number]
         except Exception as error:
+            if self.skips:
+                return LOST
             told = f"{type(error).__name__}: {error}"
             raise DataError(f"Item {number} of the data set {self.title} cannot be read: {told}") from error
         return row(item) if self.rows else item

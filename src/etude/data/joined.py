@@ -20,7 +20,7 @@ class Joined:
     """Data sets joined by id, read when a sample is asked for; made by `joined`.
 
     Attributes:
-        parts: the data sets, the leading one first.
+        sources: the data sets, the leading one first.
         places: of every sample its number in each of them, int64, shape (samples,) each.
         tags: the ids.
         lengths: of the streams whose lengths the data sets tell.
@@ -30,7 +30,7 @@ class Joined:
         title: for messages.
     """
 
-    parts: tuple[Part, ...]
+    sources: tuple[Part, ...]
     places: tuple[Whole, ...] = field(repr=False)
     tags: Ids = field(repr=False)
     lengths: Mapping[str, Whole] = field(repr=False)
@@ -44,10 +44,10 @@ class Joined:
 
     def __getitem__(self, number: int) -> Any:
         at = place(number, len(self.tags))
-        read = [part.read(int(places[at])) for part, places in zip(self.parts, self.places, strict=True)]
+        read = [part.read(int(places[at])) for part, places in zip(self.sources, self.places, strict=True)]
         if self.keyed:
-            return {part.name: value for part, value in zip(self.parts, read, strict=True)}
-        return _merged(self.parts, read, self.shared)
+            return {part.name: value for part, value in zip(self.sources, read, strict=True)}
+        return _merged(self.sources, read, self.shared)
 
 
 @named

@@ -9,16 +9,15 @@ from math import isfinite
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from etude.data.arrays import arrays_of
 from etude.data.batch import numbers, outline
 from etude.data.items import collate
-from etude.data.laying import Piece, laid, memory, offsets, strung
+from etude.data.laying import laid, offsets, strung
 from etude.data.plan.lengths import Lengths, Whole
 from etude.data.ragged import Ragged
+from etude.data.sequences import another_length, sequences_of
 from etude.data.wanted import Wanted
 from etude.errors import DataError, nearest
 
@@ -79,6 +78,7 @@ class Joining:
             return collate(items, self.dtype)
         samples = [self._parts(item) for item in items]
         self._known(samples[0])
+        _same_parts(samples, wanted.samples)
         made = {name: self._sequences(name, samples, wanted) for name in self.streams}
         rest = self._stacked(samples, wanted)
         values: dict[str, Any] = {}
@@ -111,17 +111,16 @@ class Joining:
         Raises:
             DataError: naming the first sample whose length is another.
         """
-        for name in self.streams if self.stated is not None else ():
-            column = columns[name]
-            if self.stated is not None and isinstance(column, Ragged):
-                wrong = np.flatnonzero(column.lengths != self.stated[name])
-                if len(wrong):
-                    at = int(wrong[0])
-                    raise _another_length(at, name, int(column.lengths[at]), int(self.stated[name][at]), len(wrong))
+        for name, stated in self.stated.streams.items() if self.stated is not None else ():
+            column = columns.get(name)
+            wrong = np.flatnonzero(column.lengths != stated) if isinstance(column, Ragged) else ()
+            if len(wrong) and isinstance(column, Ragged):
+                at = int(wrong[0])
+                raise another_length(at, name, int(column.lengths[at]), int(stated[at]), len(wrong) - 1)
 
     def _parts(self, item: Any) -> Mapping[str, Any]:
         """A sample as a dict."""
-        if isinstance(item, Mapping):
+        if type(item) is dict or isinstance(item, Mapping):
             return item
         parts = item if isinstance(item, tuple) or (isinstance(item, list) and not numbers(item)) else (item,)
         names = self.names or [str(place) for place in range(len(parts))]
@@ -152,37 +151,25 @@ class Joining:
 
     def _sequences(self, name: str, samples: Sequence[Mapping[str, Any]], wanted: Wanted) -> dict[str, Any]:
         """One stream of samples read one by one."""
-        kind, frame, pieces = self._read(name, samples, wanted.samples)
-        if self.stated is not None:
-            _compare(name, pieces, wanted.samples, self.stated)
+        given = sequences_of(name, samples, wanted.samples, self.dtype)
+        if self.stated is not None and name in self.stated.streams:
+            given.compare(self.stated[name][wanted.samples])
         if name in wanted.windows:
-            pieces = _windows(name, pieces, wanted.samples, wanted.windows[name])
-        lengths = np.fromiter(map(len, pieces), np.int64, len(pieces))
-        value, to = self._value(name, kind), _to(name, lengths, wanted, self.packed)
-        if self.packed:
-            out = strung(pieces, torch.empty((to, *frame), dtype=kind), value)
-        else:
-            out = laid(pieces, torch.empty((_rows(wanted), to, *frame), dtype=kind), value)
-        return self._with_lengths(name, out, lengths, wanted)
-
-    def _read(
-        self, name: str, samples: Sequence[Mapping[str, Any]], places: Whole
-    ) -> tuple[torch.dtype, tuple[int, ...], list[Piece]]:
-        """The sequences of a stream: what type they become, the shape of their frames, their memory."""
-        given = [sample.get(name) for sample in samples]
-        kinds = set(map(type, given))
-        if kinds != {Tensor} and kinds != {np.ndarray}:
-            given = [_sequence(name, int(place), sample) for place, sample in zip(places, samples, strict=True)]
-        pieces = [value if type(value) is np.ndarray else memory(value) for value in given]
-        full = {(value.dtype, piece.shape[1:]) for value, piece in zip(given, pieces, strict=True) if piece.size}
-        first = next(iter(full), (given[0].dtype, pieces[0].shape[1:]))
-        return kind, frame, pieces
+            given = given.window(*wanted.windows[name])
+        lengths = given.lengths
+        value, to = self._value(name, given.kind), _to(name, lengths, wanted, self.packed)
+        shape = (to, *given.frame) if self.packed else (_rows(wanted), to, *given.frame)
+        lay = strung if self.packed else laid
+        return self._with_lengths(name, lay(given.pieces, torch.empty(shape, dtype=given.kind), value), lengths, wanted)
 
     def _cut(self, name: str, column: Ragged, wanted: Wanted) -> dict[str, Any]:
         """One stream of samples in memory."""
         if name not in self.streams:
-            raise DataError(f"The samples of {name!r} have different lengths. Name it among the streams.")
-        bounds = column.bounds(wanted.samples, wanted.windows.get(name))
+            raise DataError(
+                f"The samples of {name!r} have different lengths, and it is no stream. "
+                f"Write {_all_of(self.streams, name)}."
+            )
+        bounds = column.bounds(wanted.samples, wanted.windows.get(name), name)
         lengths = bounds[1] - bounds[0]
         value, to = self._value(name, column.kind), _to(name, lengths, wanted, self.packed)
         if self.packed:
@@ -202,12 +189,6 @@ class Joining:
     def _stacked(self, samples: Sequence[Mapping[str, Any]], wanted: Wanted) -> dict[str, Any]:
         """What is no stream."""
         names = [name for name in samples[0] if name not in self.streams]
-        for at, sample in zip(wanted.samples, samples, strict=True):
-            if len(sample) != len(samples[0]) or any(name not in sample for name in names):
-                raise DataError(
-                    f"The samples differ: sample {wanted.samples[0]} has {', '.join(map(repr, samples[0]))}, sample "
-                    f"{at} has {', '.join(map(repr, sample))}. Give all samples the same parts."
-                )
         made = {name: self._collated(name, [sample[name] for sample in samples]) for name in names}
         return {name: self._filled(name, value, _missing(wanted)) for name, value in made.items()}
 
@@ -215,7 +196,9 @@ class Joining:
         try:
             return collate(values, self.dtype)
         except DataError as error:
-            raise DataError(f"{error} These are of {name!r}: if it has a length, name it among the streams.") from error
+            raise DataError(
+                f"{error} These are of {name!r}: if it has a length of its own, say so: {_all_of(self.streams, name)}."
+            ) from error
 
     def _filled(self, name: str, value: Any, missing: int) -> Any:
         """Stacked values with rows added that only fill up."""
@@ -230,6 +213,21 @@ class Joining:
         if value and isinstance(value[0], str | bytes):
             return [*value, *[type(value[0])()] * missing]
         return tuple(self._filled(name, inner, missing) for inner in value)
+
+
+def _all_of(streams: Sequence[str], name: str) -> str:
+    """How one more stream is asked for."""
+    return f"lengths={[*streams, name]!r}"
+
+
+def _same_parts(samples: Sequence[Mapping[str, Any]], places: Whole) -> None:
+    first = samples[0].keys()
+    for place, sample in zip(places, samples, strict=True):
+        if sample.keys() != first:
+            raise DataError(
+                f"The samples differ: sample {places[0]} has {', '.join(map(repr, first))}, sample {place} has "
+                f"{', '.join(map(repr, sample))}. Give all samples the same parts."
+            )
 
 
 def _rows(wanted: Wanted) -> int:
@@ -249,59 +247,6 @@ def _to(name: str, lengths: Whole, wanted: Wanted, packed: bool) -> int:
         what = "The sequences of a batch have" if packed else "A sequence of the batch has"
         raise DataError(f"{what} {least} frames of {name!r}, and they were to be filled up to {to}.")
     return to
-
-
-def _sequence(name: str, number: int, sample: Mapping[str, Any]) -> Any:
-    """One sequence as a tensor or an array."""
-    if name not in sample:
-        raise DataError(f"Sample {number} has no {name!r}: it has {', '.join(map(repr, sample))}.")
-    value = sample[name]
-    if isinstance(value, list) and (not value or numbers(value)):
-        try:
-            value = np.asarray(value)
-        except ValueError:
-            value = "a list of lists of different lengths"
-    fine = isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "biufc")
-    if not fine or not value.ndim:
-        raise DataError(
-            f"Sample {number} has {outline(value)} for {name!r}, which has no length. "
-            "Give a tensor, an array of numbers or a list of numbers, with time as the first dimension."
-        )
-    return value
-
-
-def _compare(name: str, pieces: Sequence[Piece], samples: Whole, stated: Lengths) -> None:
-    expected = stated[name][samples].tolist()
-    for at, piece, length in zip(samples, pieces, expected, strict=True):
-        if len(piece) != length:
-            raise _another_length(int(at), name, len(piece), length, 1)
-
-
-def _another_length(number: int, name: str, found: int, stated: int, wrong: int) -> DataError:
-    more = f" ({wrong - 1} more samples differ)" if wrong > 1 else ""
-    return DataError(
-        f"Sample {number} has {found} frames of {name!r}, and its length was stated as {stated}{more}. "
-        "Correct the lengths, or what reads them."
-    )
-
-
-def _windows(name: str, pieces: Sequence[Piece], samples: Whole, window: tuple[Whole, Whole]) -> list[Piece]:
-    cut = []
-    for at, piece, start, stop in zip(samples, pieces, window[0].tolist(), window[1].tolist(), strict=True):
-        if not 0 <= start <= stop <= len(piece):
-            raise DataError(
-                f"Frames {start} to {stop} of sample {at} were asked for, and it has {len(piece)} of {name!r}. "
-                "Are these the lengths of these data?"
-            )
-        cut.append(piece[start:stop])
-    return cut
-
-
-@lru_cache(64)
-def _kind_of(numpy_type: str, dtype: torch.dtype | None) -> torch.dtype:
-    """What an array becomes."""
-    row: npt.NDArray[Any] = np.zeros(1, numpy_type)
-    return arrays_of({"row": row}, dtype).arrays[0].dtype
 
 
 def _empty(dtype: torch.dtype) -> int:

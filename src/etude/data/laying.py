@@ -76,14 +76,18 @@ def packed(flat: Tensor, starts: Whole, stops: Whole, to: int | None = None, val
     """
     lengths = stops - starts
     total = int(lengths.sum())
-    if flat.device.type == "cpu" and (to is not None or total > SHORT * len(starts)):
-        frames = total if to is None else to
-        return strung(pieces(flat, starts, stops), flat.new_empty((frames, *flat.shape[1:])), value)
+    out = flat.new_empty((total if to is None else to, *flat.shape[1:]))
+    if flat.device.type == "cpu" and total > SHORT * len(starts):
+        return strung(pieces(flat, starts, stops), out, value)
     index = np.repeat(starts - offsets(lengths)[:-1], lengths) + np.arange(total)
-    made = flat.index_select(0, torch.from_numpy(index).to(flat.device))
-    if to is None:
-        return made
-    return torch.cat([made, made.new_full((to - total, *made.shape[1:]), value)])
+    if flat.device.type == "cpu":
+        target = memory(out)
+        np.take(memory(flat), index, axis=0, out=target[:total], mode="clip")
+        target[total:] = _fill(out.dtype, value)
+    else:
+        out[:total] = flat.index_select(0, torch.from_numpy(index).to(flat.device))
+        out[total:] = value
+    return out
 
 
 def offsets(lengths: Whole) -> npt.NDArray[np.int32]:

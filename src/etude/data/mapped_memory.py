@@ -16,7 +16,7 @@ from torch import Tensor
 from etude.arguments import named
 from etude.data.plan.lengths import Whole
 from etude.data.ragged import Ragged
-from etude.errors import DataError, nearest
+from etude.errors import DataError, nearest, warn
 
 _FLAT, _LENGTHS, _STARTS = "flat.npy", "lengths.npy", "starts.npy"
 
@@ -32,11 +32,15 @@ def memory_map(paths: str | PathLike[str] | Mapping[str, Any] | tuple[Any, ...] 
         paths: of a `.npy` file, as `numpy.save` writes it; of a folder with sequences; or a dict, tuple or list of
             such paths. A folder holds `flat.npy` (the frames of all samples, one sample after another) and either
             `lengths.npy` (whole numbers, one for every sample) or `starts.npy` (where each sample begins, and where
-            the last one ends).
+            the last one ends):
+
+                numpy.save(folder / "flat.npy", numpy.concatenate(features))
+                numpy.save(folder / "lengths.npy", [len(each) for each in features])
 
     Returns:
-        For a file its array, for a folder a `Ragged`; for several paths a dict of them, or a tuple. What sequences
-        of float64 give out is float32.
+        For a file its array, for a folder a `Ragged`; for several paths a dict of them, or a tuple. Sequences are
+        converted once they are read: float64 to float32, uint16 to int32. An array of such numbers is converted as
+        a whole, and a warning says so.
 
     Raises:
         DataError: a path that is not there, or a file that holds no such array; naming it.
@@ -46,7 +50,15 @@ def memory_map(paths: str | PathLike[str] | Mapping[str, Any] | tuple[Any, ...] 
     if isinstance(paths, tuple | list):
         return tuple(memory_map(path) for path in paths)
     path = Path(fspath(paths))
-    return _sequences(path) if path.is_dir() else _opened(path)
+    if path.is_dir():
+        return _sequences(path)
+    array = _opened(path)
+    if array.dtype.name in _GIVEN_OUT or not _in_place(array):
+        warn(
+            f"{path} holds {array.dtype.str}, which is converted, and that reads all of the file. Save it as float32, "
+            "or whole numbers as int32 or int64, to read only what is asked for."
+        )
+    return array
 
 
 def _opened(path: Path) -> npt.NDArray[Any]:
@@ -84,7 +96,7 @@ def _sequences(folder: Path) -> Ragged:
 
 def _mapped(path: Path, array: npt.NDArray[Any]) -> tuple[Tensor, torch.dtype | None]:
     """A tensor on the memory of the file, and what its values become once they are read."""
-    if not array.dtype.isnative or array.dtype == np.longdouble:
+    if not _in_place(array):
         raise DataError(
             f"{path} holds {array.dtype.str}, which no tensor can hold without reading all of it. "
             f"Save it again as {array.dtype.newbyteorder('=').name if array.dtype.itemsize <= 8 else 'float32'}."
@@ -92,6 +104,11 @@ def _mapped(path: Path, array: npt.NDArray[Any]) -> tuple[Tensor, torch.dtype | 
     with warnings.catch_warnings():  # the file is only read
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array), _GIVEN_OUT.get(array.dtype.name)
+
+
+def _in_place(array: npt.NDArray[Any]) -> bool:
+    """Whether a tensor can use the memory as it is."""
+    return array.dtype.isnative and array.dtype != np.longdouble
 
 
 def _starts(folder: Path, frames: int, told: bool) -> Whole:

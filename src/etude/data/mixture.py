@@ -25,11 +25,11 @@ from etude.errors import DataError, nearest
 _DRAWN = 1024
 """Choices of a source drawn at once."""
 
-_UNTIL = ("all", "first", "longest")
+_UNTIL = ("all", "shortest", "longest")
 _END: Any = object()
 
 Shares = npt.NDArray[np.float64]
-Until = Literal["all", "first", "longest"]
+Until = Literal["all", "shortest", "longest"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,16 +37,18 @@ class Concatenated:
     """Data sets one after another; made by `concatenated`.
 
     Attributes:
-        parts: the data sets.
+        sources: the data sets.
         names: theirs.
+        parts: how many samples each has.
         boundaries: where each begins, and where the last one ends, int64, shape (parts + 1,).
         lengths: of the streams whose lengths all of them tell.
         tags: the ids, or None where one of them tells none.
         title: for messages.
     """
 
-    parts: tuple[Any, ...] = field(repr=False)
+    sources: tuple[Any, ...] = field(repr=False)
     names: tuple[str, ...]
+    parts: tuple[int, ...]
     boundaries: Whole
     lengths: Mapping[str, Whole] = field(repr=False)
     tags: Sequence[Hashable] | None = field(repr=False)
@@ -59,7 +61,7 @@ class Concatenated:
     def __getitem__(self, number: int) -> Any:
         at = place(number, self._starts[-1])
         part = bisect_right(self._starts, at) - 1
-        return self.parts[part][at - self._starts[part]]
+        return self.sources[part][at - self._starts[part]]
 
 
 @named
@@ -88,11 +90,11 @@ def concatenated(*data: Any) -> Concatenated | Forward:
         first = [data[0] for data in sets.values()]
     for name, sample in zip(sets, first, strict=True):
         _check_alike(next(iter(sets)), first[0], name, sample)
-    starts = list(accumulate(map(len, sets.values()), initial=0))
+    sizes = tuple(map(len, sets.values()))
+    starts = list(accumulate(sizes, initial=0))
     inside = tuple(sets.values())
-    return Concatenated(
-        inside, tuple(sets), np.array(starts), _lengths(inside), _tags(inside), _title("concatenated", inside), starts
-    )
+    title = _title("concatenated", inside)
+    return Concatenated(inside, tuple(sets), sizes, np.array(starts), _lengths(inside), _tags(inside), title, starts)
 
 
 @named
@@ -104,7 +106,7 @@ def interleaved(*data: Any, weights: Sequence[float] | None = None, until: Until
             with random access are read in their order. Or one dict of them by name.
         weights: one for each: how likely the next sample is from it. Default: one of each in turn.
         until: when an epoch ends. "all": when all have ended, so that every sample comes once; those that have ended
-            are left out. "first": when it is the turn of one that has ended. "longest": when all have ended at least
+            are left out. "shortest": when it is the turn of one that has ended. "longest": when all have ended at least
             once; until then those that have ended begin again.
         seed: of what is drawn, with the epoch: at least 0.
 
@@ -223,7 +225,7 @@ def _mixed(
         sample = next(passes[chosen], _END)
         if sample is _END:
             going.discard(chosen)
-            if until == "first" or not going:
+            if until == "shortest" or not going:
                 return
             if until == "all":
                 turns.leave(chosen)

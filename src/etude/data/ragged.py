@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from etude.data.arrays import arrays_of
-from etude.data.batch import numbers, outline
+from etude.data.batch import outline
 from etude.data.laying import offsets, packed, padded
 from etude.data.plan.lengths import Whole
+from etude.data.sequences import beyond, sequence, unlike
 from etude.errors import DataError, nearest
 
 Bounds = tuple[Whole, Whole]
@@ -79,8 +80,8 @@ class Ragged:
         """The same sequences, floats given out as `dtype`; nothing is converted before it is asked for."""
         return replace(self, dtype=dtype) if dtype and self.flat.is_floating_point() else self
 
-    def bounds(self, samples: Whole, window: Bounds | None = None) -> Bounds:
-        """Where the sequences of some samples, or a window of each, lie in `flat`.
+    def bounds(self, samples: Whole, window: Bounds | None = None, name: str = "the data") -> Bounds:
+        """Where the sequences of some samples, or a window of each, lie in `flat`; `name` is for messages.
 
         Raises:
             DataError: a window that reaches beyond its sample.
@@ -91,10 +92,7 @@ class Ragged:
         starts, stops = begin + window[0], begin + window[1]
         if (starts < begin).any() or (stops > end).any() or (stops < starts).any():
             at = np.flatnonzero((starts < begin) | (stops > end) | (stops < starts))[0]
-            raise DataError(
-                f"Frames {window[0][at]} to {window[1][at]} of sample {samples[at]} were asked for, and it has "
-                f"{end[at] - begin[at]}. Are these the lengths of these data?"
-            )
+            raise beyond(name, samples[at], window[0][at], window[1][at], end[at] - begin[at])
         return starts, stops
 
     def padded(self, bounds: Bounds, value: float = 0, to: int | None = None, rows: int | None = None) -> Tensor:
@@ -179,8 +177,8 @@ def _column(name: str, values: Any, stream: bool, dtype: torch.dtype | None) -> 
     if isinstance(values, np.ndarray) and values.dtype == object:
         values = list(values)
     if isinstance(values, list) and values and isinstance(values[0], list | Tensor | np.ndarray):
-        values = [_piece(name, number, value) for number, value in enumerate(values)]
-        if stream or len({piece.shape for piece in values}) > 1:
+        values = values if _single(values[0]) else [sequence(name, at, value) for at, value in enumerate(values)]
+        if not _single(values[0]) and (stream or len({piece.shape for piece in values}) > 1):
             return _strung(name, values, dtype)
     whole = arrays_of({name: values}, dtype).arrays[0]
     if not stream:
@@ -190,42 +188,28 @@ def _column(name: str, values: Any, stream: bool, dtype: torch.dtype | None) -> 
     return Ragged(whole.flatten(0, 1), np.arange(len(whole) + 1) * whole.shape[1])
 
 
-def _piece(name: str, number: int, value: Any) -> Any:
-    """One sequence as a tensor or an array; an empty list fits any other."""
-    if isinstance(value, list) and (not value or numbers(value)):
-        try:
-            return np.asarray(value)
-        except ValueError:
-            value = "a list of lists of different lengths"
-    if isinstance(value, Tensor | np.ndarray) and (isinstance(value, Tensor) or value.dtype.kind in "biufc"):
-        return value.detach() if isinstance(value, Tensor) else value
-    raise DataError(
-        f"Sample {number} of {name!r} is {outline(value)}. A sequence is a tensor, an array of numbers or a list of "
-        "numbers; for text give the numbers of its tokens."
-    )
+def _single(value: Any) -> bool:
+    """Whether a value is a single number in a tensor or an array."""
+    return not isinstance(value, list) and value.ndim == 0
 
 
 def _strung(name: str, given: list[Any], dtype: torch.dtype | None) -> Ragged:
-    """Sequences, one after another."""
-    lengths = np.fromiter((len(piece) if piece.ndim else -1 for piece in given), np.int64, len(given))
-    full = [piece for piece in given if piece.ndim != 1 or len(piece)] or given[:1]
-    first = full[0]
+    """Sequences, one after another; what is empty fits any other."""
+    full = [at for at, piece in enumerate(given) if len(piece)] or [0]
+    first = given[full[0]]
     kind = (type(first), first.dtype, first.shape[1:])
-    odd = next((p for p in full if (type(p), p.dtype, p.shape[1:]) != kind), None) if first.ndim else first
-    if odd is not None:
-        number = next(place for place, piece in enumerate(given) if piece is odd)
-        raise DataError(
-            f"The sequences of {name!r} cannot be joined: one is {outline(first)}, that of sample {number} is "
-            f"{outline(odd)}. Give all of them one type and frames of one shape, with time as the first dimension."
-        )
-    flat = torch.cat(full) if isinstance(first, Tensor) else np.concatenate(full)
+    for at in full:
+        if (type(given[at]), given[at].dtype, given[at].shape[1:]) != kind:
+            raise unlike(name, full[0], first, at, given[at])
+    chosen = [given[at] for at in full]
+    flat = torch.cat(chosen) if isinstance(first, Tensor) else np.concatenate(chosen)
     whole = arrays_of({name: flat}, dtype).arrays[0] if len(flat) else _no_frames(name, flat, dtype)
+    lengths = np.fromiter(map(len, given), np.int64, len(given))
     return Ragged(whole, np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
 
 
 def _no_frames(name: str, flat: Any, dtype: torch.dtype | None) -> Tensor:
     """What `arrays_of` would make of an array without rows."""
-    row = (
-        flat.new_zeros((1, *flat.shape[1:])) if isinstance(flat, Tensor) else np.zeros((1, *flat.shape[1:]), flat.dtype)
-    )
+    shape = (1, *flat.shape[1:])
+    row = torch.zeros(shape, dtype=flat.dtype) if isinstance(flat, Tensor) else np.zeros(shape, flat.dtype)
     return arrays_of({name: row}, dtype).arrays[0][:0]

@@ -8,6 +8,7 @@ source     for                                                                  
 `Items`    `Dataset`, Hugging Face datasets, whatever has a length and items        items by number
 `Stream`   `IterableDataset`, Hugging Face streams                                  items, one by one
 `Stream`   `DataLoader`, functions that yield batches, iterables of batches         batches of their own
+`Assembled` `Data`: samples of different lengths, budgets, orders, filters, chunks   batches that it plans
 =========  =======================================================================  ====================
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from etude.data.arrays import Arrays, arrays_of
+from etude.data.assembled import Assembled
 from etude.data.batch import outline
+from etude.data.data import Data
 from etude.data.form import FORMS, Source
 from etude.data.items import Items, items_of
 from etude.data.order import division
@@ -66,6 +70,8 @@ def _recognised(data: Any, round_length: int | None) -> Source:
     """The first form that fits; what is more special comes first."""
     if isinstance(data, Source):
         return data
+    if isinstance(data, Data):
+        return data.assembled
     if isinstance(data, Tensor | np.ndarray | tuple | list | Mapping):
         return arrays_of(data)
     if type(data) is TensorDataset:
@@ -124,7 +130,7 @@ def split_validation(data: Source, fraction: float, seed: int) -> tuple[Source, 
     """
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction < 1:
         raise DataError(f"validation={fraction!r} is no fraction of the data. Write a number between 0 and 1.")
-    if not isinstance(data, Arrays | Items):
+    if data.length is None or not isinstance(data, Arrays | Items | Assembled):
         raise DataError(
             f"{data.title} can only be read forward, so no fraction of it can be set aside. "
             "Give validation data of their own: validation=data."
@@ -135,7 +141,8 @@ def split_validation(data: Source, fraction: float, seed: int) -> tuple[Source, 
             f"validation={fraction!r} of {data.length} samples leaves none for training. Write a smaller fraction."
         )
     shuffled = division(data.length, seed)
-    return _rows(data, shuffled[aside:].sort().values), _rows(data, shuffled[:aside].sort().values)
+    part = data.only if isinstance(data, Assembled) else partial(_rows, data)
+    return part(shuffled[aside:].sort().values), part(shuffled[:aside].sort().values)
 
 
 def check_finite(data: Source) -> None:

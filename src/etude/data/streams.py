@@ -44,6 +44,7 @@ class Stream(Source):
     converted: list[str] = field(default_factory=list)
     names: tuple[str, ...] = field(default=(), init=False)
     random_access: bool = field(default=False, init=False)
+    by_item: bool = field(default=False, init=False)
 
     def state(self, epoch: int) -> list[Tensor]:
         """What has to be kept besides the place for a pass to be as it would be; see `_Passes.state`."""

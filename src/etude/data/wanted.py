@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from etude.data.plan.lengths import Whole
 
@@ -19,6 +19,7 @@ class Wanted:
             not named comes whole.
         to: lengths to pad streams to; a stream that is not named is padded to the longest of the batch.
         rows: rows to fill the batch up to; None: as many as there are samples.
+        template: where there is no sample, one whose parts say what an empty batch looks like; -1: there is none.
     """
 
     epoch: int
@@ -26,3 +27,9 @@ class Wanted:
     windows: Mapping[str, tuple[Whole, Whole]] = field(default_factory=dict)
     to: Mapping[str, int] = field(default_factory=dict)
     rows: int | None = None
+    template: int = -1
+
+    def only(self, places: Whole) -> Wanted:
+        """Some of its rows."""
+        windows = {name: (starts[places], stops[places]) for name, (starts, stops) in self.windows.items()}
+        return replace(self, samples=self.samples[places], windows=windows)

@@ -12,10 +12,11 @@ from typing import Any, TypeAlias
 import torch
 
 from etude.bind.table import RATE
+from etude.data.saying import option_text
 from etude.errors import PlanError, SettingError, nearest, warn
 from etude.run.check import Checked
 from etude.run.plan import Plan
-from etude.run.said import option_text, versions
+from etude.run.said import versions
 from etude.step.states import listed
 
 FREE = frozenset({"checkpoint", "workers", "time_limit", "strict", "device"})

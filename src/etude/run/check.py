@@ -309,8 +309,7 @@ def _learn_counts(works: tuple[Work, ...], net: nn.Module, batch: Any) -> None:
     """Find out for which losses what they are taken over is known before they are computed."""
     with looking(net):
         for work in works:
-            if len(work.losses.terms) > 1:
-                work.losses.learn(net, work.read, batch)
+            work.losses.learn(net, work.read, batch)
 
 
 def _evaluator(

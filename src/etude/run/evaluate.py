@@ -152,7 +152,7 @@ class Evaluator:
             if output is None:
                 args, kwargs, target = self._read(values)
                 output = self._net(*args, **kwargs)
-            self.metrics.update(output, target)
+            self.metrics.update(output, target, self._read.true_frames(values))
 
     def _check_names(self) -> None:
         """A metric called as a loss would hide it."""

@@ -30,13 +30,17 @@ class Mean:
 
     The function gives one value a sample, a pair (sum, count), or a scalar, which counts for all samples of the batch.
 
-    Attributes:
-        higher_is_better: whether more is better, None where that is not known.
+    Args:
+        function: of output and target. higher_is_better: whether more is better, None where that is not known.
+        masked: whether the function takes a mask too, of the elements of a padded target that are true.
     """
 
-    def __init__(self, function: Callable[[Any, Any], Any], higher_is_better: bool | None = None) -> None:
+    def __init__(
+        self, function: Callable[..., Any], higher_is_better: bool | None = None, masked: bool = False
+    ) -> None:
         self.function = function
         self.higher_is_better = higher_is_better
+        self.masked = masked
         self.reset()
 
     def reset(self) -> None:
@@ -44,9 +48,9 @@ class Mean:
         self._total: Tensor | float = 0.0
         self._count: Tensor | float = 0.0
 
-    def update(self, output: Any, target: Any) -> None:
-        """Take a batch."""
-        made = self.function(output, target)
+    def update(self, output: Any, target: Any, true: Tensor | None = None) -> None:
+        """Take a batch; `true` says which elements of a padded target are no padding."""
+        made = self.function(output, target, true) if self.masked else self.function(output, target)
         if isinstance(made, np.ndarray):
             made = torch.from_numpy(made)
         if isinstance(made, tuple):
@@ -72,13 +76,15 @@ def _samples(values: Any) -> int:
     return next((found for found in map(_samples, inside) if found), 0)
 
 
-def accuracy(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor | int]:
+def accuracy(output: Tensor, target: Tensor, true: Tensor | None = None) -> tuple[Tensor, Tensor | int]:
     """How many predictions are right, of how many.
 
     Args:
         output: scores of shape (n, classes, ...), of which the largest is the prediction; or one logit for each target.
         target: class indices of shape (n, ...), -100 left out; floats of the shape of an output of several classes,
-            of which the largest is the class meant; or 0 and 1 for each logit.
+            of which the largest is the class meant; or 0 and 1 for each logit. Padded sequences of such floats have
+            time second, (n, longest, classes).
+        true: which targets are no padding, bool, shape (n, longest) or (n,); None: all.
 
     Raises:
         ValueError: shapes that do not belong together.
@@ -86,39 +92,55 @@ def accuracy(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor | int]:
     several = output.dim() > 1 and output.shape[1] > 1
     if several and output.dim() == target.dim() + 1:
         # No prediction is -100.
-        return (output.argmax(1) == target).sum(), (target != -100).sum()
-    if several and output.shape == target.shape and target.is_floating_point():
-        return _shared(output.argmax(1) == target.argmax(1))
+        return _shared(output.argmax(1) == target, target != -100, true)
+    meant = _classes_second(output, target, true) if several and target.is_floating_point() else None
+    if meant is not None:
+        return _shared(output.argmax(1) == meant.argmax(1), None, true)
     if output.numel() != target.numel():
         raise ValueError(f"accuracy of an output of shape {_shape(output)} and targets of shape {_shape(target)}")
-    return _shared((output.reshape(target.shape) > 0) == (target > 0.5))
+    return _shared((output.reshape(target.shape) > 0) == (target > 0.5), None, true)
 
 
-def error_rate(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor | int]:
+def error_rate(output: Tensor, target: Tensor, true: Tensor | None = None) -> tuple[Tensor, Tensor | int]:
     """How many predictions are wrong, of how many; see `accuracy`."""
-    right, count = accuracy(output, target)
+    right, count = accuracy(output, target, true)
     return count - right, count
 
 
-def mean_squared_error(output: Tensor, target: Tensor) -> Tensor:
-    """The squared difference of each element; shapes must be equal."""
-    return _difference(output, target) ** 2
+def mean_squared_error(output: Tensor, target: Tensor, true: Tensor | None = None) -> Tensor:
+    """The squared difference of each true element; shapes must be equal."""
+    return _difference(output, target, true) ** 2
 
 
-def mean_absolute_error(output: Tensor, target: Tensor) -> Tensor:
-    """The absolute difference of each element; shapes must be equal."""
-    return _difference(output, target).abs()
+def mean_absolute_error(output: Tensor, target: Tensor, true: Tensor | None = None) -> Tensor:
+    """The absolute difference of each true element; shapes must be equal."""
+    return _difference(output, target, true).abs()
 
 
-def _shared(right: Tensor) -> tuple[Tensor, int]:
-    return right.sum(), right.numel()
+def _classes_second(output: Tensor, target: Tensor, true: Tensor | None) -> Tensor | None:
+    """Floats of the shape of an output of several classes; None where these are logits, one for each target."""
+    if true is not None and true.dim() > 1:
+        # Padded sequences have time there.
+        target = target.movedim(1, -1) if target.dim() > 2 else target[:0]
+    return target if output.shape == target.shape else None
 
 
-def _difference(output: Tensor, target: Tensor) -> Tensor:
+def _shared(right: Tensor, counted: Tensor | None, true: Tensor | None) -> tuple[Tensor, Tensor | int]:
+    """How many are right of those that count."""
+    if true is not None:
+        inside = true.reshape(*true.shape, *(1,) * (right.dim() - true.dim())).expand_as(right)
+        counted = inside if counted is None else counted & inside
+    if counted is None:
+        return right.sum(), right.numel()
+    return (right & counted).sum(), counted.sum()
+
+
+def _difference(output: Tensor, target: Tensor, true: Tensor | None) -> Tensor:
     # (n, 1) against (n,) would be all pairs: a number that looks like an error and is none.
     if output.shape != target.shape:
         raise ValueError(f"the output has shape {_shape(output)}, the targets have {_shape(target)}")
-    return output - target
+    difference = output - target
+    return difference if true is None else difference[true]
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:
@@ -157,11 +179,15 @@ class Metrics:
         for metric in self._metrics.values():
             metric.reset()
 
-    def update(self, output: Any, target: Any) -> None:
-        """Take a batch."""
+    def update(self, output: Any, target: Any, true: Any = None) -> None:
+        """Take a batch; metrics by name leave out what is padding, `true` being what `Reader.true_frames` gives."""
+        mask = true if isinstance(true, Tensor) else None
         for name, metric in self._metrics.items():
             try:
-                metric.update(output, target)
+                if mask is not None and isinstance(metric, Mean):
+                    metric.update(output, target, mask)
+                else:
+                    metric.update(output, target)
             except Exception as error:
                 raise SettingError(f"The metric {name!r} failed: {type(error).__name__}: {error}") from error
 
@@ -195,7 +221,7 @@ def _named(literal: Any) -> list[tuple[str, Streaming]]:
                 f"There is no metric {literal!r}. Known: {', '.join(_BY_NAME)}; or give a function of (output, target) "
                 f"or a torchmetrics metric.{nearest(literal, _BY_NAME)}"
             )
-        return [(literal, Mean(*_BY_NAME[literal]))]
+        return [(literal, Mean(*_BY_NAME[literal], masked=True))]
     if isinstance(literal, Mapping):
         return [pair for name, one in literal.items() for pair in _renamed(str(name), _named(one))]
     if isinstance(literal, Streaming) and isinstance(literal, torch.nn.ModuleDict):

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor, nn
 
+from etude.data.saying import option_text
 from etude.errors import SettingError, StateError
 from etude.keep import disk
 from etude.keep.whole import write_whole
 from etude.run.check import Checked
 from etude.run.events import Ended, Event, Skipped, Stepped
 from etude.run.history import History
-from etude.run.said import option_text, versions
+from etude.run.said import versions
 from etude.run.weights import SavedAverages, save_weights
 from etude.step.averages import unknown_average
 from etude.step.averaging import put

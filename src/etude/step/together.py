@@ -1,8 +1,8 @@
 """Micro-batches of one step: their gradients add up to those of the one batch that they are parts of.
 
 The mean of a term over the whole is the sum of its means over the parts, each times its share of what is counted. With
-several terms these shares have to be known before the first gradient is computed; the gradient of one term is divided
-by the whole count afterwards.
+several terms these shares have to be known before the first gradient is computed. The gradient of one term may be put
+right afterwards, by one number.
 """
 
 from __future__ import annotations
@@ -24,17 +24,20 @@ class Together:
 
     Args:
         names: of the terms. weights: of the terms in this step.
-        counts: of each micro-batch what each term is taken over, where that is known beforehand; None for one term.
-
-    Attributes:
-        divisor: what the gradients of all `share` are to be divided by.
+        number: of micro-batches.
+        counts: of each of them what each term is taken over; None where that is not known beforehand, for one term.
     """
 
     def __init__(
-        self, names: Sequence[str], weights: Sequence[float], counts: Sequence[Sequence[float]] | None = None
+        self,
+        names: Sequence[str],
+        weights: Sequence[float],
+        number: int,
+        counts: Sequence[Sequence[float]] | None = None,
     ) -> None:
         self._names, self._weights, self._told = tuple(names), tuple(weights), counts
-        self._wholes = None if counts is None else [sum(own) for own in zip(*counts, strict=True)]
+        self._wholes = [0.0] * len(self._names) if counts is None else [sum(own) for own in zip(*counts, strict=True)]
+        self._all = number
         self._sums: list[Tensor | None] = [None] * len(self._names)
         self._counts = [0.0] * len(self._names)
         self._nothing: tuple[Measured, ...] = ()
@@ -61,13 +64,17 @@ class Together:
             self._sums[place] = part if before is None else before + part
             self._counts[place] += count
             means.append(one.mean)
-            whole = 1.0 if self._wholes is None else self._wholes[place]
+            # A guess where it is not known: so the loss has about its size, which matters in half precision.
+            whole = self._wholes[place] = self._wholes[place] or count * self._all
             weights.append(self._weights[place] * count / whole)
         return weighted_sum(means, weights) if means else None
 
     @property
     def divisor(self) -> float:
-        return self._counts[0] if self._wholes is None else 1.0
+        """What the gradients of all `share` are to be divided by; 0 where nothing counts."""
+        if not any(self._counts):
+            return 0.0
+        return 1.0 if self._told is not None else self._counts[0] / self._wholes[0]
 
     @property
     def empty(self) -> bool:
@@ -102,13 +109,14 @@ def counts_of(losses: Losses, net: nn.Module, read: Reader, many: Sequence[Any])
     """
     if losses.told:
         return [[float(count) for count in losses.counts(read, values)] for values in many]
-    with _looking(net):
+    modules = [term.function for term in losses.terms if isinstance(term.function, nn.Module)]
+    with _looking(nn.ModuleList([net, *modules])):
         return [[float(one.count) for one in losses.measure_each(net, read, values)[0]] for values in many]
 
 
 @contextmanager
 def _looking(net: nn.Module) -> Iterator[None]:
-    """The net in evaluation mode and without gradients; the buffers that some nets write to even so are kept."""
+    """Modules in evaluation mode and without gradients; the buffers that some write to even so are kept."""
     modes = [(module, module.training) for module in net.modules()]
     kept = [(buffer, buffer.detach().clone()) for buffer in net.buffers()]
     net.eval()

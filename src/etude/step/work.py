@@ -36,7 +36,8 @@ class Report:
         loss: the weighted sum of the terms, a scalar on the device.
         terms: each term, in the order of the update's loss.
         moved: whether anything was moved.
-        samples: of the batch, or of all micro-batches; 0 where nobody needs to know, because the weights of the terms never change.
+        samples: of the batch, or of all micro-batches; 0 where nobody needs to know, because the weights of the terms
+            never change.
         refused: whether the step was refused because a loss or gradient was not finite. why: what was found then.
     """
 
@@ -137,7 +138,7 @@ class Work:
         stepper.begin_forward()
         stepper.zero_grad()
         with self._only(now):
-            whole = self._together(progress, self._counts(many))
+            whole = self._together(progress, len(many), self._counts(many))
             self._statistics.keep()
             for place, values in enumerate(many):
                 with self._precision.context():
@@ -158,12 +159,13 @@ class Work:
             return self._report(whole.loss(), whole.terms(), many, False)
         return self._move(progress, now, whole.loss(), whole.terms(), many, whole.divisor)
 
-    def _together(self, progress: Progress, counts: Sequence[Sequence[float]] | None) -> Together:
-        return Together([term.name for term in self.losses.terms], self.losses.weights(progress), counts)
+    def _together(self, progress: Progress, number: int, counts: Sequence[Sequence[float]] | None = None) -> Together:
+        names = [term.name for term in self.losses.terms]
+        return Together(names, self.losses.weights(progress), number, counts)
 
     def _counts(self, many: Sequence[Any]) -> list[list[float]] | None:
-        """What several terms are taken over in each micro-batch; not needed for one."""
-        if len(self.losses.terms) == 1:
+        """What the terms are taken over in each micro-batch; for one term only where the batches tell."""
+        if len(self.losses.terms) == 1 and not self.losses.told:
             return None
         with self._precision.context():
             return counts_of(self.losses, self.net, self.read, many)
@@ -257,9 +259,7 @@ class Work:
         if self._policy != "skip":
             before = sum(map(samples_in, many[:place]))
             raise self._not_finite(int(progress.step) + 1, found, before)
-        return self._report(
-            loss.detach(), measured, many, False, f"{found.what} is not finite. {found.where}".strip()
-        )
+        return self._report(loss.detach(), measured, many, False, f"{found.what} is not finite. {found.where}".strip())
 
     def _which(self, now: Now) -> str:
         """Which gradients are not finite, in words."""
@@ -358,7 +358,7 @@ class Work:
             if len(many) == 1:
                 loss, measured, _, _ = self.measure(progress, many[0])
                 return self._report(loss, measured, many, False)
-            whole = self._together(progress, None)
+            whole = self._together(progress, len(many))
             with self._precision.context():
                 for values in many:
                     whole.share(self.losses.measure_each(self.net, self.read, values)[0])
@@ -368,6 +368,8 @@ class Work:
         """What is not finite, and where that began."""
         named = tuple(term.name for term, m in zip(self.losses.terms, measured, strict=True) if not _finite(m.mean))
         what = f"the loss {listed(named) or repr('loss')}" if not _finite(loss) else "a gradient"
+        if any(not float(m.count) for m in measured):
+            return _Found(what, "It is a mean over nothing: every target is ignored, or padding.", named)
         inputs = {name: tensor for name, tensor in tensors_in(values) if not _finite(tensor)}
         if inputs:
             rows = _rows(next(iter(inputs.values())))

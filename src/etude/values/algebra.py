@@ -18,7 +18,7 @@ from torch import nn
 from etude.arguments import named
 from etude.errors import ScheduleError
 from etude.values import preview
-from etude.values.marks import FROZEN
+from etude.values.marks import FROZEN, Choice
 from etude.values.part import Part, Repeat, part
 from etude.values.progress import TINY, Extent, Progress
 from etude.values.spans import Span, progress_span
@@ -591,7 +591,7 @@ def _longest(lengths: list[tuple[Span, ...] | None]) -> tuple[Span, ...] | None:
 
 def _plain(value: Any) -> Any:
     """A literal as it is kept: numbers as Python's own, modules and types of modules as parts."""
-    if isinstance(value, bool) or value is None or value is FROZEN or isinstance(value, str | tuple | Part):
+    if isinstance(value, bool) or value is None or value is FROZEN or isinstance(value, str | tuple | Part | Choice):
         return value
     if isinstance(value, Real):
         if value != value:

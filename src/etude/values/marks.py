@@ -1,8 +1,17 @@
-"""Two values that are marks, not numbers: `FROZEN` (does not move) and `INHERIT` (the next rule decides)."""
+"""Values that are not numbers: `FROZEN` (does not move), `INHERIT` (the next rule decides), and choices."""
 
 from __future__ import annotations
 
 from typing import final
+
+
+class Choice:
+    """What a schedule can choose by its moment though it is no number and no part: a filter of data, say.
+
+    What derives from it is frozen and prints as the expression that makes it.
+    """
+
+    __slots__ = ()
 
 
 @final

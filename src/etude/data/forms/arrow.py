@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, final
 
 import numpy as np
 
 from etude.arguments import named
-from etude.data.forms.columns import PURPOSE, Column, check, column, has_lengths
+from etude.data.forms.columns import PURPOSE, check, has_lengths
 from etude.data.forms.files import Handles, Names, files_of, place_of, renamed, starts_of
+from etude.data.forms.parts import Opened, Opening, Recent
 from etude.data.plan.lengths import Whole
 from etude.errors import DataError
 from etude.needs import need
-
-_PARQUET: Final = b"PAR1"
-_FILE: Final = b"ARROW1"
 
 
 @final
@@ -33,11 +29,11 @@ class Arrow:
 
     Attributes:
         names: the values of an item.
-        tags: ids of the samples, or nothing.
+        tags: ids of the samples, or None.
     """
 
     names: tuple[str, ...]
-    tags: list[str] = field(repr=False)
+    tags: list[str] | None = field(repr=False)
     title: str
     chosen: Mapping[str, str] = field(repr=False)
     listed: tuple[str, ...] = field(repr=False)
@@ -62,7 +58,8 @@ class Arrow:
     def __getitem__(self, index: int) -> dict[str, Any]:
         part, row = place_of(index, self.starts, self.title)
         path, number = self.parts[part]
-        columns = self.handles[path].columns(number)
+        with self.handles.reading(path) as opened:
+            columns = opened.columns(number)
         return {called: columns[name].row(row) for name, called in self.chosen.items()}
 
     def close(self) -> None:
@@ -99,7 +96,7 @@ def arrow(
         path: of the file; or a pattern, or a list: several files are read one after another.
         names: columns to read; a dict renames them. Default: all but that of the ids.
         tags: the column that holds the ids.
-        keep: row groups (or compressed record batches) of each file that stay decoded in every process.
+        keep: row groups (or compressed record batches) of all files that stay decoded in each process.
 
     Raises:
         DataError: files that are missing or of another kind, columns that are not there, are of another type from file
@@ -109,7 +106,7 @@ def arrow(
     if type(keep) is not int or keep < 1:
         raise DataError(f"keep={keep!r} is no number of row groups. Write a whole number from 1 on.")
     files = files_of(path, "arrow")
-    handles = Handles(_Opening((), keep), Opened.close)
+    handles = Handles(Opening((), Recent(keep)), Opened.close)
     first = handles[files[0]].schema
     if tags is not None:
         renamed([tags], first.names, str(files[0]))
@@ -120,11 +117,11 @@ def arrow(
     starts = starts_of([count for file in files for count in handles[file].counts])
     if not starts[-1]:
         raise DataError(f"The data are empty: {files[0]} has 0 rows. Give a file with at least one.")
-    ids = [] if tags is None else _ids(handles, parts, tags)
+    ids = None if tags is None else _ids(handles, parts, tags)
     handles.close()
     listed = tuple(name for name in chosen if has_lengths(first.field(name).type))
     title = f"arrow {files[0].name}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")
-    opening = _Opening(tuple(chosen), keep)
+    opening = Opening(tuple(chosen), Recent(keep))
     return Arrow(tuple(chosen.values()), ids, title, chosen, listed, parts, starts, Handles(opening, Opened.close))
 
 
@@ -143,118 +140,3 @@ def _check_columns(path: Path, schema: Any, first: Path, expected: Any, wanted: 
                 f"The column {name!r} holds {schema.field(name).type} in {path}, and {expected.field(name).type} in "
                 f"{first}. Give files of one schema."
             )
-
-
-@dataclass(frozen=True, slots=True)
-class _Opening:
-    """Opens files for some of their columns."""
-
-    wanted: tuple[str, ...]
-    keep: int
-
-    def __call__(self, path: Path) -> Opened:
-        with path.open("rb") as file:
-            top = file.read(8)
-        with _told(path):
-            if top[:4] == _PARQUET:
-                return _parquet(path, self.wanted, self.keep)
-            return _ipc(path, top[:6] == _FILE, self.wanted, self.keep)
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Within it what pyarrow cannot read is a DataError that names the file."""
-    pyarrow = need("pyarrow", PURPOSE)
-    try:
-        yield
-    except (pyarrow.ArrowException, OSError) as error:
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path} cannot be read: {text} Expected a file of Arrow (IPC) or Parquet.") from error
-
-
-@final
-@dataclass(slots=True, eq=False)
-class Opened:
-    """An open file, read in parts: row groups of Parquet, record batches of Arrow.
-
-    Attributes:
-        part: gives a part by number, with some columns. close: closes the file.
-        counts: rows in each part. keep: parts that stay decoded; None: all, as they take no memory.
-    """
-
-    path: Path
-    schema: Any
-    counts: Sequence[int]
-    part: Callable[[int, Sequence[str]], Any]
-    wanted: tuple[str, ...]
-    keep: int | None
-    file: Any
-    decoded: OrderedDict[int, dict[str, Column]] = field(default_factory=OrderedDict)
-
-    def columns(self, number: int) -> dict[str, Column]:
-        """The wanted columns of a part."""
-        if number not in self.decoded:
-            self.decoded[number] = self.read(number, self.wanted)
-        self.decoded.move_to_end(number)
-        while self.keep is not None and len(self.decoded) > self.keep:
-            self.decoded.popitem(last=False)
-        return self.decoded[number]
-
-    def read(self, number: int, names: Sequence[str]) -> dict[str, Column]:
-        """Some columns of a part."""
-        found = self.arrays(number, names)
-        return {name: column(found[name], name, f"{self.path} (part {number})") for name in names}
-
-    def arrays(self, number: int, names: Sequence[str]) -> dict[str, Any]:
-        """Some columns of a part as Arrow has them."""
-        with _told(self.path):
-            part = self.part(number, names)
-        return {name: _one(part.column(name)) for name in names}
-
-    def close(self) -> None:
-        """Let go of the file and all that was decoded."""
-        self.decoded.clear()
-        self.file.close()
-
-
-def _one(found: Any) -> Any:
-    """A column that may come in pieces as one array."""
-    return found.combine_chunks() if hasattr(found, "combine_chunks") else found
-
-
-def _parquet(path: Path, wanted: tuple[str, ...], keep: int) -> Opened:
-    file = need("pyarrow.parquet", PURPOSE).ParquetFile(path, memory_map=True)
-    counts = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
-
-    def part(number: int, names: Sequence[str]) -> Any:
-        return file.read_row_group(number, columns=list(names))
-
-    return Opened(path, file.schema_arrow, counts, part, wanted, keep, file)
-
-
-def _ipc(path: Path, footer: bool, wanted: tuple[str, ...], keep: int) -> Opened:
-    """A file of record batches: with a footer any of them can be read alone, otherwise all are looked at once."""
-    pyarrow, ipc = need("pyarrow", PURPOSE), need("pyarrow.ipc", PURPOSE)
-    mapped = pyarrow.memory_map(str(path))
-    memory = mapped.read_buffer()
-    reader = (ipc.open_file if footer else ipc.open_stream)(pyarrow.BufferReader(memory))
-    if not footer:
-        batches = list(reader)
-        counts = [batch.num_rows for batch in batches]
-        return Opened(path, reader.schema, counts, lambda number, names: batches[number], wanted, None, mapped)
-    counts, decoded = [], False
-    for number in range(reader.num_record_batches):
-        batch = reader.get_batch(number)
-        counts.append(batch.num_rows)
-        decoded = decoded or not _inside(batch, memory)
-
-    def part(number: int, names: Sequence[str]) -> Any:
-        return reader.get_batch(number)
-
-    return Opened(path, reader.schema, counts, part, wanted, keep if decoded else None, mapped)
-
-
-def _inside(batch: Any, memory: Any) -> bool:
-    """Whether all of a record batch lies in the file as mapped, so that holding it takes no memory."""
-    buffers = [each for one in batch.columns for each in one.buffers() if each is not None and each.size]
-    return all(memory.address <= each.address < memory.address + memory.size for each in buffers)

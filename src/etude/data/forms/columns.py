@@ -34,15 +34,20 @@ def has_lengths(kind: Any) -> bool:
     return bool(types.is_list(kind) or types.is_large_list(kind))
 
 
-def check(kind: Any, name: str, place: str) -> None:
-    """Raise DataError if a column of this type cannot be read."""
+def readable(kind: Any) -> bool:
+    """Whether a column of this type can be read."""
     types = need("pyarrow.types", PURPOSE)
     inner = _plain_type(kind)
     if types.is_string(inner) or types.is_large_string(inner):
-        return
+        return True
     while has_lengths(inner) or types.is_fixed_size_list(inner):
         inner = _plain_type(inner.value_type)
-    if not (types.is_integer(inner) or types.is_floating(inner) or types.is_boolean(inner)):
+    return bool(types.is_integer(inner) or types.is_floating(inner) or types.is_boolean(inner))
+
+
+def check(kind: Any, name: str, place: str) -> None:
+    """Raise DataError if a column of this type cannot be read."""
+    if not readable(kind):
         raise DataError(
             f"The column {name!r} of {place} holds {kind}, which no tensor can hold. Name the columns to read: "
             "names=[...]."
@@ -87,6 +92,8 @@ def column(array: Any, name: str, place: str) -> Column:
     inside = _plain(array.values)
     _check_whole(inside, name, place)
     if has_lengths(inside.type):
+        if has_lengths(_plain(inside.values).type):
+            return Column(_deep(array, name, place), np.diff(offsets))
         return Column(_tables(offsets, inside, name, place), np.diff(offsets))
     flat = _fixed(inside, name, place)
     return Column(lambda row: flat[offsets[row] : offsets[row + 1]].copy(), np.diff(offsets))
@@ -95,10 +102,11 @@ def column(array: Any, name: str, place: str) -> Column:
 def _check_whole(array: Any, name: str, place: str) -> None:
     """Raise DataError if something is missing."""
     if array.null_count:
+        several = "s" * (array.null_count > 1)
         row = int(array.is_null().to_numpy(zero_copy_only=False).argmax())
         raise DataError(
-            f"The column {name!r} of {place} lacks {array.null_count} values, the first at {row}. Fill them in, or "
-            "leave these rows out."
+            f"The column {name!r} of {place} lacks {array.null_count} value{several}, the first at {row}. "
+            "Fill them in, or leave these rows out."
         )
 
 
@@ -130,5 +138,20 @@ def _tables(offsets: Whole, inside: Any, name: str, place: str) -> Callable[[int
         if not len(widths):
             return flat[:0].reshape(0, 0, *flat.shape[1:]).copy()
         return flat[bounds[0] : bounds[-1]].reshape(len(widths), -1, *flat.shape[1:]).copy()
+
+    return row
+
+
+def _deep(array: Any, name: str, place: str) -> Callable[[int], Any]:
+    """Reads rows that are lists of lists of lists, or deeper: by way of lists of Python, which takes its time."""
+
+    def row(number: int) -> Any:
+        try:
+            return np.array(array[number].as_py())
+        except ValueError as error:
+            raise DataError(
+                f"Row {number} of the column {name!r} of {place} is no array: its lists have different lengths. Give "
+                "every frame of a sample the same shape."
+            ) from error
 
     return row

@@ -7,6 +7,7 @@ import re
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from glob import glob, has_magic
 from pathlib import Path
 from threading import RLock
@@ -170,6 +171,12 @@ class Handles(Generic[T]):
         return iter(self._opened)
 
     def __getitem__(self, path: Path) -> T:
+        with self.reading(path) as opened:
+            return opened
+
+    @contextmanager
+    def reading(self, path: Path) -> Iterator[T]:
+        """An open file, for the calling thread alone within the `with`: other threads wait, and nobody closes it."""
         if self._process != os.getpid():
             _close_all(self._opened, self._how[1])
             self._begin()
@@ -179,7 +186,7 @@ class Handles(Generic[T]):
             self._opened.move_to_end(path)
             while len(self._opened) > self._how[2]:
                 self._how[1](self._opened.popitem(last=False)[1])
-            return self._opened[path]
+            yield self._opened[path]
 
     def close(self) -> None:
         """Close all of them. They are opened again when they are asked for."""

@@ -28,13 +28,13 @@ class Hdf:
 
     Attributes:
         names: the arrays of an item.
-        tags: ids of the samples, or nothing.
+        tags: ids of the samples, or None.
         lengths: of every stream that has them; nothing where each sample has one row.
         sizes: features in a frame of each stream, or classes where its frames are numbers, as far as files tell.
     """
 
     names: tuple[str, ...]
-    tags: list[str] = field(repr=False)
+    tags: list[str] | None = field(repr=False)
     lengths: dict[str, Whole] = field(repr=False)
     sizes: dict[str, int]
     title: str
@@ -49,12 +49,12 @@ class Hdf:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         number, row = place_of(index, self.starts, self.title)
-        layout, arrays = self.layouts[number], self.handles[self.files[number]]
-        item = {}
-        for name, called in self.chosen.items():
-            starts = layout.starts.get(name)
-            where: Any = row if starts is None else slice(starts[row], starts[row + 1])
-            item[called] = arrays[layout.places[name]][where]
+        layout, item = self.layouts[number], {}
+        with self.handles.reading(self.files[number]) as arrays:
+            for name, called in self.chosen.items():
+                starts = layout.starts.get(name)
+                where: Any = row if starts is None else slice(starts[row], starts[row + 1])
+                item[called] = arrays[layout.places[name]][where]
         return item
 
     def close(self) -> None:
@@ -99,7 +99,7 @@ def hdf(
         if name in layouts[0].starts
     }
     sizes = {called: layouts[0].sizes[name] for name, called in chosen.items() if name in layouts[0].sizes}
-    ids = [tag for layout in layouts for tag in layout.tags]
+    ids = [tag for layout in layouts for tag in layout.tags] or None
     title = f"hdf {files[0].name}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")
     handles = Handles(_open, _close)
     return Hdf(tuple(chosen.values()), ids, lengths, sizes, title, files, layouts, chosen, starts, handles)

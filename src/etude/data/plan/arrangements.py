@@ -10,6 +10,7 @@ import numpy as np
 
 from etude.data.order import ORDER, generator
 from etude.data.plan.lengths import Lengths, Whole
+from etude.data.plan.sorting import by_key, edges_of, fallen, in_bins
 from etude.errors import DataError
 
 
@@ -105,7 +106,7 @@ class ByLength(Order):
 
     def arrange(self, units: Units, epoch: int, seed: int) -> Whole:
         sizes = units.sizes(self)
-        return by_key(_fallen(sizes) if self.falling else sizes)
+        return by_key(fallen(sizes) if self.falling else sizes)
 
     @property
     def needs_lengths(self) -> bool:
@@ -157,10 +158,10 @@ class Laplace(Order):
     def arrange(self, units: Units, epoch: int, seed: int) -> Whole:
         sizes, n = units.sizes(self), units.n
         order = generator(seed, ORDER, epoch // self.every).permutation(n)
-        edges = _edges(n, self.bins, self.size)
+        edges = edges_of(n, self.bins, self.size)
         bins = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
         keys = sizes[order]
-        return order[in_bins(np.where(bins % 2, _fallen(keys), keys), bins)]
+        return order[in_bins(np.where(bins % 2, fallen(keys), keys), bins)]
 
     @property
     def needs_lengths(self) -> bool:
@@ -185,7 +186,7 @@ class SortBinShuffle(Order):
         chance = generator(seed, ORDER, epoch)
         order = chance.permutation(n)
         order = order[by_key(sizes[order])]
-        edges = _edges(n, self.bins, self.size)
+        edges = edges_of(n, self.bins, self.size)
         places = chance.permutation(len(edges) - 1)
         bins = np.repeat(places, np.diff(edges))
         if self.within:
@@ -214,7 +215,7 @@ class Pools(Order):
         sizes = units.sizes(self)
         order = generator(seed, ORDER, epoch).permutation(units.n)
         keys = sizes[order]
-        return order[in_bins(_fallen(keys) if self.falling else keys, np.arange(units.n) // self.size)]
+        return order[in_bins(fallen(keys) if self.falling else keys, np.arange(units.n) // self.size)]
 
     @property
     def needs_lengths(self) -> bool:
@@ -243,37 +244,6 @@ class SideBySide(Order):
     @property
     def leaves_out(self) -> bool:
         return True
-
-
-def by_key(keys: Whole) -> Whole:
-    """Positions in the order of rising keys, equal keys as they come: int64. Keys are whole numbers from 0 on.
-
-    Sorted in digits of 16 bits, which numpy does in linear time: a million takes about ten milliseconds a digit.
-    """
-    top = int(keys.max()) if len(keys) else 0
-    if top >= 1 << 32:
-        return np.argsort(keys, kind="stable")
-    order: Whole = np.argsort((keys & 0xFFFF).astype(np.uint16), kind="stable")
-    return order if top < 1 << 16 else order[np.argsort((keys[order] >> 16).astype(np.uint16), kind="stable")]
-
-
-def in_bins(keys: Whole, bins: Whole) -> Whole:
-    """Positions bin by bin, within each in the order of rising keys, equal ones as they come."""
-    order = by_key(keys)
-    return order[by_key(bins[order])]
-
-
-def _fallen(sizes: Whole) -> Whole:
-    """Keys that rise where sizes fall."""
-    fallen: Whole = sizes.max(initial=0) - sizes
-    return fallen
-
-
-def _edges(n: int, bins: int | None, size: int | None) -> Whole:
-    """Where bins begin and end, shape (bins + 1,): of equal size but for one unit. Bins of a size are at least two."""
-    number = bins if bins is not None else 2 if size is None else max(n // size, 2)
-    edges: Whole = np.arange(number + 1) * n // number
-    return edges
 
 
 _CALLS: dict[type[Order], str] = {

@@ -10,7 +10,7 @@ from etude.data.plan.arrangements import ByLength, InOrder, Order
 from etude.data.plan.buckets import Buckets
 from etude.data.plan.chunking import Chunk
 from etude.data.plan.filters import Filter
-from etude.data.plan.limits import Limit
+from etude.data.plan.limits import Limit, SampleLimit
 from etude.data.plan.selection import Selection
 from etude.values.algebra import Schedule
 
@@ -52,6 +52,12 @@ class Batching:
         return self.selection is not None or (self.chunk is not None and self.chunk.changes)
 
     @property
+    def varies(self) -> bool:
+        """Whether epochs may differ in the number of their batches or samples."""
+        plain = self.buckets is None and all(isinstance(limit, SampleLimit) and limit.constant for limit in self.limits)
+        return not plain or self.subepochs > 1 or bool(self.filters) or (self.chunk is not None and self.chunk.changes)
+
+    @property
     def schedules(self) -> list[Schedule]:
         """Of limits and filters, where they are not the same during the whole run."""
         return [each for each in _schedules((self.limits, self.filters)) if not each.constant]
@@ -64,7 +70,7 @@ class Batching:
             or self.chunk is not None
             or self.buckets is not None
             or any(limit.needs_lengths for limit in self.limits)
-            or bool(self.filters)
+            or any(each.needs_lengths for each in self.filters)
         )
 
     def looking(self, limits: tuple[Limit, ...], measured: bool, alike: bool) -> Batching:

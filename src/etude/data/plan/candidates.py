@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from etude.data.plan.lengths import Lengths, Whole
 from etude.errors import DataError, EtudeError, SettingError, nearest
+from etude.values.marks import Choice
 from etude.values.progress import Progress
 from etude.values.schedule import Constant, Schedule, schedule
 
@@ -67,10 +68,15 @@ class Candidates:
         return Candidates(self.samples[kept], lengths, self.progress, self.epoch, self.seed, self.place + 1)
 
 
-class Filter(ABC):
+class Filter(Choice, ABC):
     """What leaves samples out of an epoch. Frozen; its text is the name under which it counts them."""
 
     __slots__ = ()
+
+    @property
+    def needs_lengths(self) -> bool:
+        """Whether it cannot choose without lengths."""
+        return True
 
     @abstractmethod
     def mask(self, candidates: Candidates) -> Truth:

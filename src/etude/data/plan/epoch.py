@@ -42,6 +42,11 @@ class Epoch(ABC):
         """The rows to which a batch is filled up, where its shape is fixed; 0: as many as it has units."""
         return 0
 
+    @property
+    def shaped(self) -> bool:
+        """Whether shapes are fixed."""
+        return False
+
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,6 +97,10 @@ class Cut(Epoch):
     def filled(self, batch: int) -> int:
         shape = self._shape(batch)
         return 0 if shape is None else shape.number
+
+    @property
+    def shaped(self) -> bool:
+        return self.bucket is not None
 
     def full(self) -> Cut:
         """Without the batches that do not fill their shape."""

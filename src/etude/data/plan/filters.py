@@ -67,6 +67,10 @@ class Dropped(Filter):
 
     probability: Schedule
 
+    @property
+    def needs_lengths(self) -> bool:
+        return False
+
     def mask(self, candidates: Candidates) -> Truth:
         probability = share_of(value_of(self.probability, candidates.progress, self), self)
         chance = generator(candidates.seed, FILTER, candidates.epoch, candidates.place)
@@ -113,6 +117,10 @@ class During(Filter):
     epochs: range
     inner: Filter
 
+    @property
+    def needs_lengths(self) -> bool:
+        return self.inner.needs_lengths
+
     def mask(self, candidates: Candidates) -> Truth:
         if candidates.epoch not in self.epochs:
             return np.ones(len(candidates), np.bool_)
@@ -131,6 +139,10 @@ class Scheduled(Filter):
     """The filter that a schedule has at the start of the epoch; None leaves nothing out."""
 
     schedule: Schedule
+
+    @property
+    def needs_lengths(self) -> bool:
+        return False  # that is known only when it is asked
 
     def mask(self, candidates: Candidates) -> Truth:
         kept = np.ones(len(candidates), np.bool_)
@@ -201,13 +213,13 @@ def keep(literal: Any) -> tuple[Filter, ...]:
         return ()
     if isinstance(literal, Filter):
         return (literal,)
-    if isinstance(literal, Schedule):
+    if isinstance(literal, Schedule) and literal.kind == "any":
         return (Scheduled(literal),)
     if isinstance(literal, Mapping) and all(isinstance(key, range | int) for key in literal):
         return tuple(During(_epochs(key), inner) for key, value in literal.items() for inner in keep(value))
     if isinstance(literal, list | tuple):
         return tuple(made for each in literal for made in keep(each))
-    if callable(literal) and not isinstance(literal, type):
+    if callable(literal) and not isinstance(literal, type | Schedule):
         return (Chosen(literal),)
     raise SettingError(
         f"keep={literal!r}: no filter. Write length(most=1600), shortest(0.5), a function of the lengths, "

@@ -6,15 +6,11 @@ An order is a pure function of the units, the epoch and the seed. RETURNN's spel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any, TypeAlias, TypeVar, final
-
-import numpy as np
+from typing import Any, TypeAlias, final
 
 from etude.arguments import named
-from etude.data.order import BATCHES, generator
 from etude.data.plan.arrangements import (
     ByLength,
     InOrder,
@@ -28,6 +24,8 @@ from etude.data.plan.arrangements import (
     WithReplacement,
 )
 from etude.data.plan.lengths import Whole
+from etude.data.plan.passes import laplace_stream, part, repeated, shuffle_blocks, whole_number
+from etude.data.plan.strata import InStrata
 from etude.errors import DataError, nearest
 
 __all__ = [
@@ -49,12 +47,11 @@ __all__ = [
     "shuffle_blocks",
     "side_by_side",
     "sort_bin_shuffle",
+    "strata",
     "with_replacement",
 ]
 
 OrderLike: TypeAlias = "Order | str | Callable[[int], Any]"
-
-T = TypeVar("T")
 
 
 @named
@@ -82,7 +79,7 @@ def random(every: int = 1) -> Order:
     Raises:
         DataError: `every` is no whole number from 1 on.
     """
-    return Random(_whole(every, "random(every={})"))
+    return Random(whole_number(every, "random(every={})"))
 
 
 @named
@@ -109,7 +106,7 @@ def laplace(bins: int | None = None, size: int | None = None, every: int = 1) ->
         DataError: both are said, or a number is no whole number from 1 on.
     """
     bins, size = _bins(bins, size, "laplace")
-    return Laplace(bins, size, _whole(every, "laplace(every={})"))
+    return Laplace(bins, size, whole_number(every, "laplace(every={})"))
 
 
 @named
@@ -133,7 +130,16 @@ def pools(size: int, falling: bool = False) -> Order:
     Raises:
         DataError: `size` is no whole number from 1 on.
     """
-    return Pools(_whole(size, "pools(size={})"), bool(falling))
+    return Pools(whole_number(size, "pools(size={})"), bool(falling))
+
+
+@named
+def strata() -> Order:
+    """Batches of alike lengths in random order, other ones in every epoch: next to no padding, and no order of length.
+
+    It makes the batches of a budget out of all units at once, so it needs their lengths.
+    """
+    return InStrata()
 
 
 @named
@@ -146,7 +152,7 @@ def side_by_side(streams: int) -> Order:
     Raises:
         DataError: `streams` is no whole number from 1 on; later, there are fewer units than that.
     """
-    return SideBySide(_whole(streams, "side_by_side(streams={})"))
+    return SideBySide(whole_number(streams, "side_by_side(streams={})"))
 
 
 @final
@@ -190,7 +196,7 @@ def order(literal: OrderLike) -> Order:
             "in_order", "reversed", "sorted", "sorted_reverse" (the longest first), "random", "random:k" (the same for
             k epochs), "with_replacement", "with_replacement:number", "laplace:bins", "laplace:.size",
             "laplace:bins:every", "sort_bin_shuffle:bins", "sort_bin_shuffle_x2:.size" (also within the bins),
-            "pools:size", "side_by_side:streams"; or as RETURNN spells them.
+            "pools:size", "strata", "side_by_side:streams"; or as RETURNN spells them.
 
     Raises:
         DataError: an unknown name, a number that is missing, of no use or too many, or something that is no order.
@@ -244,65 +250,15 @@ _SPELLINGS: dict[str, tuple[tuple[str, ...], Callable[..., Order]]] = {
     "sort_bin_shuffle": (("bins",), sort_bin_shuffle),
     "sort_bin_shuffle_x2": (("bins",), lambda **bins: sort_bin_shuffle(**bins, within=True)),
     "pools": (("size",), pools),
+    "strata": ((), strata),
     "side_by_side": (("streams",), side_by_side),
     "default_every_n": (("streams",), side_by_side),
 }
 """Of each name the numbers that may follow it, and what makes the order."""
 
 
-def part(whole: Whole, epoch: int, of: int) -> Whole:
-    """The part of a pass that one of its epochs takes, where a pass over the data is `of` epochs.
-
-    Epoch e takes part e mod `of`. Parts are contiguous; those that come first have one unit more where it does not
-    come out even.
-
-    Args:
-        whole: the order of the pass, shape (n,). epoch: from 0 on. of: how many epochs make a pass.
-
-    Raises:
-        DataError: there are fewer units than parts, so that some epochs would be empty.
-    """
-    n = len(whole)
-    if of > n:
-        raise DataError(f"{of} epochs cannot share a pass over {n} units: some would be empty. Write at most {n}.")
-    size, larger = divmod(n, _whole(of, "of={}"))
-    index = epoch % of
-    start = index * size + min(index, larger)
-    return whole[start : start + size + (index < larger)]
-
-
-def repeated(whole: Whole, times: int) -> Whole:
-    """An order so many times in a row, each time the same.
-
-    Raises:
-        DataError: `times` is no whole number from 1 on.
-    """
-    return np.tile(whole, _whole(times, "repeated {} times"))
-
-
-def shuffle_blocks(batches: int, block: int | None, seed: int, epoch: int) -> Whole:
-    """A permutation of whole batches within blocks of so many, int64, shape (batches,); None: one block of all."""
-    size = max(batches, 1) if block is None else _whole(block, "blocks of {} batches")
-    chance = generator(seed, BATCHES, epoch).random(batches)
-    return np.argsort(np.arange(batches) // size + chance, kind="stable")
-
-
-def laplace_stream(samples: Iterable[T], size: int, length: Callable[[T], float]) -> Iterator[T]:
-    """Samples of unknown number in bins of `size` as they arrive, sorted by length, rising and falling in turn."""
-    size, arriving, falling = _whole(size, "bins of {} samples"), iter(samples), False
-    while waiting := list(islice(arriving, size)):
-        yield from sorted(waiting, key=length, reverse=falling)
-        falling = not falling
-
-
-def _whole(value: object, said: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise DataError(f"{said.format(repr(value))}: a whole number from 1 on is needed.")
-    return int(value)
-
-
 def _maybe(value: int | None, said: str) -> int | None:
-    return None if value is None else _whole(value, said)
+    return None if value is None else whole_number(value, said)
 
 
 def _bins(bins: int | None, size: int | None, name: str) -> tuple[int | None, int | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -15,7 +16,12 @@ from etude.errors import DataError
 
 
 def first_fit(
-    costs: Floats, most: float, pool: int | None = None, number: int | None = None, too_long: str = "alone"
+    costs: Floats,
+    most: float,
+    pool: int | None = None,
+    number: int | None = None,
+    too_long: str = "alone",
+    called: Callable[[int], str] = "the unit at position {}".format,
 ) -> Batches:
     """First-fit decreasing: the largest unit first, each into the first batch that has room for it.
 
@@ -28,6 +34,7 @@ def first_fit(
         pool: pack so many units at a time, in their order, so that chance in the order is kept; None: all together.
         number: units in a batch at most; None: any number.
         too_long: what becomes of a unit that costs more than `most`: "alone", "drop" or "error".
+        called: what a message calls the unit at a position.
 
     Returns:
         Batches pool by pool, in each the one with the largest unit first; in a batch the largest unit comes first.
@@ -36,7 +43,7 @@ def first_fit(
         DataError: a unit costs more than `most`, and that is an error.
     """
     costs = np.asarray(costs, dtype=np.float64)
-    kept, dropped = within(costs[None], ("packed",), np.array([most]), too_long)
+    kept, dropped = within(costs[None], ("packed",), np.array([most]), too_long, called)
     size = max(len(kept), 1) if pool is None else pool
     pieces, sizes = [np.zeros(0, np.int64)], [0]
     for start in range(0, len(kept), size):

@@ -66,10 +66,22 @@ class Planned:
         samples, windows = self.table.samples_of(units), self.table.windows_of(units)
         return Wanted(self.number, samples, windows, self.epoch.to(batch), self.epoch.filled(batch) or None)
 
-    def frames(self, batch: int) -> int:
-        """True frames of a batch in the leading stream; 0 where lengths are not known."""
-        lengths = self.table.lengths
-        return 0 if lengths is None else int(lengths.lead[self.epoch.rows(batch)].sum())
+    def costs(self, batch: int) -> Whole:
+        """What each unit of a batch counts for where it is shared: its length, or as much as any other."""
+        units = self.epoch.rows(batch)
+        return np.ones(len(units), np.int64) if self.table.lengths is None else self.table.lengths.lead[units]
+
+    def frames(self, batch: int, places: Whole | None = None) -> int:
+        """True frames of a batch (or of some places in it) in the leading stream; 0 where lengths are not known."""
+        if self.table.lengths is None:
+            return 0
+        units = self.epoch.rows(batch)
+        return int(self.table.lengths.lead[units if places is None else units[places]].sum())
+
+    def frames_of_all(self) -> int:
+        """True frames of the epoch in the leading stream; 0 where lengths are not known."""
+        units = self.epoch.all()[0]
+        return 0 if self.table.lengths is None else int(self.table.lengths.lead[units].sum())
 
     def passed(self) -> Passed:
         """What is given out before each batch."""
@@ -195,7 +207,7 @@ class Planner:
         if batching.pack == "first_fit":
             row, limit = one_packed(ready.costs)
             most_units = None if limit is None else int(most[limit])
-            batches = first_fit(values[row], float(most[row]), batching.pool, most_units, batching.too_long)
+            batches = first_fit(values[row], float(most[row]), batching.pool, most_units, batching.too_long, called)
         else:
             batches = cut(values, ready.costs.kinds, most, batching.too_long, called)
         return made, Cut(order[batches.units], batches.offsets), {"units beyond the budget": len(batches.dropped)}
@@ -307,8 +319,8 @@ def _strung(made: Table, order: Whole, size: int) -> tuple[Table, Cut, LeftOut]:
     for name in lengths.names[1:]:
         if (lengths[name] != lengths.lead).any():
             raise DataError(
-                f"pack='strung' cuts {lengths.names[0]!r} anywhere, and {name!r} has other lengths: it cannot be cut there. "
-                "Write pack=True, which keeps samples whole."
+                f"pack='strung' cuts {lengths.names[0]!r} anywhere, and {name!r} has other lengths: it cannot be cut "
+                "there. Write pack=True, which keeps samples whole."
             )
     pieces = strung(lead, size)
     units = order[pieces.units]

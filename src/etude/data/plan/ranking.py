@@ -68,6 +68,10 @@ class Easiest(Filter):
     scores: npt.NDArray[np.float64]
     share: Schedule
 
+    @property
+    def needs_lengths(self) -> bool:
+        return False
+
     def mask(self, candidates: Candidates) -> Truth:
         last = int(candidates.samples.max(initial=-1))
         if last >= len(self.scores):
@@ -123,9 +127,12 @@ def easiest(scores: Any, share: Limit) -> Filter:
         SettingError: scores that are no numbers, among them NaN, or no share.
     """
     made = np.asarray(scores)
-    if made.ndim != 1 or made.dtype.kind not in "iuf" or np.isnan(made).any():
-        what = "NaN among them" if made.dtype.kind == "f" and made.ndim == 1 else f"{made.dtype} of shape {made.shape}"
-        raise SettingError(f"easiest(): scores are one number for every sample, and these are {what}.")
+    if made.ndim != 1 or made.dtype.kind not in "biuf":
+        raise SettingError(
+            f"easiest(): scores are one number for every sample, and these are {made.dtype} of shape {made.shape}."
+        )
+    if np.isnan(made.astype(np.float64)).any():
+        raise SettingError("easiest(): scores are one number for every sample, and these have NaN among them.")
     return Easiest(made.astype(np.float64), portion("easiest()", share, low=False))
 
 

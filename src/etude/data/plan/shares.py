@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from heapq import heapify, heapreplace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +11,7 @@ from etude.data.plan.lengths import Whole
 from etude.errors import DataError
 
 
-def shares(costs: npt.NDArray[Any], ranks: int) -> list[Whole]:
+def shares(costs: npt.ArrayLike, ranks: int) -> list[Whole]:
     """The units of a batch among ranks: each in turn, the costliest first, goes where there is least so far.
 
     The largest sum of a share is at most 4/3 of the best possible (Graham, 1969). Every rank that makes this from the
@@ -31,22 +30,26 @@ def shares(costs: npt.NDArray[Any], ranks: int) -> list[Whole]:
     """
     if ranks < 1:
         raise DataError(f"A batch cannot be shared among {ranks} ranks. There is at least 1.")
+    costs = np.asarray(costs, np.float64)
     wrong = np.flatnonzero(~(np.isfinite(costs) & (costs >= 0)))
     if len(wrong):
-        raise DataError(f"The cost of unit {wrong[0]} of the batch is {costs[wrong[0]]}. A cost is a number from 0 on.")
+        raise DataError(
+            f"The cost of unit {wrong[0]} of the batch is {costs[wrong[0]]:g}. A cost is a number from 0 on."
+        )
     if ranks == 1:
         return [np.arange(len(costs))]
     of = np.empty(len(costs), np.int64)
-    loads = [(0, 0, rank) for rank in range(ranks)]
+    loads = [(0.0, 0, rank) for rank in range(ranks)]
     heapify(loads)
-    for place, cost in zip((order := np.argsort(-costs, kind="stable")).tolist(), costs[order].tolist(), strict=True):
+    order = np.argsort(-costs, kind="stable")
+    for place, cost in zip(order.tolist(), costs[order].tolist(), strict=True):
         load, units, rank = loads[0]
         of[place] = rank
         heapreplace(loads, (load + cost, units + 1, rank))
     return [np.flatnonzero(of == rank) for rank in range(ranks)]
 
 
-def share(costs: npt.NDArray[Any], rank: int, ranks: int) -> Whole:
+def share(costs: npt.ArrayLike, rank: int, ranks: int) -> Whole:
     """The places of one rank, as `shares` divides them.
 
     Args:

@@ -23,6 +23,7 @@ from etude.data.order import BATCHES, STRATA, generator
 from etude.data.plan.arrangements import Order, Units
 from etude.data.plan.epoch import Cut, Epoch, of_lists
 from etude.data.plan.lengths import Whole
+from etude.data.plan.sorting import by_key
 from etude.errors import DataError
 
 Costs = npt.NDArray[np.float64]
@@ -95,7 +96,7 @@ def sort(units: Whole, lengths: Whole, costs: Costs) -> Sorted:
         units: which, int64, shape (n,); one that is there twice comes twice.
         lengths: theirs. costs: theirs under each limit, float64, shape (limits, n).
     """
-    by_length = np.argsort(lengths, kind="stable")
+    by_length = by_key(lengths)
     return _sorted(units[by_length], lengths[by_length], costs[:, by_length])
 
 

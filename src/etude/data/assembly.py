@@ -1,0 +1,161 @@
+"""Reads planned batches, from any cursor on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from etude.data.ahead import read_ahead
+from etude.data.assembled import Assembled
+from etude.data.batch import Batch, moved
+from etude.data.cursor import Cursor
+from etude.data.items import Reader
+from etude.data.plan.planner import Planned, Planner
+from etude.data.plan.shares import share
+from etude.data.reading import Read, SampleReader
+from etude.data.report import Report, report
+from etude.data.wanted import Wanted
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Place:
+    """A batch to come: where it lies, what this process reads of it, and how much all processes together do."""
+
+    cursor: Cursor
+    last: bool
+    share_done: float
+    wanted: Wanted
+    frames: int
+    everywhere: tuple[int, int]
+
+
+class Assembly:
+    """The batches of samples that are at hand: in memory, or read by number.
+
+    Args:
+        source: the samples. planner: says what is in which batch.
+        seed: at least 0.
+        device: where batches go; None: they stay.
+        workers, prefetch: see `Flow`.
+        rank, ranks: the share of each batch that this process reads.
+    """
+
+    def __init__(
+        self,
+        source: Assembled,
+        planner: Planner,
+        seed: int,
+        device: torch.device | None,
+        workers: tuple[int, int],
+        rank: int,
+        ranks: int,
+    ) -> None:
+        self._source, self.planner, self._seed = source, planner, seed
+        self._device, self._workers = device, workers
+        self._rank, self._ranks = rank, ranks
+        self._joining = source.joining()
+        self._lost: dict[int, int] = {}
+        # Positions in the whole data, where these are a part of them.
+        self._whole = None if source.indices is None else source.indices.numpy()
+
+    def batches(self, cursor: Cursor, stop: int | None) -> Iterator[Batch]:
+        """The batches from `cursor` on, up to epoch `stop`."""
+        read = self._read(place.wanted for place in self._places(cursor, stop))
+        made = (self._batch(place, each) for place, each in zip(self._places(cursor, stop), read, strict=True))
+        return made if self._source.unreadable == "raise" else self._without_lost(made)
+
+    def report(self, epoch: int) -> Report:
+        """What is in an epoch."""
+        return report(self.planner.epoch(epoch), self._source.packed, self._lost.get(epoch, 0))
+
+    def state(self, epoch: int) -> list[Tensor]:
+        """What is known besides the cursor: samples that could not be read in this epoch."""
+        lost = self._lost.get(epoch, 0)
+        return [torch.tensor([epoch, lost])] if lost else []
+
+    def load(self, state: Iterable[Tensor]) -> None:
+        """Take over what `state` gave."""
+        self._lost = {int(epoch): int(lost) for epoch, lost in map(Tensor.tolist, state)}
+
+    def _places(self, cursor: Cursor, stop: int | None) -> Iterator[_Place]:
+        start = cursor.batch
+        for epoch in count(cursor.epoch) if stop is None else range(cursor.epoch, stop):
+            planned = self.planner.epoch(epoch)
+            for batch in range(start, planned.batches):
+                yield self._place(planned, batch)
+            start = 0
+
+    def _place(self, planned: Planned, batch: int) -> _Place:
+        wanted, frames = planned.wanted(batch), planned.frames(batch)
+        everywhere = (len(wanted.samples), frames)
+        if self._ranks > 1:
+            own = share(planned.costs(batch), self._rank, self._ranks)
+            wanted = replace(wanted.only(own), template=int(wanted.samples[0]), rows=None)
+            frames = planned.frames(batch, own)
+        if self._whole is not None:
+            template = int(self._whole[wanted.template]) if wanted.template >= 0 else -1
+            wanted = replace(wanted, samples=self._whole[wanted.samples], template=template)
+        last = batch + 1 == planned.batches
+        cursor = Cursor(planned.number, batch)
+        return _Place(cursor, last, (batch + 1) / planned.batches, wanted, frames, everywhere)
+
+    def _read(self, requests: Iterator[Wanted]) -> Iterator[Read]:
+        stock = self._source.stock
+        if stock.columns is not None:
+            return map(self._gathered, requests)
+        reader = Reader(
+            stock.items, stock.title, self._seed, False, self._source.dtype, self._source.unreadable == "skip"
+        )
+        pin = self._device is not None and self._device.type == "cuda"
+        whole = SampleReader(reader, self._joining, self._source.collate)
+        return read_ahead(whole, requests, stock.title, *self._workers, pin)
+
+    def _gathered(self, wanted: Wanted) -> Read:
+        stock = self._source.stock
+        assert stock.columns is not None
+        samples = torch.from_numpy(wanted.samples)
+        if self._source.collate is not None:
+            items = [stock.sample(number) for number in wanted.samples.tolist()]
+            return Read(self._source.collate(items), samples)
+        values: Any = self._joining.gather(stock.columns, wanted)
+        if not stock.keyed:
+            values = tuple(values.values()) if len(values) > 1 else next(iter(values.values()))
+        return Read(values, samples)
+
+    def _batch(self, place: _Place, read: Read) -> Batch:
+        cursor = place.cursor
+        following = Cursor(cursor.epoch + 1, 0) if place.last else Cursor(cursor.epoch, cursor.batch + 1)
+        frames = place.frames
+        if read.lost:
+            self._lost[cursor.epoch] = self._lost.get(cursor.epoch, 0) + len(read.lost)
+            self._lost = {epoch: lost for epoch, lost in self._lost.items() if epoch >= cursor.epoch - 1}
+        values = moved(read.values, self._device, None)
+        return Batch(
+            values,
+            len(read.samples),
+            frames,
+            cursor,
+            following,
+            cursor.epoch + place.share_done,
+            read.samples,
+            0,
+            place.everywhere if self._ranks > 1 else None,
+        )
+
+    def _without_lost(self, made: Iterator[Batch]) -> Iterator[Batch]:
+        """Batches of which nothing could be read are passed over; the one before takes over what follows them."""
+        waiting: Batch | None = None
+        for batch in made:
+            if batch.samples:
+                if waiting is not None:
+                    yield waiting
+                waiting = batch
+            elif waiting is not None:
+                waiting = replace(waiting, next=batch.next, progress_epoch=batch.progress_epoch)
+        if waiting is not None:
+            yield waiting

@@ -1,0 +1,247 @@
+"""The samples that `Data` has: in memory, read by number, or read forward; and how long they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Subset, TensorDataset
+
+from etude.data.batch import each, leaves, numbers, outline
+from etude.data.chance import undisturbed
+from etude.data.items import conversions
+from etude.data.plan.lengths import Lengths, lengths_of
+from etude.data.ragged import Ragged, columns
+from etude.data.sets import forward_only, known_lengths, known_tags, samples, title_of
+from etude.errors import DataError, nearest
+
+LengthsLike = str | Sequence[str] | Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stock:
+    """Samples.
+
+    Attributes:
+        title: what they are, for messages.
+        number: how many; None where they are read forward.
+        lengths: of each stream, or None where nothing is known.
+        streams: the parts that have lengths of their own, the leading one first.
+        names: the parts of a sample; empty where only reading would tell.
+        columns: the samples in memory, by part; None where they are read.
+        items: what is read by number, or forward; None where they are in memory.
+        keyed: whether samples in memory are dicts; else tuples, or (one column) single parts.
+        measure: functions of a sample that give its length in a stream, where that is not the first dimension.
+        tags: ids of the samples, or None. parts: how many samples each of several sources has.
+        converted: what was changed on the way in, one line for each array.
+    """
+
+    title: str
+    number: int | None
+    lengths: Lengths | None
+    streams: tuple[str, ...]
+    names: tuple[str, ...]
+    columns: Mapping[str, Tensor | Ragged] | None = field(default=None, repr=False)
+    items: Any = field(default=None, repr=False)
+    keyed: bool = True
+    measure: Mapping[str, Callable[[Any], int]] = field(default_factory=dict, repr=False)
+    tags: Sequence[Any] | None = field(default=None, repr=False)
+    parts: Sequence[int] = ()
+    converted: tuple[str, ...] = ()
+
+    @property
+    def forward(self) -> bool:
+        """Whether samples can only be read one after another."""
+        return self.number is None
+
+    def sample(self, number: int) -> Any:
+        """One sample in memory."""
+        assert self.columns is not None
+        parts = {name: column[number] for name, column in self.columns.items()}
+        if self.keyed:
+            return parts
+        return tuple(parts.values()) if len(parts) > 1 else next(iter(parts.values()))
+
+    def called(self, sample: int) -> str:
+        """How messages call a sample."""
+        return f"sample {sample}" if self.tags is None else f"sample {sample} ({self.tags[sample]!r})"
+
+
+def stock(given: Any, names: Sequence[str], lengths: LengthsLike, dtype: torch.dtype | None = None) -> Stock:
+    """The samples that something given as data has.
+
+    Args:
+        given: whatever `Data` takes.
+        names: of the parts of samples that are tuples.
+        lengths: names of the streams; or for each a length for every sample, or a function of a sample.
+        dtype: of every floating array in memory.
+
+    Raises:
+        DataError: no samples, or lengths that are not known, not whole, or not one for every sample.
+    """
+    if type(given) is Subset and type(given.dataset) is TensorDataset:
+        given = tuple(tensor[torch.as_tensor(given.indices)] for tensor in given.dataset.tensors)
+    if type(given) is TensorDataset:
+        given = given.tensors
+    if isinstance(given, Ragged | Tensor | np.ndarray | tuple | list | Mapping):
+        return _in_memory(given, tuple(names), lengths, dtype)
+    if not isinstance(given, str | bytes | type | torch.nn.Module) and forward_only(given):
+        return _forward(given, tuple(names), lengths)
+    return _by_number(samples(given, "Data()"), tuple(names), lengths)
+
+
+# -------------------------------------------------------------------------------------------------------- in memory
+
+
+def _in_memory(given: Any, names: tuple[str, ...], lengths: LengthsLike, dtype: torch.dtype | None) -> Stock:
+    keyed = isinstance(given, Mapping) or (isinstance(given, list) and bool(given) and isinstance(given[0], Mapping))
+    single = isinstance(given, Ragged | Tensor | np.ndarray) or (
+        isinstance(given, list) and bool(given) and not isinstance(given[0], Mapping | tuple)
+    )
+    if isinstance(given, tuple):
+        given = dict(zip(_named(names, len(given)), given, strict=True))
+    elif isinstance(given, Ragged | Tensor | np.ndarray):
+        given = {_named(names, 1)[0]: given}
+    wanted = [] if lengths is None else [lengths] if isinstance(lengths, str) else list(lengths)
+    made = columns(given, names=names, streams=wanted, dtype=dtype)
+    found = {name: column for name, column in made.items() if isinstance(column, Ragged)}
+    streams = tuple(dict.fromkeys([*wanted, *found]))
+    if found and not keyed and not names:
+        shown = ", ".join(map(repr, found))
+        example = repr(tuple(f"part{place}" for place in made)) if len(made) > 1 else "('x',)"
+        raise DataError(
+            f"Samples have different lengths in part {shown} and their parts have no names. A net and a loss take "
+            f"sequences and their lengths by name: write Data(..., names={example}), or give dicts."
+        )
+    number = len(next(iter(made.values())))
+    told = Lengths({name: found[name].lengths for name in streams}) if streams else None
+    if isinstance(lengths, Mapping):
+        stated = {name: value for name, value in lengths.items() if not callable(value)}
+        for name, own in (lengths_of(stated, number).streams if stated else {}).items():
+            wrong = np.flatnonzero(own != found[name].lengths)
+            if len(wrong):
+                at = int(wrong[0])
+                raise DataError(
+                    f"lengths= says {own[at]} for {name!r} of sample {at}, and it has {found[name].lengths[at]}. "
+                    "Data in memory tell their lengths themselves: leave lengths out."
+                )
+    title = "Ragged" if single and found else type(given).__name__
+    keyed = keyed or bool(found) or bool(names)
+    return Stock(title, number, told, streams, tuple(made), made, keyed=keyed)
+
+
+def _named(names: tuple[str, ...], count: int) -> tuple[str, ...]:
+    if names and len(names) != count:
+        raise DataError(f"names={list(names)!r}: {len(names)} names, and a sample has {count} parts. Name each part.")
+    return names or tuple(str(place) for place in range(count))
+
+
+# ------------------------------------------------------------------------------------------------------------- read
+
+
+def _by_number(given: Any, names: tuple[str, ...], lengths: LengthsLike) -> Stock:
+    number, told = len(given), known_lengths(given)
+    with undisturbed():
+        first = given[0]
+    parts = _parts(first, names)
+    if isinstance(lengths, Mapping):
+        stated = {name: value for name, value in lengths.items() if not callable(value)}
+        measures = {name: value for name, value in lengths.items() if callable(value)}
+        found = dict(lengths_of(stated, number).streams) if stated else {}
+        found |= _measured(given, measures, names)
+        told = Lengths({name: found[name] for name in lengths})
+    elif lengths is not None:
+        wanted = [lengths] if isinstance(lengths, str) else list(lengths)
+        missing = [name for name in wanted if told is None or name not in told.streams]
+        unknown = [name for name in missing if name not in parts]
+        if unknown:
+            raise DataError(
+                f"lengths={lengths!r}: there is no stream {unknown[0]!r}.{nearest(unknown[0], parts)} "
+                f"A sample has {', '.join(map(repr, parts))}."
+            )
+        own = _measured(given, {name: _first_dimension(name) for name in missing}, names)
+        told = Lengths({name: own[name] if name in own else told[name] for name in wanted})  # type: ignore[index]
+    streams = () if told is None else told.names
+    if streams and not names and not isinstance(first, Mapping):
+        raise DataError(
+            f"Samples of {title_of(given)} are {outline(first)}, with streams of different lengths and no names. "
+            "Write Data(..., names=('audio', 'label')): a net and a loss take sequences and their lengths by name."
+        )
+    tags = known_tags(given)
+    sizes = tuple(getattr(given, "parts", ()) or ())
+    return Stock(
+        title_of(given),
+        number,
+        told,
+        streams,
+        tuple(parts),
+        None,
+        given,
+        True,
+        {},
+        tags,
+        sizes,
+        tuple(_narrowed(first)),
+    )
+
+
+def _parts(sample: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    """The parts of a sample by name."""
+    if isinstance(sample, Mapping):
+        return {str(name): value for name, value in sample.items()}
+    parts = sample if isinstance(sample, tuple) or (isinstance(sample, list) and not numbers(sample)) else (sample,)
+    return dict(zip(_named(names, len(parts)), parts, strict=True))
+
+
+def _measured(given: Any, measures: Mapping[str, Callable[[Any], int]], names: tuple[str, ...]) -> dict[str, Any]:
+    """Lengths by reading every sample once."""
+    if not measures:
+        return {}
+    found: dict[str, list[int]] = {name: [] for name in measures}
+    with undisturbed():
+        for number in range(len(given)):
+            sample = given[number]
+            parts = sample if isinstance(sample, Mapping) else _parts(sample, names)
+            for name, measure in measures.items():
+                found[name].append(_length(measure, parts, name, number))
+    return dict(lengths_of(found, len(given)).streams)
+
+
+def _length(measure: Callable[[Any], int], sample: Any, name: str, number: int) -> int:
+    try:
+        return int(measure(sample))
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+        raise DataError(f"The length of {name!r} in sample {number} cannot be told: {told}") from error
+
+
+def _first_dimension(name: str) -> Callable[[Any], int]:
+    return lambda sample: len(sample[name])
+
+
+def _narrowed(first: Any) -> list[str]:
+    narrow = each(first, lambda value: torch.zeros(0) if not isinstance(value, Tensor) else value)
+    return conversions(first, narrow) if any(True for _ in leaves(first)) else []
+
+
+# ---------------------------------------------------------------------------------------------------------- forward
+
+
+def _forward(given: Any, names: tuple[str, ...], lengths: LengthsLike) -> Stock:
+    measures: dict[str, Callable[[Any], int]] = {}
+    streams: tuple[str, ...] = ()
+    if isinstance(lengths, Mapping):
+        for name, value in lengths.items():
+            if not callable(value):
+                raise DataError(
+                    f"lengths={{{name!r}: {outline(value)}}}: {title_of(given)} is read forward, and its samples have "
+                    f"no numbers. Write a function of a sample, {{{name!r}: len}}, or the name alone: lengths={name!r}."
+                )
+        measures, streams = dict(lengths), tuple(lengths)
+    elif lengths is not None:
+        streams = (lengths,) if isinstance(lengths, str) else tuple(lengths)
+    return Stock(title_of(given), None, None, streams, names, None, given, True, measures)
