@@ -10,9 +10,13 @@ import pytest
 import torch
 from torch.utils.data import IterableDataset
 
+from etude.data.cached import cached
+from etude.data.filtered import filtered
 from etude.data.flow import Flow
 from etude.data.forward import Forward
+from etude.data.joined import joined
 from etude.data.mapped import Mapped, mapped
+from etude.data.mixture import concatenated
 from etude.data.source import source
 from etude.errors import DataError, SettingError
 
@@ -125,6 +129,18 @@ def test_lengths_that_a_data_set_tells_are_checked() -> None:
 
     with pytest.raises(DataError, match=r"'x' has length 1\.5 for sample 0"):
         mapped(Wrong(), str, lengths="same")
+
+
+def test_data_sets_print_alike_in_every_process() -> None:
+    assert repr(mapped(Timed(), halved)) == "mapped(timed, halved)"
+    assert repr(mapped(Stream(), halved)) == "mapped(Stream)"
+    assert repr(filtered([1, 2], small)) == "filtered(list, small)"
+    assert repr(cached(concatenated([1], [2]))) == "cached(concatenated(list, list))"
+    assert repr(joined([1], [2], on=[[0], [0]])) == "joined(list, list)"
+
+
+def small(sample: int) -> bool:
+    return sample < 3
 
 
 def test_unknown_arguments_are_told() -> None:

@@ -150,7 +150,7 @@ def test_until_all_every_sample_comes_once_in_its_own_order(
         (lambda: concatenated(Numbers(0, 1), 3), "concatenated(): int 3 cannot be read"),
         (lambda: list(concatenated(Numbers(0, 1), [(1, 2)])), "data sets 0 and 1 have different parts"),
         (lambda: interleaved(Numbers(0, 1)), "interleaved() takes at least two"),
-        (lambda: interleaved([1], [2]), "have random access. Write concatenated(a, b)"),
+        (lambda: interleaved([1], [2]), "have random access. Write Data(concatenated(a, b), select=mixed"),
         (lambda: interleaved(Numbers(0, 1), [2], weights=[1]), "weights=[1] for 2 data sets"),
         (lambda: interleaved(Numbers(0, 1), [2], weights=[1, 0]), "Write a number above 0 for each"),
         (lambda: interleaved(Numbers(0, 1), [2], weights=[1, float("nan")]), "Write a number above 0 for each"),

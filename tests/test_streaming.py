@@ -154,7 +154,7 @@ def test_frames_strung_together_are_cut_as_in_a_plan() -> None:
 @settings(max_examples=60, deadline=None)
 def test_any_lengths_give_the_batches_of_a_plan(lengths: list[int], most: int, kind: str, number: int) -> None:
     data = Recordings(lengths)
-    limits: list[Limit] = [padded(most) if kind == "padded" else packed(most)] + [samples(number)] * (number > 0)
+    limits: list[Limit] = [padded(most) if kind == "padded" else packed(most)] + ([samples(number)] if number else [])
     assert streamed(data, batching(limits)) == planned(data, batching(limits))
 
 

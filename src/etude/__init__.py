@@ -1,8 +1,10 @@
 """étude: training for PyTorch in one grammar, setting[where, when] = value."""
 
-from etude import optim
+from etude import data, optim
 from etude._version import __version__
 from etude.bind.left import learning_rate_multipliers, rules_of, set_rules
+from etude.data.cursor import Cursor
+from etude.data.data import Data
 from etude.errors import (
     CheckpointError,
     DataError,
@@ -74,6 +76,8 @@ __all__ = [
     "Bar",
     "CheckpointError",
     "Checkpoints",
+    "Cursor",
+    "Data",
     "DataError",
     "Directory",
     "EtudeError",
@@ -107,6 +111,7 @@ __all__ = [
     "cosine",
     "cycle",
     "cyclic",
+    "data",
     "ema",
     "epochs",
     "events",

@@ -17,7 +17,7 @@ from etude.data.plan.lengths import Whole
 from etude.data.sets import forward_only, known_lengths, known_tags, place, samples, title_of
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Cached:
     """Samples that are read once; made by `cached`.
 
@@ -29,11 +29,14 @@ class Cached:
         kept: the samples read so far, by number.
     """
 
-    data: Any = field(repr=False)
-    lengths: Mapping[str, Whole] = field(repr=False)
-    tags: Sequence[Hashable] | None = field(repr=False)
+    data: Any
+    lengths: Mapping[str, Whole]
+    tags: Sequence[Hashable] | None
     title: str
-    kept: dict[int, Any] = field(default_factory=dict, repr=False)
+    kept: dict[int, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return self.title
 
     def __len__(self) -> int:
         return len(self.data)

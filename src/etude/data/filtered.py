@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -28,7 +28,7 @@ from etude.data.sets import (
 from etude.errors import DataError
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Filtered:
     """Some of the samples of a data set; made by `filtered`.
 
@@ -41,12 +41,15 @@ class Filtered:
         title: for messages.
     """
 
-    data: Any = field(repr=False)
-    places: Whole = field(repr=False)
-    lengths: Mapping[str, Whole] = field(repr=False)
-    tags: Sequence[Hashable] | None = field(repr=False)
+    data: Any
+    places: Whole
+    lengths: Mapping[str, Whole]
+    tags: Sequence[Hashable] | None
     dropped: Mapping[str, int]
     title: str
+
+    def __repr__(self) -> str:
+        return self.title
 
     def __len__(self) -> int:
         return len(self.places)

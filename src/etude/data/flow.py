@@ -30,6 +30,9 @@ from etude.values.schedule import Schedule
 _NEAR, _FAR = 1 << 19, 1 << 23
 """Bytes gathered at once: what stays in a processor's cache, and what is worth one transfer to a device."""
 
+_EFFORT = 20_000_000
+"""Units that are planned at most to find out how many steps a run has: a few seconds."""
+
 _END: Any = object()
 
 
@@ -136,14 +139,24 @@ class Flow:
         self._assembly = Assembly(source, planner, self.seed, self.device, self._workers, *self._ranks)
         first = planner.epoch(0)
         if not batching.varies:
-            self.batches_per_epoch, self.samples = first.batches, first.epoch.units
-            self.tokens = first.frames_of_all() or None
+            self.batches_per_epoch = first.batches
+        if not batching.varies_in_samples:
+            self.samples, self.tokens = first.epoch.units, first.frames_of_all() or None
 
     def report(self, epoch: int) -> Report | None:
         """What is in the batches of an epoch; of data that are read forward what was, once it is read. Else None."""
         if self._assembly is not None:
             return self._assembly.report(epoch)
         return None if self._onward is None else self._onward.report(epoch)
+
+    def batches_of(self, epochs: int) -> list[int] | None:
+        """How many batches each of the first epochs has; None where that is not known, or takes long to find out."""
+        if self._assembly is None:
+            return None if self.batches_per_epoch is None else [self.batches_per_epoch] * epochs
+        planner = self._assembly.planner
+        if planner.effort * epochs > _EFFORT:
+            return None
+        return [planner.epoch(epoch).batches for epoch in range(epochs)]
 
     def batches_in(self, epoch: int) -> int | None:
         """How many batches an epoch has; None where that is not known."""

@@ -34,6 +34,9 @@ class Forward(IterableDataset[Any]):
         self._sources = sources
         self._counts: Counts = {}
 
+    def __repr__(self) -> str:
+        return self.title
+
     def set_epoch(self, epoch: int) -> None:
         """Which epoch begins next."""
         self.epoch = epoch

@@ -5,11 +5,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 
-from etude.data.arriving import Counts, Unit, lengths_of_one, tally
+from etude.data.arriving import Counts, Unit, tally
 from etude.data.order import BATCHES, generator
 from etude.data.plan.arrangements import InOrder, Laplace, Order, Pools
 from etude.data.plan.batching import Batching
@@ -20,6 +20,7 @@ from etude.data.plan.limits import Limit, SampleLimit, StreamLimit
 from etude.data.plan.orders import laplace_stream
 from etude.data.plan.packing import first_fit
 from etude.data.plan.prepared import one_packed
+from etude.data.sieving import lengths_of_one
 from etude.errors import DataError
 from etude.values.progress import Progress
 
@@ -63,22 +64,19 @@ def groups(units: Iterator[Unit], batching: Batching, moment: Moment, left_out: 
         DataError: a unit is beyond the budget and that is to be an error, or streams that cannot be strung together.
     """
     if isinstance(batching.buckets, Buckets):
-        return _in_buckets(units, batching.buckets, batching, left_out)
+        yield from _in_buckets(units, batching.buckets, batching, left_out)
+        return
     first = next(units, None)
     if first is None:
-        return iter(())
+        return
     price = Price(batching.limits, first.lengths, batching.too_long, left_out)
-    units = _again(first, units)
+    units = chain([first], units)
     if batching.pack == "first_fit":
-        return _fitted(units, price, batching.pool or 1, moment(0, 0, 0))
-    if batching.pack == "strung":
-        return _strung(units, int(price.costs.most(moment(0, 0, 0))[0]))
-    return _greedy(units, price, batching.drop_last, moment)
-
-
-def _again(first: Unit, rest: Iterator[Unit]) -> Iterator[Unit]:
-    yield first
-    yield from rest
+        yield from _fitted(units, price, batching.pool or 1, moment(0, 0, 0))
+    elif batching.pack == "strung":
+        yield from _strung(units, int(price.costs.most(moment(0, 0, 0))[0]))
+    else:
+        yield from _greedy(units, price, batching.drop_last, moment)
 
 
 def in_blocks(made: Iterator[Group], block: int, seed: int, epoch: int) -> Iterator[Group]:

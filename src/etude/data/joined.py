@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from etude.arguments import named
@@ -15,7 +15,7 @@ from etude.data.sets import known_lengths, place, samples, taken, title_of
 from etude.errors import DataError, nearest
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Joined:
     """Data sets joined by id, read when a sample is asked for; made by `joined`.
 
@@ -31,13 +31,16 @@ class Joined:
     """
 
     sources: tuple[Part, ...]
-    places: tuple[Whole, ...] = field(repr=False)
-    tags: Ids = field(repr=False)
-    lengths: Mapping[str, Whole] = field(repr=False)
+    places: tuple[Whole, ...]
+    tags: Ids
+    lengths: Mapping[str, Whole]
     dropped: Mapping[str, int]
     keyed: bool
     shared: str | None
     title: str
+
+    def __repr__(self) -> str:
+        return self.title
 
     def __len__(self) -> int:
         return len(self.tags)

@@ -17,7 +17,7 @@ from etude.data.items import collate
 from etude.data.laying import laid, offsets, strung
 from etude.data.plan.lengths import Lengths, Whole
 from etude.data.ragged import Ragged
-from etude.data.sequences import another_length, sequences_of
+from etude.data.sequences import sequences_of
 from etude.data.wanted import Wanted
 from etude.errors import DataError, nearest
 
@@ -105,19 +105,6 @@ class Joining:
                 values[name] = self._filled(name, chosen, _missing(wanted))
         return values
 
-    def agree(self, columns: Mapping[str, Tensor | Ragged]) -> None:
-        """Compare the lengths of columns in memory with those stated, once for all samples.
-
-        Raises:
-            DataError: naming the first sample whose length is another.
-        """
-        for name, stated in self.stated.streams.items() if self.stated is not None else ():
-            column = columns.get(name)
-            wrong = np.flatnonzero(column.lengths != stated) if isinstance(column, Ragged) else ()
-            if len(wrong) and isinstance(column, Ragged):
-                at = int(wrong[0])
-                raise another_length(at, name, int(column.lengths[at]), int(stated[at]), len(wrong) - 1)
-
     def _parts(self, item: Any) -> Mapping[str, Any]:
         """A sample as a dict."""
         if type(item) is dict or isinstance(item, Mapping):
@@ -160,7 +147,7 @@ class Joining:
         value, to = self._value(name, given.kind), _to(name, lengths, wanted, self.packed)
         shape = (to, *given.frame) if self.packed else (_rows(wanted), to, *given.frame)
         lay = strung if self.packed else laid
-        return self._with_lengths(name, lay(given.pieces, torch.empty(shape, dtype=given.kind), value), lengths, wanted)
+        return self._with_lengths(name, lay(given.pieces, given.kind, shape, value), lengths, wanted)
 
     def _cut(self, name: str, column: Ragged, wanted: Wanted) -> dict[str, Any]:
         """One stream of samples in memory."""

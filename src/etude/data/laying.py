@@ -9,17 +9,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from numpy.lib.stride_tricks import as_strided
 from torch import Tensor
 
 from etude.data.plan.lengths import Whole
 
 Piece = npt.NDArray[Any]
 
-SHORT = 64
-"""Pieces up to so long are gathered frame by frame in one call; longer ones are copied one by one."""
+NARROW = 1 << 13
+"""Bytes of a row up to which all rows are copied in one call, with what follows them; longer ones one by one."""
 
-_WIDE = 1 << 14
-"""Bytes of a row from which on it is cheaper to fill up each row's end than to fill all of them first."""
+SHORT = 128
+"""Frames up to which pieces are packed by one index for each frame; longer ones are copied piece by piece."""
 
 _SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -55,13 +56,12 @@ def padded(
     lengths = stops - starts
     longest = int(lengths.max(initial=0)) if to is None else to
     shape = (len(starts) if rows is None else rows, longest, *flat.shape[1:])
-    out = torch.empty(shape, dtype=flat.dtype, device=flat.device)
     if flat.device.type != "cpu":
-        return _gathered_there(flat, starts, lengths, out, value)
-    if longest > SHORT:
-        return laid(pieces(flat, starts, stops), out, value)
-    _gathered(memory(flat), starts, lengths, memory(out), _fill(out.dtype, value))
-    return out
+        return _padded_there(flat, starts, lengths, shape, value)
+    source, fill = memory(flat), _fill(flat.dtype, value)
+    if _narrow(source, longest):
+        return _tensor(_by_windows(source, starts, lengths, shape, fill), flat.dtype)
+    return _tensor(_one_by_one(_pieces(source, starts, stops), shape, source.dtype, fill), flat.dtype)
 
 
 def packed(flat: Tensor, starts: Whole, stops: Whole, to: int | None = None, value: float = 0) -> Tensor:
@@ -76,17 +76,18 @@ def packed(flat: Tensor, starts: Whole, stops: Whole, to: int | None = None, val
     """
     lengths = stops - starts
     total = int(lengths.sum())
-    out = flat.new_empty((total if to is None else to, *flat.shape[1:]))
+    frames = total if to is None else to
     if flat.device.type == "cpu" and total > SHORT * len(starts):
-        return strung(pieces(flat, starts, stops), out, value)
+        return strung(_pieces(memory(flat), starts, stops), flat.dtype, (frames, *flat.shape[1:]), value)
     index = np.repeat(starts - offsets(lengths)[:-1], lengths) + np.arange(total)
-    if flat.device.type == "cpu":
-        target = memory(out)
-        np.take(memory(flat), index, axis=0, out=target[:total], mode="clip")
-        target[total:] = _fill(out.dtype, value)
-    else:
+    out = torch.empty((frames, *flat.shape[1:]), dtype=flat.dtype, device=flat.device)
+    if flat.device.type != "cpu":
         out[:total] = flat.index_select(0, torch.from_numpy(index).to(flat.device))
         out[total:] = value
+        return out
+    target = memory(out)
+    np.take(memory(flat), index, axis=0, out=target[:total], mode="clip")
+    target[total:] = _fill(flat.dtype, value)
     return out
 
 
@@ -97,68 +98,83 @@ def offsets(lengths: Whole) -> npt.NDArray[np.int32]:
     return made
 
 
-def pieces(flat: Tensor, starts: Whole, stops: Whole) -> list[Piece]:
-    """The pieces themselves, on the memory of `flat`."""
-    source = memory(flat)
+def laid(given: Sequence[Piece], dtype: torch.dtype, shape: tuple[int, ...], value: float) -> Tensor:
+    """Pieces, at least one, as the rows of an array of this type and shape (rows, longest, ...), filled up."""
+    fill = _fill(dtype, value)
+    if not _narrow(given[0], shape[1]):
+        return _tensor(_one_by_one(given, shape, fill.dtype, fill), dtype)
+    lengths = np.fromiter(map(len, given), np.int64, len(given))
+    source = np.concatenate(given, dtype=fill.dtype, casting="unsafe")
+    return _tensor(_by_windows(source, np.cumsum(lengths) - lengths, lengths, shape, fill), dtype)
+
+
+def strung(given: Sequence[Piece], dtype: torch.dtype, shape: tuple[int, ...], value: float) -> Tensor:
+    """Pieces, at least one, one after another in an array of this type and shape (frames, ...), filled up."""
+    fill, total = _fill(dtype, value), sum(map(len, given))
+    made: Piece = np.empty(shape, fill.dtype)
+    np.concatenate(given, out=made[:total], casting="unsafe")
+    made[total:] = fill
+    return _tensor(made, dtype)
+
+
+def _pieces(source: Piece, starts: Whole, stops: Whole) -> list[Piece]:
     return [source[start:stop] for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
 
 
-def laid(given: Sequence[Piece], out: Tensor, value: float) -> Tensor:
-    """Write each piece to a row of `out`, shape (rows, longest, ...), and `value` to the rest."""
-    target, fill, longest = memory(out), _fill(out.dtype, value), out.shape[1]
-    if longest <= SHORT:
-        lengths = np.fromiter(map(len, given), np.int64, len(given))
-        source = np.concatenate(given, dtype=target.dtype, casting="unsafe")
-        _gathered(source, np.cumsum(lengths) - lengths, lengths, target, fill)
-        return out
-    if target[:1].nbytes < _WIDE:
-        target[...] = fill
-        for row, piece in zip(target, given, strict=False):  # rows beyond the pieces are filled
-            row[: len(piece)] = piece
-        return out
-    for row, piece in zip(target, given, strict=False):
+def _narrow(source: Piece, longest: int) -> bool:
+    return longest * source.strides[0] <= NARROW
+
+
+def _one_by_one(given: Sequence[Piece], shape: tuple[int, ...], dtype: np.dtype[Any], fill: Any) -> Piece:
+    """Each piece copied to its row."""
+    made: Piece = np.empty(shape, dtype)
+    for row, piece in zip(made, given, strict=False):  # there may be more rows than pieces
         frames = len(piece)
         row[:frames] = piece
-        if frames < longest:
+        if frames < shape[1]:
             row[frames:] = fill
-    target[len(given) :] = fill
-    return out
+    made[len(given) :] = fill
+    return made
 
 
-def strung(given: Sequence[Piece], out: Tensor, value: float) -> Tensor:
-    """Write the pieces one after another to `out`, shape (frames, ...), and `value` to what is left at its end."""
-    target, total = memory(out), sum(map(len, given))
-    np.concatenate(given, out=target[:total], casting="unsafe")
-    target[total:] = _fill(out.dtype, value)
-    return out
+def _by_windows(source: Piece, starts: Whole, lengths: Whole, shape: tuple[int, ...], fill: Any) -> Piece:
+    """The same by windows of the longest length, and `fill` written over what follows the shorter pieces."""
+    longest = int(lengths.max(initial=0))
+    last = len(source) - longest
+    windows = as_strided(source, (last + 1, longest, *shape[2:]), (source.strides[0], *source.strides))
+    made: Piece = windows[np.minimum(starts, last)]
+    for row in np.flatnonzero(starts > last):  # their windows would reach beyond the end
+        made[row, : lengths[row]] = source[starts[row] : starts[row] + lengths[row]]
+    shortest = int(lengths.min(initial=longest))
+    if shortest < longest:
+        made[:, shortest:][np.arange(shortest, longest) >= lengths[:, None]] = fill
+    if made.shape == shape:
+        return made
+    whole: Piece = np.full(shape, fill, source.dtype)
+    whole[: len(made), :longest] = made
+    return whole
 
 
-def _gathered(source: Piece, starts: Whole, lengths: Whole, target: Piece, fill: Any) -> None:
-    """Write pieces of `source` to the rows of `target` by one index for each frame, and `fill` to the rest."""
-    rows, place = target[: len(starts)], np.arange(target.shape[1])
-    if not len(source):
-        target[...] = fill
-        return
-    np.take(source, starts[:, None] + place, axis=0, out=rows, mode="clip")
-    rows[place >= lengths[:, None]] = fill
-    target[len(starts) :] = fill
-
-
-def _gathered_there(flat: Tensor, starts: Whole, lengths: Whole, out: Tensor, value: float) -> Tensor:
+def _padded_there(flat: Tensor, starts: Whole, lengths: Whole, shape: tuple[int, ...], value: float) -> Tensor:
     """The same on another device: only the numbers of the frames go there."""
-    place, number = np.arange(out.shape[1]), len(starts)
-    index = np.minimum(starts[:, None] + place, max(0, len(flat) - 1))
-    true = torch.from_numpy((place < lengths[:, None]).ravel()).to(flat.device)
-    there = torch.from_numpy(index.ravel()).to(flat.device)
-    out.fill_(value)
-    if len(flat):
-        mask = true.view(-1, *(1,) * (flat.dim() - 1))
-        rows = torch.where(mask, flat.index_select(0, there), out.new_tensor(value))
-        out[:number] = rows.view(number, *out.shape[1:])
+    place, number = np.arange(shape[1]), len(starts)
+    out = torch.full(shape, value, dtype=flat.dtype, device=flat.device)
+    if not len(flat):
+        return out
+    index = np.minimum(starts[:, None] + place, len(flat) - 1)
+    rows = flat.index_select(0, torch.from_numpy(index.ravel()).to(flat.device)).view(number, *shape[1:])
+    true = torch.from_numpy(place < lengths[:, None]).to(flat.device)
+    out[:number] = torch.where(true.view(*true.shape, *(1,) * (flat.dim() - 1)), rows, out[:number])
     return out
 
 
 @lru_cache(64)
 def _fill(dtype: torch.dtype, value: float) -> Any:
-    """The value as `memory` shows it."""
+    """The value as `memory` shows it, with the type that it shows."""
     return memory(torch.full((1,), value, dtype=dtype))[0]
+
+
+def _tensor(array: Piece, dtype: torch.dtype) -> Tensor:
+    """What `memory` would show as this array."""
+    made = torch.from_numpy(array)
+    return made if made.dtype == dtype else made.view(dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from etude.data.sets import (
 from etude.errors import DataError
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Mapped:
     """A function of every sample, called when the sample is read; made by `mapped`.
 
@@ -35,11 +35,14 @@ class Mapped:
         title: for messages.
     """
 
-    data: Any = field(repr=False)
+    data: Any
     function: Callable[[Any], Any]
-    lengths: Mapping[str, Whole] = field(repr=False)
-    tags: Sequence[Hashable] | None = field(repr=False)
+    lengths: Mapping[str, Whole]
+    tags: Sequence[Hashable] | None
     title: str
+
+    def __repr__(self) -> str:
+        return self.title
 
     def __len__(self) -> int:
         return len(self.data)

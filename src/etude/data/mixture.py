@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from typing import Any, Literal
@@ -32,7 +32,7 @@ Shares = npt.NDArray[np.float64]
 Until = Literal["all", "shortest", "longest"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Concatenated:
     """Data sets one after another; made by `concatenated`.
 
@@ -46,14 +46,17 @@ class Concatenated:
         title: for messages.
     """
 
-    sources: tuple[Any, ...] = field(repr=False)
+    sources: tuple[Any, ...]
     names: tuple[str, ...]
     parts: tuple[int, ...]
     boundaries: Whole
-    lengths: Mapping[str, Whole] = field(repr=False)
-    tags: Sequence[Hashable] | None = field(repr=False)
+    lengths: Mapping[str, Whole]
+    tags: Sequence[Hashable] | None
     title: str
-    _starts: list[int] = field(repr=False)
+    _starts: list[int]
+
+    def __repr__(self) -> str:
+        return self.title
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -117,7 +120,7 @@ def interleaved(*data: Any, weights: Sequence[float] | None = None, until: Until
     if not any(map(forward_only, parts.values())):
         raise DataError(
             f"interleaved() mixes what is read forward; all of {', '.join(map(repr, parts))} have random access. Write "
-            "concatenated(a, b) and select samples from its parts."
+            "Data(concatenated(a, b), select=mixed([0.7, 0.3])), or select=round_robin()."
         )
     if until not in _UNTIL:
         known = ", ".join(map(repr, _UNTIL))

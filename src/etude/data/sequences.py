@@ -53,7 +53,10 @@ class Sequences:
         found = self.lengths
         if not np.array_equal(found, stated):
             at = int(np.flatnonzero(found != stated)[0])
-            raise another_length(int(self.places[at]), self.name, int(found[at]), int(stated[at]))
+            raise DataError(
+                f"Sample {self.places[at]} has {found[at]} frames of {self.name!r}, and its length was stated as "
+                f"{stated[at]}. Correct the lengths, or what reads them."
+            )
 
     def window(self, starts: Whole, stops: Whole) -> Sequences:
         """A window of each.
@@ -139,15 +142,6 @@ def _becomes(numpy_type: str, dtype: torch.dtype | None) -> torch.dtype:
     """The type of a tensor made from such an array."""
     row: npt.NDArray[Any] = np.zeros(1, numpy_type)
     return arrays_of({"row": row}, dtype).arrays[0].dtype
-
-
-def another_length(place: int, name: str, found: int, stated: int, others: int = 0) -> DataError:
-    """A sample whose length is not what was stated; `others` more differ."""
-    more = f" ({others} more samples differ)" if others else ""
-    return DataError(
-        f"Sample {place} has {found} frames of {name!r}, and its length was stated as {stated}{more}. "
-        "Correct the lengths, or what reads them."
-    )
 
 
 def beyond(name: str, place: int, start: int, stop: int, length: int) -> DataError:

@@ -13,6 +13,7 @@ from torch.utils.data import Subset, TensorDataset
 
 from etude.data.batch import each, leaves, numbers, outline
 from etude.data.chance import undisturbed
+from etude.data.forms.hugging import Hugging, HuggingStream, hugging
 from etude.data.items import conversions
 from etude.data.plan.lengths import Lengths, lengths_of
 from etude.data.ragged import Ragged, columns
@@ -87,6 +88,8 @@ def stock(given: Any, names: Sequence[str], lengths: LengthsLike, dtype: torch.d
         given = tuple(tensor[torch.as_tensor(given.indices)] for tensor in given.dataset.tensors)
     if type(given) is TensorDataset:
         given = given.tensors
+    if hasattr(given, "column_names") and not isinstance(given, Hugging | HuggingStream):
+        given = hugging(given)
     if isinstance(given, Ragged | Tensor | np.ndarray | tuple | list | Mapping):
         return _in_memory(given, tuple(names), lengths, dtype)
     if not isinstance(given, str | bytes | type | torch.nn.Module) and forward_only(given):

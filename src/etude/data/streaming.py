@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from etude.data.arriving import ONE_BY_ONE, Counts, Cutter, Measure, Sieve, Unit, arriving, one_by_one
+from etude.data.arriving import Counts, Measure, Unit, arriving
 from etude.data.buffer import shuffled
 from etude.data.chance import item_key, sow, undisturbed
 from etude.data.forward import Forward
@@ -17,6 +17,7 @@ from etude.data.plan.batching import Batching
 from etude.data.plan.lengths import Lengths
 from etude.data.plan.limits import SampleLimit
 from etude.data.sets import title_of
+from etude.data.sieving import ONE_BY_ONE, Cutter, Sieve, one_by_one
 from etude.data.wanted import Wanted
 from etude.errors import DataError
 from etude.values.progress import Progress

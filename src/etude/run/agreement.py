@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 import torch
 
 from etude.bind.table import RATE
+from etude.data.assembled import Assembled
+from etude.data.flow import Flow
 from etude.data.saying import option_text
 from etude.errors import PlanError, SettingError, nearest, warn
 from etude.run.check import Checked
@@ -53,7 +55,6 @@ def facts(checked: Checked) -> Facts:
     plan, flow = checked.plan, checked.flow
     options = {name: value for name, value in plan.options().items() if name not in FREE}
     said = {name: _ADDRESS.sub("", option_text(value)) for name, value in options.items()}
-    per_epoch = flow.batches_per_epoch
     arrays = checked.works[0].stepper.table.tree.arrays
     # A net that is in evaluation as a whole is set to training by the run.
     named = checked.net.named_modules() if checked.net.training else ()
@@ -64,11 +65,18 @@ def facts(checked: Checked) -> Facts:
     return {
         **said,
         "validation data": looked_at or "none",
-        "data": f"{flow.samples} samples in {per_epoch} batches an epoch, the first with digest {checked.first_batch}",
+        "data": _ADDRESS.sub("", f"{_data(flow)}, the first with digest {checked.first_batch}"),
         "net": {name: f"{array.dtype} {tuple(array.shape)}" for name, array in arrays.items()},
         "settings": dict(_settings(checked)),
         "modes": {name: "evaluation" for name, module in named if not module.training},
     }
+
+
+def _data(flow: Flow) -> str:
+    """The data and how they become batches."""
+    if isinstance(flow.source, Assembled):
+        return f"{flow.source.length} samples in batches by {flow.source.said}"
+    return f"{flow.samples} samples in {flow.batches_per_epoch} batches an epoch"
 
 
 def machine(checked: Checked) -> dict[str, str]:

@@ -15,7 +15,7 @@ from torch import nn
 from etude.arguments import told_of
 from etude.data.cursor import Cursor
 from etude.data.flow import Flow
-from etude.data.source import Items, Source, check_finite, source, split_validation
+from etude.data.source import Source, check_finite, source, split_validation
 from etude.errors import DataError, PlanError
 from etude.run.dry_run import dry_run, materialise, prove_validation, restored_on_error, same_buffers, try_single
 from etude.run.evaluate import Evaluate, Evaluator, looking
@@ -174,7 +174,15 @@ def _flow(plan: Plan, net: nn.Module, training: Source, device: torch.device, ch
     if size is None and not training.batched:
         size = 32 if training.length is None else min(32, training.length)
         chosen["batch_size"] = size
-    made = Flow(training, batch_size=size, shuffle=plan.shuffle, **_reading(plan, net, device, training))
+    made = Flow(
+        training,
+        batch_size=size,
+        shuffle=plan.shuffle,
+        # Budgets that are schedules are asked before anybody knows how many steps an epoch has.
+        extent=Extent(steps=plan.steps, epochs=plan.epochs),
+        accumulate=schedule(plan.accumulate),
+        **_reading(plan, net, device, training),
+    )
     if made.source.converted:
         chosen["converted"] = list(made.source.converted)
     return made
@@ -182,7 +190,7 @@ def _flow(plan: Plan, net: nn.Module, training: Source, device: torch.device, ch
 
 def _reading(plan: Plan, net: nn.Module, device: torch.device, data: Source) -> dict[str, Any]:
     """How data are read, for training and validation alike; workers read the items of data sets."""
-    if plan.workers and not isinstance(data, Items) and data.batched:
+    if plan.workers and not data.by_item and data.batched and not data.random_access:
         raise PlanError(
             f"workers={plan.workers}: {data.title} come in batches of their own. Give its loader the workers."
         )
@@ -192,7 +200,7 @@ def _reading(plan: Plan, net: nn.Module, device: torch.device, data: Source) -> 
     return {
         "seed": plan.seed,
         "device": device,
-        "workers": plan.workers if isinstance(data, Items) else 0,
+        "workers": plan.workers if data.by_item else 0,
         "dtype": torch.float64 if double else None,
     }
 
@@ -203,6 +211,10 @@ def _extent(plan: Plan, flow: Flow) -> Extent:
     if per and isinstance(number, Constant):
         # What is left at the end of an epoch makes a step of its own.
         per = ceil(per / number.value)
+    if per is None and plan.epochs and isinstance(number, Constant):
+        batches = flow.batches_of(plan.epochs)
+        if batches is not None:
+            return _planned_extent(plan, flow, sum(ceil(each / number.value) for each in batches))
     ends = [(float(plan.steps), plan.steps / per if per else None)] if plan.steps else []
     if plan.epochs:
         ends.append((float(plan.epochs * per), float(plan.epochs)) if per else (float("inf"), float(plan.epochs)))
@@ -226,6 +238,17 @@ def _extent(plan: Plan, flow: Flow) -> Extent:
         samples=passes * samples if passes is not None and samples is not None else None,
         tokens=passes * tokens if passes is not None and tokens else None,
     )
+
+
+def _planned_extent(plan: Plan, flow: Flow, steps: int) -> Extent:
+    """How long a run is whose epochs have different numbers of batches."""
+    if plan.updates is not None and any(update.own_batch for update in plan.updates):
+        return Extent(steps=plan.steps, epochs=plan.epochs)
+    if plan.steps is not None and plan.steps < steps:
+        return Extent(steps=plan.steps)
+    epochs = plan.epochs or 0
+    samples, tokens = flow.samples, flow.tokens
+    return Extent(steps, epochs, samples and samples * epochs, tokens and tokens * epochs)
 
 
 def _first(flow: Flow) -> Any:
@@ -333,7 +356,7 @@ def _evaluator(
     elif aside.length is not None and size is not None:
         size = min(size, aside.length)
     # What is read forward keeps its own order; workers read ahead as in training.
-    made = Flow(aside, batch_size=size, shuffle=False, **_reading(plan, net, device, aside))
+    made = Flow(aside, batch_size=size, shuffle=False, looking=True, **_reading(plan, net, device, aside))
     if plan.non_finite in ("raise", "stop"):
         check_finite(aside)
     evaluator = Evaluator(evaluate, net, works, made)

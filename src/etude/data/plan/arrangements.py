@@ -57,6 +57,10 @@ class Order(ABC):
             DataError: the order needs lengths that are not known, or cannot be made of so few units.
         """
 
+    def at(self, epoch: int) -> Order:
+        """The order that an epoch has."""
+        return self
+
     @property
     def needs_lengths(self) -> bool:
         """Whether it sorts, for which the lengths must be known."""

@@ -53,9 +53,15 @@ class Batching:
 
     @property
     def varies(self) -> bool:
-        """Whether epochs may differ in the number of their batches or samples."""
+        """Whether epochs may differ in the number of their batches."""
         plain = self.buckets is None and all(isinstance(limit, SampleLimit) and limit.constant for limit in self.limits)
-        return not plain or self.subepochs > 1 or bool(self.filters) or (self.chunk is not None and self.chunk.changes)
+        return not plain or self.varies_in_samples
+
+    @property
+    def varies_in_samples(self) -> bool:
+        """Whether epochs may differ in the number of their samples."""
+        cut = self.chunk is not None and (self.chunk.changes or self.selection is not None)
+        return cut or self.subepochs > 1 or bool(self.filters) or self.selection is not None or bool(self.schedules)
 
     @property
     def schedules(self) -> list[Schedule]:

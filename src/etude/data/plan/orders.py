@@ -167,8 +167,11 @@ class ByEpoch(Order):
         # Asked once here, so that a wrong name is an error before anything is read.
         object.__setattr__(self, "_first", order(self.function(0)))
 
+    def at(self, epoch: int) -> Order:
+        return order(self.function(epoch))
+
     def arrange(self, units: Units, epoch: int, seed: int) -> Whole:
-        return order(self.function(epoch)).arrange(units, epoch, seed)
+        return self.at(epoch).arrange(units, epoch, seed)
 
     @property
     def needs_lengths(self) -> bool:

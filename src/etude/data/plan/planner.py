@@ -131,9 +131,31 @@ class Planner:
             self._epochs = dict([*self._epochs.items(), (number, planned)][-_KEPT:])
         return planned
 
+    def allowed(self, number: int) -> Floats:
+        """What each limit allows in the batches of an epoch: float64, shape (limits, batches); (limits, 1) if always.
+
+        Raises:
+            SettingError: a schedule gives something else than a number above 0 there.
+        """
+        planned = self.epoch(number)
+        limits = self._prepared(number).costs
+        if limits.constant:
+            return limits.most(self._start(number))[:, None]
+        passed = planned.passed()
+        moments = self._clock.moments(number, int(passed.units[-1]))
+        each = zip(passed.units[:-1].tolist(), passed.frames.tolist(), strict=False)
+        nows = (moments.at(batch, units, frames) for batch, (units, frames) in enumerate(each))
+        return np.stack([self._clock.ask(limits.most, now) for now in nows], axis=1)
+
+    @property
+    def effort(self) -> int:
+        """About how many units are looked at to plan an epoch."""
+        strata = isinstance(self.batching.order, InStrata) and not self.batching.schedules
+        return self.samples.number // (50 if strata and not self.batching.changes else 1)
+
     def _plan(self, number: int) -> Planned:
         ready = self._prepared(number)
-        if isinstance(self.batching.order, InStrata):
+        if isinstance(self.batching.order.at(self._passed(number)), InStrata):
             epoch, left_out = self._in_strata(ready, number)
             made = ready.table
         else:
