@@ -160,7 +160,8 @@ def _stacked(name: str, values: list[Any]) -> Any:
         odd = next((place for place, value in enumerate(values) if _kind(value) != _kind(first)), 0)
         raise DataError(
             f"The samples of array {name!r} cannot be joined: sample 0 is {outline(first)}, sample {odd} is "
-            f"{outline(values[odd])}. Give all samples one shape, or give a DataLoader whose collate_fn pads."
+            f"{outline(values[odd])}. Give all samples one shape; sequences of different lengths go in "
+            "etude.Data(samples, names=('x', 'y'), batch_size=32), which pads them."
         ) from error
     raise DataError(f"Array {name!r} holds {outline(first)}, which is no number, tensor or array. {FORMS}")
 

@@ -71,7 +71,7 @@ class Assembly:
 
     def report(self, epoch: int) -> Report:
         """What is in an epoch."""
-        return report(self.planner.epoch(epoch), self._source.packed, self._lost.get(epoch, 0))
+        return report(self.planner, epoch, self._source.packed, self._lost.get(epoch, 0))
 
     def state(self, epoch: int) -> list[Tensor]:
         """What is known besides the cursor: samples that could not be read in this epoch."""

@@ -24,7 +24,7 @@ from etude.data.plan.buckets import buckets as buckets_of
 from etude.data.plan.budgets import budget as limits_of
 from etude.data.plan.budgets import costs
 from etude.data.plan.budgets import samples as sample_limit
-from etude.data.plan.chunks import chunking, cut_chunks
+from etude.data.plan.chunks import Chunk, chunking, cut_chunks
 from etude.data.plan.filters import keep as filters_of
 from etude.data.plan.limits import Limit, SampleLimit, StreamLimit
 from etude.data.plan.orders import OrderLike
@@ -77,7 +77,7 @@ class Data:
         order: of the samples, see `etude.data.order`. Default: "strata" with a budget, else "random".
         select: how often a sample comes: `weighted`, `mixed`. Default: each once.
         keep: filters, see `etude.data.keep`.
-        chunk: size, (size, step) or `chunk(...)` of the pieces that samples are cut into.
+        chunk: size, (size, step) or `chunk(...)` of the pieces that samples are cut into, or a schedule of such.
         buckets: `buckets((100, 64), (200, 32))`, or how many shapes the batches may have, for torch.compile.
         pack: sequences follow one another, with offsets, instead of being padded; "first_fit" fills batches with what
             fits, "strung" cuts samples wherever a batch is full.
@@ -155,7 +155,7 @@ class Data:
             drop_last,
         )
         batching = _completed(batching, made)
-        _check(batching, made, bool(pack), collate, shuffle_buffer)
+        _check(batching, made, bool(pack), pad, collate, shuffle_buffer)
         recast = partial(stock, source, names, lengths)
         packed = bool(pack)
         self.assembled = Assembled(
@@ -261,7 +261,7 @@ def _completed(batching: Batching, made: Stock) -> Batching:
     return batching
 
 
-def _check(batching: Batching, made: Stock, packed: bool, collate: Any, buffer: int) -> None:
+def _check(batching: Batching, made: Stock, packed: bool, pad: Any, collate: Any, buffer: int) -> None:
     """Refuse what these data cannot follow, as far as that can be seen without planning an epoch."""
     if (
         batching.drop_last
@@ -277,6 +277,13 @@ def _check(batching: Batching, made: Stock, packed: bool, collate: Any, buffer: 
         raise SettingError("collate makes the batches itself: leave pack and buckets out.")
     if batching.pack and len([limit for limit in batching.limits if not isinstance(limit, SampleLimit)]) != 1:
         raise SettingError(f"pack={batching.pack!r} fills batches up to a budget. Write budget=packed(20_000).")
+    if isinstance(pad, Mapping) and made.names:
+        unknown = [name for name in pad if name not in made.names]
+        if unknown:
+            raise DataError(
+                f"pad={dict(pad)!r}: there is no part {unknown[0]!r}.{nearest(unknown[0], made.names)} A sample has "
+                f"{', '.join(map(repr, made.names))}."
+            )
     if made.forward:
         if batching.limits or batching.buckets is not None:
             check_forward(made.title, batching, bool(made.streams))
@@ -292,7 +299,7 @@ def _check(batching: Batching, made: Stock, packed: bool, collate: Any, buffer: 
         )
     few = None if made.lengths is None else made.lengths.take(np.arange(min(len(made.lengths), 16)))
     costs(batching.limits, few, 1)
-    if batching.chunk is not None and few is not None:
+    if isinstance(batching.chunk, Chunk) and few is not None:
         cut_chunks(batching.chunk, few.take(np.zeros(0, np.int64)))
 
 

@@ -160,7 +160,8 @@ def collate(items: Sequence[Any], dtype: torch.dtype | None = None) -> Any:
         odd = next((outline(item) for item in items if _shape(item) != _shape(items[0])), "")
         raise DataError(
             f"Items cannot be joined to a batch: one is {outline(items[0])}{', another ' * bool(odd)}{odd}. Let the "
-            "data set give tensors, arrays or numbers of one shape, or give a DataLoader with a collate_fn."
+            "data set give tensors, arrays or numbers of one shape; sequences of different lengths go in "
+            "etude.Data(dataset, names=('x', 'y'), lengths='x', batch_size=32), which pads them."
         ) from error
     joined = _narrowed(items[0], joined, dtype or torch.float32)
     return tuple(joined) if isinstance(joined, list) else joined

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from numpy.lib.stride_tricks import as_strided
 from torch import Tensor
 
 from etude.data.plan.lengths import Whole
@@ -101,7 +101,7 @@ def offsets(lengths: Whole) -> npt.NDArray[np.int32]:
 def laid(given: Sequence[Piece], dtype: torch.dtype, shape: tuple[int, ...], value: float) -> Tensor:
     """Pieces, at least one, as the rows of an array of this type and shape (rows, longest, ...), filled up."""
     fill = _fill(dtype, value)
-    if not _narrow(given[0], shape[1]):
+    if shape[1] * prod(shape[2:]) * fill.itemsize > NARROW:
         return _tensor(_one_by_one(given, shape, fill.dtype, fill), dtype)
     lengths = np.fromiter(map(len, given), np.int64, len(given))
     source = np.concatenate(given, dtype=fill.dtype, casting="unsafe")
@@ -122,7 +122,7 @@ def _pieces(source: Piece, starts: Whole, stops: Whole) -> list[Piece]:
 
 
 def _narrow(source: Piece, longest: int) -> bool:
-    return longest * source.strides[0] <= NARROW
+    return longest * source.strides[0] <= NARROW and source.flags.c_contiguous
 
 
 def _one_by_one(given: Sequence[Piece], shape: tuple[int, ...], dtype: np.dtype[Any], fill: Any) -> Piece:
@@ -141,7 +141,8 @@ def _by_windows(source: Piece, starts: Whole, lengths: Whole, shape: tuple[int, 
     """The same by windows of the longest length, and `fill` written over what follows the shorter pieces."""
     longest = int(lengths.max(initial=0))
     last = len(source) - longest
-    windows = as_strided(source, (last + 1, longest, *shape[2:]), (source.strides[0], *source.strides))
+    strides = (source.strides[0], *source.strides)
+    windows: Piece = np.ndarray((last + 1, longest, *shape[2:]), source.dtype, source, 0, strides)
     made: Piece = windows[np.minimum(starts, last)]
     for row in np.flatnonzero(starts > last):  # their windows would reach beyond the end
         made[row, : lengths[row]] = source[starts[row] : starts[row] + lengths[row]]

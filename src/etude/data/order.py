@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 _SHUFFLE, _SPLIT = 1, 2
-ORDER, BATCHES, STRATA, FILTER, CHUNK, SELECT, PACK = 3, 4, 5, 6, 7, 8, 9
+ORDER, BATCHES, STRATA, FILTER, CHUNK, SELECT, SUBEPOCH = 3, 4, 5, 6, 7, 8, 9
 """What chance is drawn for: each purpose has numbers of its own."""
 
 

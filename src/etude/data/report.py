@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite, nan
 
-import numpy as np
-import numpy.typing as npt
-
-from etude.data.plan.lengths import Whole
-from etude.data.plan.planner import Planned
+from etude.data.plan.measures import measure
+from etude.data.plan.planner import Planner
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the batches of one epoch hold.
+    """What the batches of one epoch hold. As text it is a small table.
 
     Attributes:
         epoch: from 0 on. batches, samples: how many there are; of samples that are cut, chunks.
         frames: of each stream what is in the batches, padding not counted. cells: padding counted.
         left_out: what is in no batch, by the reason. lost: of each stream the frames of used samples in no chunk.
         unreadable: samples that could not be read, as far as that is known.
+        fill: the share of what is allowed that a batch holds, on average; NaN where it is not known.
+        shapes: how many shapes the batches have; 0 where that is not known.
     """
 
     epoch: int
@@ -31,6 +31,8 @@ class Report:
     left_out: Mapping[str, int] = field(default_factory=dict)
     lost: Mapping[str, int] = field(default_factory=dict)
     unreadable: int = 0
+    fill: float = nan
+    shapes: int = 0
 
     def padding_of(self, stream: str) -> float:
         """The share of a stream in the batches that is padding, 0 to 1."""
@@ -45,6 +47,8 @@ class Report:
     def numbers(self) -> dict[str, float]:
         """What is told at the end of an epoch."""
         told = {"batches": float(self.batches), "samples": float(self.samples)}
+        if isfinite(self.fill):
+            told["fill"] = self.fill
         told |= {f"padding.{name}": self.padding_of(name) for name in self.frames}
         told["left_out"] = float(sum(self.left_out.values()))
         if self.lost:
@@ -54,75 +58,66 @@ class Report:
         return told
 
     def __str__(self) -> str:
-        lines = [f"Epoch {self.epoch}: {self.batches:,} batches of {self.samples:,} samples"]
-        for name, frames in self.frames.items():
-            lines.append(f"  {name}: {frames:,} frames, {self.padding_of(name):.2%} of the batches is padding")
-        lines += [f"  left out: {count:,} {reason}" for reason, count in self.left_out.items()]
-        lines += [f"  in no chunk: {count:,} frames of {name}" for name, count in self.lost.items() if count]
+        return "\n".join([self._heading(), *self._streams(), *self._missing()])
+
+    def _heading(self) -> str:
+        words = [f"epoch {self.epoch}: {_counted(self.batches, 'batch')} of {_counted(self.samples, 'sample')}"]
+        if isfinite(self.fill):
+            words.append(f"{self.fill:.1%} full")
+        if self.shapes:
+            words.append(_counted(self.shapes, "shape"))
+        return ", ".join(words)
+
+    def _streams(self) -> Iterator[str]:
+        """A row for each stream."""
+        titles = ["stream", "frames", "with padding", "padding", *(["in no chunk"] if any(self.lost.values()) else [])]
+        rows = [
+            [name, f"{frames:,}", f"{self.cells[name]:,}", f"{self.padding_of(name):.2%}", self._lost_of(name)]
+            for name, frames in self.frames.items()
+        ]
+        yield from _columns([titles, *(row[: len(titles)] for row in rows)]) if rows else ()
+
+    def _lost_of(self, name: str) -> str:
+        return f"{self.lost[name]:,}" if self.lost.get(name) else "-"
+
+    def _missing(self) -> Iterator[str]:
+        for place, (reason, number) in enumerate(self.left_out.items()):
+            yield f"  {'left out' if place == 0 else '':<8}  {number:,} {reason}"
         if self.unreadable:
-            lines.append(f"  not readable: {self.unreadable:,} samples")
-        return "\n".join(lines)
+            yield f"  not readable: {_counted(self.unreadable, 'sample')}"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Measures:
-    """The batches of an epoch in numbers, one for each batch.
-
-    Attributes:
-        sizes: units in each, int64, shape (batches,).
-        longest: of each stream the length to which each batch is padded. frames: what is in it without padding.
-        rows: that each has, those included that only fill up.
-    """
-
-    sizes: Whole
-    longest: Mapping[str, Whole]
-    frames: Mapping[str, Whole]
-    rows: Whole
-
-    def padding(self, stream: str) -> npt.NDArray[np.float64]:
-        """The share of each batch that is padding."""
-        shares: npt.NDArray[np.float64] = 1 - self.frames[stream] / np.maximum(self.longest[stream] * self.rows, 1)
-        return shares
+def _counted(number: int, unit: str) -> str:
+    return f"{number:,} {unit}" + ("" if number == 1 else "es" if unit.endswith("ch") else "s")
 
 
-def measure(planned: Planned) -> Measures:
-    """The batches of an epoch in numbers."""
-    units, offsets = planned.epoch.all()
-    starts, sizes = offsets[:-1], np.diff(offsets)
-    rows = sizes.copy()
-    longest, frames = {}, {}
-    lengths = planned.table.lengths
-    for name in lengths.names if lengths is not None else ():
-        assert lengths is not None
-        own = lengths[name][units]
-        longest[name] = np.maximum.reduceat(own, starts)
-        frames[name] = np.add.reduceat(own, starts)
-    for batch in range(planned.batches) if planned.epoch.shaped else ():
-        rows[batch] = planned.epoch.filled(batch)
-        for name, length in planned.epoch.to(batch).items():
-            longest[name][batch] = length
-    return Measures(sizes, longest, frames, rows)
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of a table, indented: the first column at the left, numbers at the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(["", row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
 
 
-def report(planned: Planned, packed: bool, unreadable: int) -> Report:
+def report(planner: Planner, number: int, packed: bool, unreadable: int) -> Report:
     """What the batches of an epoch hold.
 
     Args:
-        planned: the epoch. packed: whether sequences follow one another, so that nothing is padded.
+        planner: of the data. number: of the epoch, from 0 on.
+        packed: whether sequences follow one another, so that nothing is padded.
         unreadable: samples that could not be read.
     """
-    measured = measure(planned)
-    frames = {name: int(each.sum()) for name, each in measured.frames.items()}
-    cells = {name: int((measured.longest[name] * measured.rows).sum()) for name in frames}
-    table = planned.table
-    lost = {name: count for name, count in table.lost.items() if count}
+    planned, measured = planner.epoch(number), measure(planner, number, packed)
     return Report(
-        planned.number,
+        number,
         planned.batches,
         planned.epoch.units,
-        frames,
-        frames if packed else cells,
+        {name: int(each.sum()) for name, each in measured.frames.items()},
+        {name: int(measured.cells(name).sum()) for name in measured.frames},
         planned.left_out,
-        lost,
+        {name: count for name, count in planned.table.lost.items() if count},
         unreadable,
+        float(measured.fill.mean()),
+        measured.shapes,
     )

@@ -139,7 +139,7 @@ class Pass(Iterator[Streamed]):
         for again in range(batching.repeat):
             left_out, lost = (self._left_out, self.lost) if not again else ({}, {})
             sieve = Sieve(batching.filters, epoch, setting.seed, start, left_out)
-            cutter = Cutter(batching.chunk, epoch, setting.seed, left_out, lost)
+            cutter = Cutter(batching.chunk_at(start), epoch, setting.seed, left_out, lost)
             samples = arriving(setting.source, epoch, setting.seed, setting.skip, left_out)
             if setting.buffer:
                 samples = shuffled(samples, setting.buffer, setting.seed, epoch)

@@ -8,11 +8,12 @@ from typing import Any
 
 from etude.data.plan.arrangements import ByLength, InOrder, Order
 from etude.data.plan.buckets import Buckets
-from etude.data.plan.chunking import Chunk
+from etude.data.plan.chunking import Changing, Chunk
 from etude.data.plan.filters import Filter
 from etude.data.plan.limits import Limit, SampleLimit
 from etude.data.plan.selection import Selection
 from etude.values.algebra import Schedule
+from etude.values.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Batching:
     limits: tuple[Limit, ...]
     filters: tuple[Filter, ...] = ()
     selection: Selection | None = None
-    chunk: Chunk | None = None
+    chunk: Chunk | Changing | None = None
     subepochs: int = 1
     repeat: int = 1
     blocks: int | None = 0
@@ -61,12 +62,26 @@ class Batching:
     def varies_in_samples(self) -> bool:
         """Whether epochs may differ in the number of their samples."""
         cut = self.chunk is not None and (self.chunk.changes or self.selection is not None)
-        return cut or self.subepochs > 1 or bool(self.filters) or self.selection is not None or bool(self.schedules)
+        return cut or self.subepochs > 1 or bool(self.filters) or (bool(self.schedules) and self.too_long == "drop")
 
     @property
     def schedules(self) -> list[Schedule]:
         """Of limits and filters, where they are not the same during the whole run."""
-        return [each for each in _schedules((self.limits, self.filters)) if not each.constant]
+        return [each for each in _schedules((self.limits, self.filters, self.chunk)) if not each.constant]
+
+    @property
+    def divides(self) -> bool:
+        """Whether the epochs of a pass share its units."""
+        return self.subepochs > 1 and not self.divides_samples
+
+    @property
+    def divides_samples(self) -> bool:
+        """Whether the epochs of a pass share its samples, and not the units that these are cut into."""
+        return self.subepochs > 1 and isinstance(self.chunk, Changing)
+
+    def chunk_at(self, progress: Progress) -> Chunk | None:
+        """What samples are cut into in an epoch that begins at `progress`."""
+        return self.chunk.at(progress) if isinstance(self.chunk, Changing) else self.chunk
 
     @property
     def needs_lengths(self) -> bool:

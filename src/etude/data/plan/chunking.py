@@ -9,6 +9,9 @@ from typing import Any, TypeAlias, final
 
 from etude.arguments import named
 from etude.errors import SettingError, nearest
+from etude.values.marks import Choice
+from etude.values.progress import Progress
+from etude.values.schedule import Schedule, schedule
 
 Amount: TypeAlias = tuple[tuple[str, int], ...]
 """A number for each stream that is named; of every stream under the name ""."""
@@ -22,7 +25,7 @@ UNLABELLED = ("error", "skip", "whole")
 
 @final
 @dataclass(frozen=True, slots=True, repr=False)
-class Chunk:
+class Chunk(Choice):
     """How samples are cut; made by `chunk`, whose arguments are the attributes.
 
     Attributes:
@@ -111,16 +114,52 @@ def chunk(
     return made
 
 
-def chunking(literal: Any) -> Chunk | None:
+@final
+@dataclass(frozen=True, slots=True, repr=False)
+class Changing:
+    """Chunks that change during the run; a schedule is asked at the start of every epoch."""
+
+    schedule: Schedule
+
+    @property
+    def changes(self) -> bool:
+        """Whether another epoch has other chunks."""
+        return True
+
+    def at(self, progress: Progress) -> Chunk | None:
+        """How samples are cut at a moment.
+
+        Raises:
+            SettingError: the schedule gives no chunk then.
+        """
+        given = self.schedule.at(progress)
+        return chunk(round(given)) if isinstance(given, float) else _fixed(given)
+
+    def __repr__(self) -> str:
+        return repr(self.schedule)
+
+
+def chunking(literal: Any) -> Chunk | Changing | None:
     """The cutting that a literal stands for.
 
     Args:
-        literal: None (nothing is cut), what `chunk` gives, a size as `chunk` takes it (5, "5:2", {"audio": 12}), or a
-            pair of size and step.
+        literal: None (nothing is cut), what `chunk` gives, a size as `chunk` takes it (5, "5:2", {"audio": 12}), a
+            pair of size and step, or a schedule (or function of `Progress`) of such.
 
     Raises:
         SettingError: anything else, or what `chunk` refuses.
     """
+    if isinstance(literal, Schedule) or (callable(literal) and not isinstance(literal, type)):
+        made = schedule(literal)
+        if made.reactive:
+            raise SettingError(
+                f"chunk={made!r} follows a score, and chunks are planned before. Write a schedule of progress."
+            )
+        return Changing(made)
+    return _fixed(literal)
+
+
+def _fixed(literal: Any) -> Chunk | None:
     if literal is None or isinstance(literal, Chunk):
         return literal
     if isinstance(literal, tuple | list) and len(literal) == 2:
@@ -128,7 +167,7 @@ def chunking(literal: Any) -> Chunk | None:
     if isinstance(literal, str | Mapping) or _is_whole(literal):
         return chunk(literal)
     raise SettingError(
-        f"chunks={literal!r}: no size of a chunk. Write 500, (500, 250) for size and step, "
+        f"chunk={literal!r}: no size of a chunk. Write 500, (500, 250) for size and step, "
         "{'audio': 480, 'labels': 120} by stream, or chunk(500, step=250, least=20)."
     )
 

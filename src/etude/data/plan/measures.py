@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from etude.data.plan.budgets import costs
+from etude.data.plan.lengths import Whole
 from etude.data.plan.limits import Floats, Kind, Limit
 from etude.data.plan.planner import Planned, Planner
-from etude.data.plan.lengths import Whole
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,10 +43,9 @@ class Measures:
 
     @property
     def shapes(self) -> int:
-        """How many shapes the batches have, all streams together: so often a compiled net that is not told to expect
-        other shapes would be compiled."""
+        """How many different shapes the batches have, all streams of a batch together."""
         wide = [self.cells(name) if self.packed else self.longest[name] for name in self.longest]
-        return len(np.unique(np.stack([self.rows, *wide]), axis=1).T)
+        return int(np.unique(np.stack([self.rows, *wide]), axis=1).shape[1])
 
 
 def measure(planner: Planner, number: int, packed: bool) -> Measures:

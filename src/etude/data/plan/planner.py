@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from etude.data.order import PACK, generator
+from etude.data.order import SUBEPOCH, generator
 from etude.data.plan.arrangements import Units
 from etude.data.plan.batching import Batching
 from etude.data.plan.clock import Clock, Passed, Uncounted, opaque
@@ -173,7 +173,8 @@ class Planner:
         """The units of an epoch before any is left out; made once where they are the same in every epoch."""
         if self._still is not None:
             return self._still
-        made = Prepared(table(self.batching, self.samples, self._passed(number), self._seed), self.batching)
+        rule = self._clock.ask(self.batching.chunk_at, self._start(number))
+        made = Prepared(table(self.batching, rule, self.samples, number, self._seed), self.batching)
         if not self.batching.changes:
             self._still = made
         return made
@@ -193,7 +194,7 @@ class Planner:
         left_out: LeftOut = {}
         if batching.order.leaves_out:
             left_out[f"units that do not fill up {batching.order!r}"] = units.n - len(order)
-        if batching.subepochs > 1:
+        if batching.divides:
             order = part(order, number, batching.subepochs)
         kept, filtered = self._kept(ready.table, order, number)
         order = repeated(order[kept], batching.repeat)
@@ -285,11 +286,11 @@ class Planner:
     def _sorted(self, ready: Prepared, number: int) -> tuple[Sorted, LeftOut]:
         """The units of an epoch by length."""
         batching, data = self.batching, ready.sorted
-        if batching.subepochs == 1 and not batching.filters:
+        if not batching.divides and not batching.filters:
             return data, {}
         units = np.arange(ready.table.number)
-        if batching.subepochs > 1:
-            whole = generator(self._seed, PACK, self._passed(number)).permutation(ready.table.number)
+        if batching.divides:
+            whole = generator(self._seed, SUBEPOCH, self._passed(number)).permutation(ready.table.number)
             units = part(whole, number, batching.subepochs)
         kept, left_out = self._kept(ready.table, units, number)
         stay = np.zeros(ready.table.number, np.bool_)

@@ -45,21 +45,30 @@ class Sorted:
         lengths: theirs, ascending.
         costs: of each unit alone under each limit, float64, shape (limits, n), in the same order.
         runs: where units of another length begin, int64; the last is n.
+        rising: whether no unit costs less than a shorter one, so that the last of several is the costliest.
     """
 
     units: Whole
     lengths: Whole
     costs: Costs
     runs: Whole
+    rising: bool
     _blocks: Costs = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.units)
 
     def largest(self, start: int, stop: int) -> Costs:
-        """The largest costs of the units from `start` to `stop`, or slightly more: those of whole blocks."""
-        found: Costs = self._blocks[:, start // _BLOCK : -(-stop // _BLOCK)].max(1)
-        return found
+        """The largest costs of the units from `start` to `stop`, of which there is at least one."""
+        if self.rising:
+            return self.costs[:, stop - 1]
+        first, last = -(-start // _BLOCK), stop // _BLOCK
+        if last - first < 2:
+            found: Costs = self.costs[:, start:stop].max(1)
+            return found
+        inside = self._blocks[:, first:last].max(1)
+        edges = (self.costs[:, start : first * _BLOCK], self.costs[:, last * _BLOCK : stop])
+        return np.maximum.reduce([inside, *(edge.max(1, initial=0.0) for edge in edges)])
 
     def only(self, kept: npt.NDArray[np.bool_]) -> Sorted:
         """Those of some units: a flag for each place."""
@@ -104,7 +113,8 @@ def _sorted(units: Whole, lengths: Whole, costs: Costs) -> Sorted:
     costs = np.ascontiguousarray(costs)
     runs = np.concatenate(([0], np.flatnonzero(np.diff(lengths)) + 1, [len(lengths)])).astype(np.int64)
     blocks = np.maximum.reduceat(costs, np.arange(0, len(units), _BLOCK), axis=1) if len(units) else costs
-    return Sorted(units, lengths, costs, runs, blocks)
+    rising = bool((costs[:, 1:] >= costs[:, :-1]).all())
+    return Sorted(units, lengths, costs, runs, rising, blocks)
 
 
 def batches_of(data: Sorted, most: Costs) -> float:
@@ -186,12 +196,37 @@ def in_time(data: Sorted, most: Callable[[int, int], Costs], seed: int, epoch: i
         # A stratum counts for the batches that it still has.
         share = (largest / budget).max(1, initial=0.0)
         drawn = _draw(np.where(share <= 1, share * left, 0.0).astype(np.float64), left, chance.random())
-        stop = int(left[drawn])
-        start = max(0, stop - _fits(largest[drawn], budget, stop))
-        batches.append(strata[drawn][start:stop])
-        left[drawn] = start
-        done += stop - start
+        batches.append(_fill(strata, left, largest, budget, drawn))
+        done += len(batches[-1])
     return of_lists(batches)
+
+
+def _fill(strata: list[Whole], left: Whole, largest: Costs, most: Costs, drawn: int) -> Whole:
+    """A full batch, taken out of a stratum and, where that has not enough left, of the shorter ones that follow."""
+    pieces: list[Whole] = []
+    top, have, stratum = largest[drawn], 0, drawn
+    while stratum < len(strata):
+        if left[stratum]:
+            top = np.maximum(top, largest[stratum])
+            fits = _fits(top, most, have + int(left[stratum]))
+            if fits <= have:
+                break
+            stop = int(left[stratum])
+            start = max(0, stop - (fits - have))
+            pieces.append(strata[stratum][start:stop])
+            left[stratum] = start
+            have += stop - start
+            if start:
+                break
+        stratum = _next(left, stratum)
+    return np.concatenate(pieces)
+
+
+def _next(left: Whole, stratum: int) -> int:
+    """The stratum after `stratum` in which something is left; the number of strata where there is none."""
+    after = left[stratum + 1 :]
+    place = int((after > 0).argmax()) if len(after) else 0
+    return stratum + 1 + place if len(after) and after[place] else len(left)
 
 
 def _draw(weights: Costs, left: Whole, chance: float) -> int:
@@ -242,6 +277,8 @@ def _layout(data: Sorted, most: Costs, about: float, seed: int, epoch: int) -> t
 def _size(data: Sorted, most: Costs, stop: int, several: int) -> tuple[int, int]:
     """Units in the stratum that ends at `stop`, and how many of them fit into a batch."""
     fits = _fits(data.costs[:, stop - 1], most, stop)
+    if data.rising:
+        return several * fits, fits
     fits = _fits(data.largest(max(0, stop - several * fits), stop), most, fits)
     return several * fits, fits
 

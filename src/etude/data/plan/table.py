@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from etude.data.order import SUBEPOCH, generator
 from etude.data.plan.batching import Batching
+from etude.data.plan.chunking import Chunk
 from etude.data.plan.chunks import cut_chunks
 from etude.data.plan.lengths import Lengths, Whole
+from etude.data.plan.passes import part
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,25 +64,31 @@ class Table:
         return np.concatenate(([0], np.cumsum(self.lengths.lead[units])))
 
 
-def table(batching: Batching, samples: Samples, passed: int, seed: int) -> Table:
-    """The units of a pass over the data.
+def table(batching: Batching, rule: Chunk | None, samples: Samples, epoch: int, seed: int) -> Table:
+    """The units of an epoch, or of the pass over the data that it is a part of.
 
     Args:
-        batching: what is selected and cut. samples: what there is. passed: passes over the data before this one.
+        batching: what is selected. rule: how samples are cut. samples: what there is. epoch: from 0 on.
     """
-    chosen = None
+    chosen, passed = None, epoch // batching.subepochs
     if batching.selection is not None:
         chosen = batching.selection.choose(samples.number, passed, seed, samples.parts)
+    if batching.divides_samples:
+        # Chunks of one epoch are none of another's: the samples are divided among the epochs, each with all its chunks.
+        whole = np.arange(samples.number) if chosen is None else chosen
+        if batching.order.shuffles:
+            whole = generator(seed, SUBEPOCH, passed).permutation(whole)
+        chosen = part(whole, epoch, batching.subepochs)
     lengths = samples.lengths
     if chosen is not None and lengths is not None:
         lengths = lengths.take(chosen)
-    if batching.chunk is None:
+    if rule is None:
         return Table(samples.number if chosen is None else len(chosen), chosen, {}, lengths)
     assert lengths is not None
-    made = cut_chunks(batching.chunk, lengths, passed, seed, chosen, called=samples.called)
+    made = cut_chunks(rule, lengths, passed, seed, chosen, called=samples.called)
     left_out = {
         "samples of which no chunk is left": made.dropped,
-        f"chunks shorter than {batching.chunk!r} takes": made.short,
+        f"chunks shorter than {rule!r} takes": made.short,
         "chunks without labels": made.unlabelled,
     }
     return Table(len(made), made.sample, made.windows, made.lengths, left_out, made.lost)
