@@ -197,6 +197,17 @@ def test_another_index_may_be_what_is_ignored() -> None:
     assert measured(loss, module, batch(x, y)) == pytest.approx(flat, rel=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.int8])
+def test_class_indices_of_fewer_bits(dtype: torch.dtype) -> None:
+    x, y = sequences(LENGTHS, FEATURES), labels(LENGTHS)
+    module = net()
+    flat = (torch.cat(x), torch.cat(y).to(dtype))
+    wide = measured("cross_entropy", module.body, (torch.cat(x), torch.cat(y)))
+    assert measured("cross_entropy", module.body, flat) == wide
+    assert measured(nn.CrossEntropyLoss(), module.body, flat) == wide
+    assert measured("cross_entropy", module, batch(x, [row.to(dtype) for row in y])) == pytest.approx(wide)
+
+
 def test_probabilities_of_classes_have_time_second_as_all_sequences() -> None:
     x, y = sequences(LENGTHS, FEATURES), [row.softmax(-1) for row in sequences(LENGTHS, CLASSES, 5)]
     module = net()

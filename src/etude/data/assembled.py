@@ -125,7 +125,8 @@ def batching_for(source: Assembled, size: int | None, shuffle: bool | None, look
     batching = source.batching
     if looking:
         limits = batching.limits if size is None else (sample_limit(size),)
-        return batching.looking(limits, source.stock.lengths is not None, source.alike)
+        lead = source.stock.streams[0] if source.stock.lengths is not None else None
+        return batching.looking(limits, lead, source.alike)
     if size is not None:
         if source.batched:
             raise DataError(

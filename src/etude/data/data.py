@@ -219,10 +219,14 @@ class Data:
         return [each for each in found if each is not None]
 
     def plot(self, path: str | Path | None = None, *, epochs: int = 1, seed: int = 0) -> Figure:
-        """Draw lengths, and fill and padding of the batches of the first epochs; written to `path` if one is given."""
-        from etude.draw.batches import plot_batches
+        """Draw lengths, and fill and padding of the batches of the first epochs; written to `path` if one is given.
 
-        return plot_batches(self, path, epochs=epochs, seed=seed)
+        Raises:
+            DataError: data that are read forward, of which nothing is known beforehand.
+        """
+        from etude.data.flow import Flow
+
+        return Flow(self, seed=seed).plot(path, epochs=epochs)
 
     def __repr__(self) -> str:
         return self._said()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, count, islice
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,9 @@ from etude.data.streams import Stream
 from etude.errors import DataError
 from etude.values.progress import Extent
 from etude.values.schedule import Schedule
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _NEAR, _FAR = 1 << 19, 1 << 23
 """Bytes gathered at once: what stays in a processor's cache, and what is worth one transfer to a device."""
@@ -64,6 +68,7 @@ class Flow:
     Attributes:
         samples: samples given out in an epoch, or None where unknown.
         tokens: tokens given out in an epoch, or None where unknown.
+        smallest: samples in the smallest batch of the first epoch, or None where unknown.
         batches_per_epoch: or None where unknown.
 
     Raises:
@@ -83,6 +88,7 @@ class Flow:
         "samples",
         "seed",
         "shuffle",
+        "smallest",
         "source",
         "tokens",
     )
@@ -116,6 +122,7 @@ class Flow:
         self._drop_last = drop_last
         self._chunk = None if chunk is None else _whole("chunk", chunk, 1)
         self._ranks = _rank(rank, ranks, made)
+        self.smallest: int | None = None
         self._assembly: Assembly | None = None
         self._onward: Onward | None = None
         _check_options(made, self.shuffle, drop_last, workers)
@@ -124,6 +131,8 @@ class Flow:
             return
         self.batches_per_epoch = _batches(made, self.batch_size, drop_last)
         self.samples = _samples(made, self.batch_size, drop_last)
+        if self.samples and self.batch_size:
+            self.smallest = self.samples % self.batch_size or self.batch_size
         self.tokens = _tokens(made, self.samples)
 
     def _assemble(
@@ -138,6 +147,7 @@ class Flow:
         planner = planner_for(source, batching, self.seed, extent, accumulate)
         self._assembly = Assembly(source, planner, self.seed, self.device, self._workers, *self._ranks)
         first = planner.epoch(0)
+        self.smallest = first.smallest
         if not batching.varies:
             self.batches_per_epoch = first.batches
         if not batching.varies_in_samples:
@@ -148,6 +158,22 @@ class Flow:
         if self._assembly is not None:
             return self._assembly.report(epoch)
         return None if self._onward is None else self._onward.report(epoch)
+
+    def plot(self, path: str | Path | None = None, *, epochs: int = 1, title: str | None = None) -> Figure:
+        """Draw lengths, and fill and padding of the batches of the first epochs; see `Data.plot`.
+
+        Raises:
+            DataError: these are not `Data`, or they are read forward.
+        """
+        from etude.data.picture import draw
+
+        if self._assembly is None or not isinstance(self.source, Assembled):
+            what = "is read forward" if self._onward is not None else "is not planned"
+            raise DataError(
+                f"{self.source.title} {what}: there is nothing to draw of its batches before they are read. Samples "
+                "at hand can be drawn: etude.Data(samples, budget=20_000).plot(path)."
+            )
+        return draw(self._assembly.planner, self.source.packed, epochs, path, title)
 
     def batches_of(self, epochs: int) -> list[int] | None:
         """How many batches each of the first epochs has; None where that is not known, or takes long to find out."""

@@ -39,7 +39,8 @@ def read(loader: DataLoader[Any]) -> Iterator[Any]:
     Schedulers and terminals send their signals to every process of a job. A worker ignores SIGINT and SIGUSR1, and
     goes on for `GRACE` seconds after a SIGTERM, unless a second one comes later. It ends at once when the process that
     started it has ended, however that happened, and before the interpreter of that one exits. The `worker_init_fn` of
-    the loader is called as ever; the loader itself is not changed.
+    the loader is called as ever; the loader itself is not changed. That a worker has died is an error of the next
+    batch that is asked for, and of nothing that goes on meanwhile.
     """
     if not loader.num_workers or os.name != "posix":
         return iter(loader)
@@ -57,7 +58,62 @@ def _read(loader: DataLoader[Any]) -> Iterator[Any]:
             batches = iter(loader)
         finally:
             loader.worker_init_fn = given
-    yield from batches
+    with _DEATHS:
+        while (batch := _DEATHS.ask(batches)) is not _END:
+            yield batch
+
+
+class _Deaths:
+    """Tells of workers that have died when something is asked of workers, and at no other moment.
+
+    Torch's handler of SIGCHLD raises where the main thread happens to be: in the middle of a step, say, after which
+    nothing is whole. While anything is read, this one stands before it.
+    """
+
+    def __init__(self) -> None:
+        self._readers = 0
+        self._asking = self._noted = False
+        self._before: Any = None
+
+    def __enter__(self) -> None:
+        self._readers += 1
+        found = signal.getsignal(signal.SIGCHLD)
+        if getattr(found, "__module__", "").startswith("torch.utils.data"):
+            with suppress(ValueError):  # outside the main thread
+                signal.signal(signal.SIGCHLD, self._heard)
+                self._before = found
+
+    def __exit__(self, *left_by: object) -> None:
+        self._readers -= 1
+        if not self._readers and self._before is not None:
+            with suppress(ValueError):
+                if signal.getsignal(signal.SIGCHLD) == self._heard:
+                    signal.signal(signal.SIGCHLD, self._before)
+                self._before = None
+
+    def ask(self, batches: Iterator[Any]) -> Any:
+        """The next batch; `_END` after the last.
+
+        Raises:
+            RuntimeError: a worker has died.
+        """
+        self._asking = threading.current_thread() is threading.main_thread()
+        try:
+            if self._noted:
+                self._heard(signal.SIGCHLD, None)
+            return next(batches, _END)
+        finally:
+            self._asking = False
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        before, self._noted = self._before, True
+        if before is not None and (self._asking or frame is None):
+            self._noted = False
+            before(number, frame)
+
+
+_DEATHS: Final = _Deaths()
+_END: Final = object()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from etude.draw import paper
 from etude.draw.engraving import plot_score
+from etude.draw.labels import Label, label_ends
 from etude.draw.score import score_steps
 from etude.errors import SettingError, nearest
 from etude.values.series import Series
@@ -35,7 +36,6 @@ FAINTEST: Final = 1e-4  # of the greatest rate: a logarithmic scale ends here
 SMOOTHED: Final = 1 / 40  # of all steps: how many are averaged in the smooth line
 FEW_STEPS: Final = 20  # steps up to which there is nothing to smooth
 THIN: Final = 2000  # steps up to which each is drawn; above it a band holds nine tenths of them
-LABELLED: Final = 12  # lines that can have a label of their own at their end
 TICKED: Final = 24  # epochs that can have a tick of their own
 
 
@@ -75,7 +75,7 @@ def plot_series(
     _scale(axes, finite, wide=len(finite) > 0 and finite.max() > WIDE_RANGE * finite.min())
     _mark_non_finite(axes, families)
     _mark_epochs(axes, families)
-    _label_ends(axes, labels)
+    label_ends(axes, labels)
     return paper.save(figure, path)
 
 
@@ -114,7 +114,7 @@ def plot_rates(
     finite = np.array([value for _, values in moving for value in values[np.isfinite(values)]])
     wide = len(peaks) > 0 and max(peaks) > WIDE_PEAKS * min(peaks) and finite.min() >= 0
     _scale(axes, np.maximum(finite, max(peaks, default=1.0) * FAINTEST) if wide else np.append(finite, 0.0), wide=wide)
-    _label_ends(axes, labels)
+    label_ends(axes, labels)
     return paper.save(figure, path)
 
 
@@ -418,53 +418,3 @@ def _mark_epochs(axes: Axes, families: Sequence[Family]) -> None:
     top.spines["top"].set_visible(False)
     axes.annotate("epoch", (1, 1), (6, 5), xycoords="axes fraction", textcoords="offset points", fontsize=7,
                   fontfamily=paper.FONT, color=paper.BAR)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """Words at the end of a line, whose last value is `value`."""
-
-    value: float
-    words: str
-    colour: str
-
-    @classmethod
-    def of(cls, values: Numbers, words: str, colour: str) -> Label:
-        """At the last finite of `values`, NaN if there is none."""
-        finite = values[np.isfinite(values)]
-        short = words if len(words) <= 30 else words[:29] + "…"
-        return cls(float(finite[-1]) if len(finite) else math.nan, short, colour)
-
-
-def _label_ends(axes: Axes, labels: Sequence[Label]) -> None:
-    """Words at the right, each at the height of its line's end, moved apart where they would overlap."""
-    shown = [label for label in labels if math.isfinite(label.value)]
-    if len(shown) > LABELLED:
-        shown = [shown[round(index)] for index in np.linspace(0, len(shown) - 1, LABELLED)]
-    figure, place = axes.get_figure(root=True), axes.get_position()
-    assert figure is not None
-    wide, high = 72 * figure.get_figwidth(), 72 * figure.get_figheight()  # in points
-    words = max((paper.width_in_points(label.words, 8) for label in shown), default=0.0)
-    axes.set_position((place.x0, place.y0, 1 - place.x0 - (words + 24) / wide, place.height))
-    heights = [float(axes.transLimits.transform(axes.transScale.transform((1, one.value)))[1]) for one in shown]
-    for label, height in zip(shown, _apart(heights, 11 / (place.height * high)), strict=True):
-        axes.annotate(label.words, (1, height), (6, 0), xycoords="axes fraction", textcoords="offset points",
-                      fontsize=8, fontfamily=paper.FONT, color=label.colour, va="center",
-                      annotation_clip=False)  # fmt: skip
-
-
-def _apart(heights: Sequence[float], least: float) -> Iterator[float]:
-    """The heights, in the same order, moved as little as can be so that neighbours are `least` apart, within 0 to 1."""
-    order = np.argsort(heights)
-    placed = np.clip(np.asarray(heights, dtype=np.float64)[order], 0, 1)
-    for _ in range(100):
-        gaps = least - np.diff(placed)
-        close = gaps > 1e-6
-        if not close.any():
-            break
-        placed[:-1] -= np.where(close, gaps / 2, 0)
-        placed[1:] += np.where(close, gaps / 2, 0)
-        placed += max(0.0, -placed.min()) - max(0.0, placed.max() - 1)
-    back = np.empty(len(order))
-    back[order] = placed
-    yield from back.tolist()

@@ -126,7 +126,7 @@ def prove(plan: Plan, net: nn.Module, data: Any) -> Checked:
             dry_run(works, net, batch, training, extent)
             if plan.accumulate != 1:
                 _learn_counts(works, net, batch)
-            if flow.samples and flow.batch_size and 1 in (flow.batch_size, flow.samples % flow.batch_size):
+            if flow.smallest == 1:
                 try_single(net, works, batch, extent)
             evaluator = _evaluator(plan, evaluate, aside, net, works, flow, device)
     example = batch if any(of.export for of in plan.checkpoint or ()) else None

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -37,6 +38,7 @@ BY_NAME: dict[str, LossFunction] = {
         "multilabel_soft_margin_loss",
     )
 }
+_NARROW = frozenset({torch.int32, torch.int16, torch.int8})
 _CLASSES = (functional.cross_entropy, functional.nll_loss)
 _OF_ELEMENTS = (
     functional.mse_loss,
@@ -89,7 +91,7 @@ class Term:
             SettingError: several outputs or targets by name, and none of them has the name of the term.
         """
         if type(output) is Tensor and type(target) is Tensor and self.takes == "pair":
-            return self.function(output, target)
+            return self.function(output, self._indices(target) if target.dtype in _NARROW else target)
         if self.takes == "net":
             return self.function(net, values)
         output, target = own(self.name, output), own(self.name, target)
@@ -98,7 +100,12 @@ class Term:
         if not (isinstance(output, Tensor) and isinstance(target, Tensor)):
             self._check_one("net's output", output)
             self._check_one("target", target)
-        return self.function(output, target)
+        return self.function(output, self._indices(target) if isinstance(target, Tensor) else target)
+
+    def _indices(self, target: Tensor) -> Tensor:
+        """Class indices as torch wants them: many files have them in fewer bits."""
+        narrow = target.dtype in _NARROW and self.function_of_each is not None and self._of_classes()
+        return target.long() if narrow else target
 
     def _check_one(self, what: str, given: Any) -> None:
         """A loss of torch compares two tensors: of several by name it has to know which."""
@@ -187,7 +194,7 @@ class Term:
         if not self._of_classes():
             self._check_alike(output, target)
         elif not target.is_floating_point():
-            kept = target.where(mask, self._ignored)
+            kept = self._indices(target).where(mask, self._ignored)
             count = self._count(None, kept)
             return Measured(self.function_of_each(output, kept).sum() / count, count)
         elif mask.dim() > 1:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from etude.data.plan.arrangements import ByLength, InOrder, Order
 from etude.data.plan.buckets import Buckets
+from etude.data.plan.budgets import padded
 from etude.data.plan.chunking import Changing, Chunk
 from etude.data.plan.filters import Filter
 from etude.data.plan.limits import Limit, SampleLimit
@@ -94,26 +95,21 @@ class Batching:
             or any(each.needs_lengths for each in self.filters)
         )
 
-    def looking(self, limits: tuple[Limit, ...], measured: bool, alike: bool) -> Batching:
-        """The same for data that are only looked at: every sample once, and whole.
+    def looking(self, limits: tuple[Limit, ...], lead: str | None, alike: bool) -> Batching:
+        """The same for data that are only looked at: every sample once, and whole, in batches of any shape.
 
         Args:
-            limits: of the batches. measured: whether lengths are known; then the longest samples come first.
+            limits: of the batches. lead: the leading stream where lengths are known; then the longest come first.
             alike: whether filters and chunks hold there too.
         """
-        return replace(
-            self,
-            order=ByLength(falling=True) if measured else InOrder(),
-            limits=limits,
-            filters=self.filters if alike else (),
-            selection=None,
+        if not limits and isinstance(self.buckets, Buckets) and lead is not None:
+            limits = (padded(**{lead: max(shape.longest * shape.number for shape in self.buckets.shapes)}),)
+        return Batching(
+            InOrder() if lead is None else ByLength(falling=True),
+            limits,
+            self.filters if alike else (),
             chunk=self.chunk if alike else None,
-            subepochs=1,
-            repeat=1,
-            blocks=0,
-            too_long="alone" if self.too_long == "drop" and not alike else self.too_long,
-            pack="",
-            drop_last=False,
+            too_long="error" if self.too_long == "error" else "alone",
         )
 
 

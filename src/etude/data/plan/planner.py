@@ -78,6 +78,11 @@ class Planned:
         units = self.epoch.rows(batch)
         return int(self.table.lengths.lead[units if places is None else units[places]].sum())
 
+    @property
+    def smallest(self) -> int:
+        """Units in the smallest batch."""
+        return int(np.diff(self.epoch.all()[1]).min())
+
     def frames_of_all(self) -> int:
         """True frames of the epoch in the leading stream; 0 where lengths are not known."""
         units = self.epoch.all()[0]
