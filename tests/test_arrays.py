@@ -112,7 +112,8 @@ def test_data_that_require_a_gradient_are_detached_and_that_is_listed() -> None:
         (
             [(torch.zeros(3), 0), (torch.zeros(4), 1)],
             "The samples of array '0' cannot be joined: sample 0 is Tensor float32 (3,), sample 1 is "
-            "Tensor float32 (4,). Give all samples one shape, or give a DataLoader whose collate_fn pads.",
+            "Tensor float32 (4,). Give all samples one shape; sequences of different lengths go in "
+            "etude.Data(samples, names=('x', 'y'), batch_size=32), which pads them.",
         ),
         ([[1, 2], [3]], "The samples of array '0' cannot be joined: sample 0 is [int 1, int 2], sample 1 is [int 3]."),
         (

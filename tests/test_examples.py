@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import importlib
+import re
 import subprocess
 import sys
+import wave
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import torch
 EXAMPLES = Path(__file__).parent.parent / "examples"
 HELPERS = {"pictures"}
 NAMES = sorted({path.stem for path in EXAMPLES.glob("*.py")} - HELPERS)
+RECORDINGS = Path(__file__).parents[2] / "shared" / "data" / "fsdd"
 
 
 @pytest.fixture(autouse=True)
@@ -118,8 +121,53 @@ def test_killed_and_resumed() -> None:
     assert seen["ema"] is True
 
 
+def hummed(folder: Path, speakers: int = 4) -> Path:
+    """Recordings with the names of the spoken digits: a digit is a pitch, hummed for 0.06 to 0.75 seconds."""
+    random = np.random.default_rng(0)
+    for digit, speaker, number in np.ndindex(10, speakers, 40):
+        seconds = np.arange(random.integers(500, 6000)) / 8000
+        tone = np.sin(2 * np.pi * 200 * 1.3**digit * seconds) + 0.01 * random.standard_normal(len(seconds))
+        with wave.open(str(folder / f"{digit}_{speaker}_{number}.wav"), "wb") as file:
+            file.setparams((1, 2, 8000, 0, "NONE", ""))
+            file.writeframes((8000 * tone).astype("<i2").tobytes())
+    return folder
+
+
+def check_spoken_digits(seen: dict[str, Any], files: int, here: Path) -> None:
+    assert seen["test"] > 0.9
+    first, *_, last = seen["reports"]
+    # Half of them at first, then all.
+    assert first.samples == sum(first.left_out.values()) == files / 2
+    assert (last.samples, sum(last.left_out.values())) == (files, 0)
+    assert len(seen["result"].history["val.accuracy"].values) == len(seen["reports"])
+    assert seen["result"].steps == sum(report.batches for report in seen["reports"])
+    assert (here / "out" / "spoken_digits.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_spoken_digits_with_hummed_ones(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "recordings").mkdir()
+    hummed(here / "recordings")
+    check_spoken_digits(importlib.import_module("spoken_digits").main(True, str(here)), 1200, here)
+    said = capsys.readouterr().out
+    assert "epoch 0: " in said
+    assert "600 samples by shortest(" in said
+
+
+@pytest.mark.skipif(not RECORDINGS.is_dir(), reason="the recordings of spoken digits are not here")
+def test_spoken_digits(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check_spoken_digits(importlib.import_module("spoken_digits").main(True, str(RECORDINGS)), 2400, here)
+    shares = dict(re.findall(r"padding in order (\S+) +([\d.]+)%", capsys.readouterr().out))
+    assert float(shares["strata"]) < 5 < float(shares["laplace:.100"]) < 40 < float(shares["random"])
+
+
+def test_without_the_recordings_it_says_where_they_are(here: Path) -> None:
+    with pytest.raises(SystemExit, match=r"has no recordings of spoken digits: clone https://github\S+ and name"):
+        importlib.import_module("spoken_digits").main(True, str(here))
+
+
 def test_every_example_has_a_test() -> None:
     tested = {
+        "spoken_digits",
         "digits",
         "last_layer",
         "nested_frozen",
@@ -167,5 +215,9 @@ def test_without_the_files_it_says_where_they_are(here: Path) -> None:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("name", NAMES)
-def test_full_size(name: str) -> None:
+def test_full_size(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "spoken_digits":
+        if not RECORDINGS.is_dir():
+            pytest.skip("the recordings of spoken digits are not here")
+        monkeypatch.setenv("ETUDE_DATA", str(RECORDINGS))
     run(name, quick=False)

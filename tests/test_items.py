@@ -147,7 +147,8 @@ def test_an_item_that_cannot_be_read_is_named_and_its_cause_kept() -> None:
 def test_items_of_different_shapes_are_shown() -> None:
     message = (
         r"Items cannot be joined to a batch: one is Tensor float32 \(1,\), another Tensor float32 \(2,\)\. Let the "
-        r"data set give tensors, arrays or numbers of one shape, or give a DataLoader with a collate_fn\."
+        r"data set give tensors, arrays or numbers of one shape; sequences of different lengths go in "
+        r"etude\.Data\(dataset, names=\('x', 'y'\), lengths='x', batch_size=32\), which pads them\."
     )
     with pytest.raises(DataError, match=message):
         _ = Reader(Broken(), "Broken", 0, False)[(0, [0, 1])]

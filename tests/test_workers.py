@@ -213,3 +213,18 @@ print(count)
     with process(code, tmp_path) as run:
         assert run.communicate(timeout=100)[0] == "24\n"
     assert run.returncode == 0
+
+
+def test_a_worker_that_dies_disturbs_nobody_but_who_reads_next() -> None:
+    batches = flow(Numbers(), count=1).batches(epochs=1)
+    next(batches)
+    (worker,) = [process for process in multiprocessing.active_children() if process.pid is not None]
+    os.kill(worker.pid or 0, signal.SIGKILL)
+    # Its death is known here, in the middle of other things.
+    assert wait_until(lambda: not alive(worker.pid or 0))
+    for _ in range(1000):
+        time.sleep(0.0001)
+    with pytest.raises(DataError, match=r"A worker reading the data set Numbers ended: .*Write workers=0"):
+        list(batches)
+    # Nor is it told once more, when all is over.
+    os.kill(os.getpid(), signal.SIGCHLD)

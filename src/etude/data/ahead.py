@@ -47,7 +47,7 @@ def read_ahead(
     )
     try:
         yield from read(loader)
-    except RuntimeError as error:
+    except (RuntimeError, OSError, EOFError) as error:  # told of, or found out by its end of a connection
         raise DataError(
             f"A worker reading the data set {title} ended: {error} Write workers=0 to see why in this process."
         ) from error

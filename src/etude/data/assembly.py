@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count
@@ -31,7 +32,7 @@ class _Place:
     share_done: float
     wanted: Wanted
     frames: int
-    everywhere: tuple[int, int]
+    everywhere: tuple[int, int] | None
 
 
 class Assembly:
@@ -65,8 +66,10 @@ class Assembly:
 
     def batches(self, cursor: Cursor, stop: int | None) -> Iterator[Batch]:
         """The batches from `cursor` on, up to epoch `stop`."""
-        read = self._read(place.wanted for place in self._places(cursor, stop))
-        made = (self._batch(place, each) for place, each in zip(self._places(cursor, stop), read, strict=True))
+        # Workers are told of batches before they give any back, in the same order.
+        ahead: deque[_Place] = deque()
+        read = self._read(_noted(self._places(cursor, stop), ahead))
+        made = (self._batch(ahead.popleft(), each) for each in read)
         return made if self._source.unreadable == "raise" else self._without_lost(made)
 
     def report(self, epoch: int) -> Report:
@@ -91,12 +94,14 @@ class Assembly:
             start = 0
 
     def _place(self, planned: Planned, batch: int) -> _Place:
-        wanted, frames = planned.wanted(batch), planned.frames(batch)
-        everywhere = (len(wanted.samples), frames)
+        units = planned.epoch.rows(batch)
+        wanted, frames = planned.wanted(batch, units), planned.frames(units)
+        everywhere = None
         if self._ranks > 1:
-            own = share(planned.costs(batch), self._rank, self._ranks)
+            everywhere = (len(units), frames)
+            own = share(planned.costs(units), self._rank, self._ranks)
             wanted = replace(wanted.only(own), template=int(wanted.samples[0]), rows=None)
-            frames = planned.frames(batch, own)
+            frames = planned.frames(units[own])
         if self._whole is not None:
             template = int(self._whole[wanted.template]) if wanted.template >= 0 else -1
             wanted = replace(wanted, samples=self._whole[wanted.samples], template=template)
@@ -144,7 +149,7 @@ class Assembly:
             cursor.epoch + place.share_done,
             read.samples,
             0,
-            place.everywhere if self._ranks > 1 else None,
+            place.everywhere,
         )
 
     def _without_lost(self, made: Iterator[Batch]) -> Iterator[Batch]:
@@ -159,3 +164,10 @@ class Assembly:
                 waiting = replace(waiting, next=batch.next, progress_epoch=batch.progress_epoch)
         if waiting is not None:
             yield waiting
+
+
+def _noted(places: Iterator[_Place], ahead: deque[_Place]) -> Iterator[Wanted]:
+    """What is wanted, each place being noted when it is asked for."""
+    for place in places:
+        ahead.append(place)
+        yield place.wanted

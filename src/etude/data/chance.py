@@ -29,6 +29,14 @@ def item_key(seed: int, epoch: int, index: int) -> int:
     return _mixed(_mixed(_root(seed) + epoch) + index)
 
 
+def key_of(seed: int, *words: int) -> int:
+    """64 bits that depend on a seed and any number of whole numbers."""
+    key = _root(seed)
+    for word in words:
+        key = _mixed(key + word)
+    return key
+
+
 @cache
 def _root(seed: int) -> int:
     key = _mixed(seed & _MASK)

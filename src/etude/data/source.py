@@ -146,15 +146,19 @@ def split_validation(data: Source, fraction: float, seed: int) -> tuple[Source, 
 
 
 def check_finite(data: Source) -> None:
-    """Look for NaN and infinity in arrays in memory; other data are not read for it.
+    """Look for NaN and infinity in arrays in memory; what is on a disk, memory maps too, is not read for it.
 
     Raises:
         DataError: naming the array, how many samples are concerned and the first of them.
     """
     if not isinstance(data, Arrays):
         return
-    for name, array in zip(data.names, data.arrays, strict=True):
-        if not (array.is_floating_point() or array.is_complex()) or bool(torch.isfinite(array.sum())):
+    for name, array, given in zip(data.names, data.arrays, _as_given(data), strict=True):
+        if (
+            isinstance(given, np.memmap)
+            or not (array.is_floating_point() or array.is_complex())
+            or bool(torch.isfinite(array.sum()))
+        ):
             continue
         bad = _samples_where(array, data.indices)
         if len(bad):
@@ -163,6 +167,15 @@ def check_finite(data: Source) -> None:
                 f"Array {name!r} holds NaN or infinity in {len(bad)} of {data.length} samples: {shown}. "
                 "Clean the data, or leave these samples out."
             )
+
+
+def _as_given(data: Arrays) -> Iterable[Any]:
+    """What each array was made of."""
+    if data.form == "one":
+        return [data.given]
+    if isinstance(data.given, Mapping):
+        return data.given.values()
+    return data.given if len(data.given) == len(data.arrays) else [None] * len(data.arrays)
 
 
 def _samples_where(array: Tensor, indices: Tensor | None) -> Tensor:

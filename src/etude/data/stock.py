@@ -156,7 +156,7 @@ def _by_number(given: Any, names: tuple[str, ...], lengths: LengthsLike) -> Stoc
         measures = {name: value for name, value in lengths.items() if callable(value)}
         found = dict(lengths_of(stated, number).streams) if stated else {}
         found |= _measured(given, measures, names)
-        told = Lengths({name: found[name] for name in lengths})
+        told = Lengths({name: found[name] for name in lengths}) if lengths else None
     elif lengths is not None:
         wanted = [lengths] if isinstance(lengths, str) else list(lengths)
         missing = [name for name in wanted if told is None or name not in told.streams]
@@ -167,7 +167,8 @@ def _by_number(given: Any, names: tuple[str, ...], lengths: LengthsLike) -> Stoc
                 f"A sample has {', '.join(map(repr, parts))}."
             )
         own = _measured(given, {name: _first_dimension(name) for name in missing}, names)
-        told = Lengths({name: own[name] if name in own else told[name] for name in wanted})  # type: ignore[index]
+        found = {name: own[name] if name in own else told[name] for name in wanted}  # type: ignore[index]
+        told = Lengths(found) if found else None
     streams = () if told is None else told.names
     if streams and not names and not isinstance(first, Mapping):
         raise DataError(

@@ -58,38 +58,30 @@ def _read(loader: DataLoader[Any]) -> Iterator[Any]:
             batches = iter(loader)
         finally:
             loader.worker_init_fn = given
-    with _DEATHS:
-        while (batch := _DEATHS.ask(batches)) is not _END:
-            yield batch
+    _DEATHS.stand_before()
+    while (batch := _DEATHS.ask(batches)) is not _END:
+        yield batch
 
 
 class _Deaths:
     """Tells of workers that have died when something is asked of workers, and at no other moment.
 
-    Torch's handler of SIGCHLD raises where the main thread happens to be: in the middle of a step, say, after which
-    nothing is whole. While anything is read, this one stands before it.
+    Torch's handler of SIGCHLD raises where the main thread happens to be: in the middle of a step, say, or of a save,
+    after which nothing is whole. This one stands before it, for good, as a signal may come late. Who reads a loader
+    without it is told by the loader itself, within seconds.
     """
 
     def __init__(self) -> None:
-        self._readers = 0
         self._asking = self._noted = False
-        self._before: Any = None
+        self._torch: Any = None
 
-    def __enter__(self) -> None:
-        self._readers += 1
+    def stand_before(self) -> None:
+        """Take the place of torch's handler, which the first loader with workers has set."""
         found = signal.getsignal(signal.SIGCHLD)
         if getattr(found, "__module__", "").startswith("torch.utils.data"):
             with suppress(ValueError):  # outside the main thread
                 signal.signal(signal.SIGCHLD, self._heard)
-                self._before = found
-
-    def __exit__(self, *left_by: object) -> None:
-        self._readers -= 1
-        if not self._readers and self._before is not None:
-            with suppress(ValueError):
-                if signal.getsignal(signal.SIGCHLD) == self._heard:
-                    signal.signal(signal.SIGCHLD, self._before)
-                self._before = None
+                self._torch = found
 
     def ask(self, batches: Iterator[Any]) -> Any:
         """The next batch; `_END` after the last.
@@ -100,16 +92,20 @@ class _Deaths:
         self._asking = threading.current_thread() is threading.main_thread()
         try:
             if self._noted:
-                self._heard(signal.SIGCHLD, None)
+                self._tell(None)
             return next(batches, _END)
         finally:
             self._asking = False
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
-        before, self._noted = self._before, True
-        if before is not None and (self._asking or frame is None):
-            self._noted = False
-            before(number, frame)
+        self._noted = True
+        if self._asking:
+            self._tell(frame)
+
+    def _tell(self, frame: FrameType | None) -> None:
+        self._noted = False
+        if self._torch is not None:
+            self._torch(signal.SIGCHLD, frame)
 
 
 _DEATHS: Final = _Deaths()

@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 Numbers = NDArray[np.float64]
 Whole = NDArray[np.int64]
 
-WIDTH: Final = 10.0  # inches, as the next eight
+WIDTH: Final = 10.0  # inches, as the next nine
 TOP: Final = 0.74
 HISTOGRAM: Final = 1.35
 PANEL: Final = 1.45
 UNDER: Final = 0.78  # below the histograms: their ticks and words, and the caption of what follows
 BETWEEN: Final = 0.42
+CAPTION: Final = 0.22
 BOTTOM: Final = 0.5
 LEFT: Final = 0.62
 APART: Final = 0.5
@@ -83,9 +84,9 @@ def plot_batches(
 ) -> Figure:
     """The lengths of samples above, and below them the fill and the padding of every batch, epoch by epoch.
 
-    Lengths are histograms, one a stream; samples that are in no batch are hatched; a line shows the lengths of chunks.
-    A batch is a dot; where there are more than 2,000, a band holds nine tenths of them and a line is their mean. What
-    lies beyond the scale is a triangle at its edge.
+    Lengths are histograms, one a stream; samples that are in no batch are red; a line shows the lengths of chunks.
+    A batch is a dot, one beyond the scale a triangle at its edge; where there are more than 2,000, a band holds nine
+    tenths of them and a line is their mean.
 
     Args:
         streams: as many as have lengths, the leading one first; the first four are drawn. Empty: none is known.
@@ -100,11 +101,12 @@ def plot_batches(
         raise SettingError("plot_batches() needs the batches of one epoch at least, and one batch at least in each.")
     padded = any(one.padding for one in epochs)
     rows = [HISTOGRAM + UNDER] * bool(streams) + [PANEL + BETWEEN] * (1 + padded)
-    height = TOP + sum(rows) - BETWEEN + BOTTOM
+    head = TOP if streams else TOP + CAPTION
+    height = head + sum(rows) - BETWEEN + BOTTOM
     right = _room(epochs)
     figure = paper.sheet(WIDTH, height)
     first = _lengths(figure, streams[:STREAMS], right) if streams else None
-    top = TOP + (rows[0] if streams else 0.0)
+    top = head + (rows[0] if streams else 0.0)
     fill = _panel(figure, top, right, "fill", "share of what a batch may hold")
     _draw_fill(fill, epochs)
     if padded:
@@ -115,7 +117,7 @@ def plot_batches(
     last = figure.axes[-1]
     paper.label(last, "batches" if len(epochs) == 1 else "batches, one epoch after the other")
     _mark_epochs(fill, figure.axes[len(streams[:STREAMS]) :], epochs)
-    paper.title(first or fill, title or "Batches", _told(streams, epochs), lift=0.0 if first else 8.0)
+    paper.title(first or fill, title or "Batches", _told(streams, epochs), lift=0.0 if first else 72 * CAPTION)
     return paper.save(figure, path)
 
 
@@ -139,8 +141,9 @@ def _histogram(axes: Axes, stream: Stream, hue: str) -> None:
     used, left = (np.histogram(each, edges)[0] for each in (stream.used, stream.left))
     axes.stairs(used, edges, fill=True, color=hue, alpha=0.75, gid=f"used {stream.name}")
     if left.any():
-        axes.stairs(used + left, edges, baseline=used, fill=True, facecolor=paper.PAPER, edgecolor=paper.ALARM,
-                    hatch="/////", linewidth=0.0, gid=f"left {stream.name}")  # fmt: skip
+        _tint(axes, edges, _shares(used, left))
+        axes.stairs(used + left, edges, baseline=used, fill=True, color=paper.ALARM, alpha=0.6,
+                    gid=f"left {stream.name}")  # fmt: skip
     if stream.pieces is not None:
         axes.stairs(np.histogram(stream.pieces, edges)[0], edges, color=paper.INK, linewidth=0.9,
                     gid=f"pieces {stream.name}")  # fmt: skip
@@ -148,6 +151,26 @@ def _histogram(axes: Axes, stream: Stream, hue: str) -> None:
         _logarithmic(axes)
     axes.set_xlim(edges[0], edges[-1])
     paper.label(axes, f"length of {stream.name}: {_spread(every)}")
+
+
+def _shares(used: Whole, left: Whole) -> Numbers:
+    """Of each bin the share that is in no batch; an empty one is like its neighbours, the lesser of the two."""
+    full = np.flatnonzero(used + left)
+    shares = left[full] / (used + left)[full]
+    places = np.arange(len(used))
+    before = np.maximum(np.searchsorted(full, places, side="right") - 1, 0)
+    after = np.minimum(np.searchsorted(full, places), len(full) - 1)
+    found: Numbers = np.minimum(shares[before], shares[after])
+    return found
+
+
+def _tint(axes: Axes, edges: Numbers, shares: Numbers) -> None:
+    """A tint over the whole height: the stronger, the more of a bin is in no batch. Few of many would not be seen."""
+    from matplotlib.colors import to_rgb
+
+    colours = [(*to_rgb(paper.ALARM), 0.12 * float(share)) for share in shares]
+    axes.bar(edges[:-1], 1.0, np.diff(edges), align="edge", color=colours, linewidth=0, zorder=0,
+             transform=axes.get_xaxis_transform(), gid="in no batch")  # fmt: skip
 
 
 def _edges(lengths: Whole) -> Numbers:
@@ -214,13 +237,13 @@ def _draw(axes: Axes, values: Sequence[Numbers], means: Sequence[float], hue: st
         size = float(np.interp(len(line), (60, FEW), (4.0, 1.4)))
         axes.plot(np.arange(len(line)) + 0.5, np.where((line >= low) & (line <= high), line, np.nan), "o", color=hue,
                   alpha=0.55, markersize=size, markeredgewidth=0, zorder=4, gid=gid)  # fmt: skip
+        _beyond(axes, line, hue)
     else:
         for start, end in zip(bounds[:-1], bounds[1:], strict=True):
             places, least, mean, most = _columns(line[start:end], max(8, round(COLUMNS * (end - start) / len(line))))
             axes.fill_between(start + places, least, most, color=hue, alpha=0.22, linewidth=0, zorder=3, gid=gid)
             axes.plot(start + places, mean, color=hue, linewidth=1.0, zorder=4, gid=f"{gid} line")
     axes.hlines(means, bounds[:-1], bounds[1:], color=hue, linewidth=1.6, zorder=5, gid=f"{gid} mean")
-    _beyond(axes, line, hue)
 
 
 def _columns(line: Numbers, columns: int) -> tuple[Numbers, Numbers, Numbers, Numbers]:
@@ -235,10 +258,10 @@ def _columns(line: Numbers, columns: int) -> tuple[Numbers, Numbers, Numbers, Nu
 
 
 def _beyond(axes: Axes, line: Numbers, hue: str) -> None:
-    """Triangles at the edges of the scale for batches beyond it, as many as can be told apart."""
+    """Triangles at the edges of the scale for batches beyond it."""
     low, high = axes.get_ylim()
     for edge, sign, found in ((high, "^", line > high), (low, "v", line < low)):
-        places = np.unique(np.flatnonzero(found) * COLUMNS // len(line)) * len(line) / COLUMNS
+        places = np.flatnonzero(found)
         if len(places):
             axes.plot(places + 0.5, np.full(len(places), edge), sign, color=hue, markersize=3.4, alpha=0.8,
                       markeredgewidth=0, clip_on=False, zorder=6, gid="beyond the scale")  # fmt: skip
@@ -254,8 +277,8 @@ def _mark_epochs(top: Axes, panels: Sequence[Axes], epochs: Sequence[Drawn]) -> 
         return
     for one, start in list(zip(epochs, starts, strict=False))[:: math.ceil(len(epochs) / NAMED)]:
         words = f"epoch {one.epoch}" if len(epochs) <= 8 else str(one.epoch)
-        top.annotate(words, (start, 0), (2, -9), xycoords=top.get_xaxis_transform(), textcoords="offset points",
-                     fontsize=7, fontfamily=paper.FONT, color=paper.SOFT, annotation_clip=False)  # fmt: skip
+        top.annotate(words, (start, 0), (3, 4), xycoords=top.get_xaxis_transform(), textcoords="offset points",
+                     fontsize=7, fontfamily=paper.FONT, color=paper.SOFT, zorder=7)  # fmt: skip
 
 
 # paper
@@ -270,7 +293,7 @@ def _panel(figure: Figure, top: float, right: float, title: str, below: str) -> 
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
     for words, across, weight, colour in (
         (title, 0.0, "bold", paper.INK),
-        (below, paper.width_in_points(title, 8.5) + 10, "normal", paper.SOFT),
+        (below, 1.12 * paper.width_in_points(title, 8.5) + 8, "normal", paper.SOFT),
     ):
         axes.annotate(words, (0, 1), (across, 6), xycoords="axes fraction", textcoords="offset points", color=colour,
                       fontsize=8.5 if weight == "bold" else 8, fontweight=weight, fontfamily=paper.FONT,
@@ -313,11 +336,12 @@ def _share(value: float) -> str:
 def _told(streams: Sequence[Stream], epochs: Sequence[Drawn]) -> str:
     """One line of what there is."""
     first, number = epochs[0], len(epochs)
-    words = [f"{first.samples:,} samples in {len(first.fill):,} batches" + (" in the first epoch" if number > 1 else "")]
+    what = "chunks" if any(stream.pieces is not None for stream in streams) else "samples"
+    words = [f"{first.samples:,} {what} in {len(first.fill):,} batches" + (" in the first epoch" if number > 1 else "")]
     if len(streams) > STREAMS:
         words.append(f"{STREAMS} of {len(streams)} streams")
     if any(len(stream.left) for stream in streams):
-        words.append(f"hatched: {len(streams[0].left):,} in no batch")
+        words.append(f"red: {len(streams[0].left):,} in no batch")
     if any(stream.pieces is not None for stream in streams):
         words.append("line: chunks")
     words += [f"{count:,} {reason}" for reason, count in first.left_out.items()] if not streams else []

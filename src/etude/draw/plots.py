@@ -147,6 +147,8 @@ def _families(history: Mapping[str, Series], names: Sequence[str]) -> list[Famil
 
 def _family(history: Mapping[str, Series], name: str, kinds: set[str]) -> Family:
     found = {kind: history[kind + name] for kind in kinds if kind + name in history}
+    if name.startswith("data.") and "" in found:  # there is one value an epoch
+        found["epoch."] = found.pop("")
     family = Family(name, found.get(""), found.get("epoch."), found.get("val."))
     if not family.all():
         known = list(dict.fromkeys(key.removeprefix("epoch.").removeprefix("val.") for key in history))

@@ -190,9 +190,9 @@ class Lines(Face):
     def draw(self, tally: Tally) -> None:
         """A line within an epoch; at its end `tell` is about to be called."""
         if tally.progress.epoch != tally.epoch or not tally.epoch:
-            self._line(tally, "")
+            self._line(tally)
 
-    def _line(self, tally: Tally, ending: str) -> None:
+    def _line(self, tally: Tally, *endings: str) -> None:
         self._last, self._written = tally.seconds, float(tally.progress.step)
         left = tally.seconds_left
         spent = words.clock(tally.seconds) + (f" of {words.clock(tally.seconds + left)}" if left > 0 else "")
@@ -204,7 +204,7 @@ class Lines(Face):
             f"{words.per_second(tally.samples_per_second):>9}/s",
             f"{spent:<12}",
             f"{tally.skipped:,} skipped" if tally.skipped else "",
-            ending,
+            *endings,
         ]
         self._write("  ".join(cell for cell in cells if cell))
 
@@ -216,18 +216,24 @@ class Lines(Face):
             pause = 0.0 if few else self._every
         if tally.seconds - self._last < pause:
             return False
-        self._line(tally, words.validation_words(tally) if tally.evaluated else "")
+        self._line(tally, *_news(tally))
         return True
 
     def end(self, tally: Tally, event: Ended) -> None:
         """The last line, if it is not there already, and how it ended."""
         if tally.seen and float(tally.progress.step) != self._written:
-            self._line(tally, words.validation_words(tally) if tally.evaluated else "")
+            self._line(tally, *_news(tally))
         tally.told()
         self._write(words.ending(tally, event))
 
     def close(self) -> None:
         """Nothing is left to do: every line was flushed as it was written."""
+
+
+def _news(tally: Tally) -> tuple[str, str]:
+    """What an epoch and an evaluation end with."""
+    data = words.data_words(tally) if tally.epoch_ended else ""
+    return data, words.validation_words(tally) if tally.evaluated else ""
 
 
 @final
@@ -294,6 +300,9 @@ def _rows(tally: Tally, width: int) -> Group:
     from rich.text import Text
 
     rows = [_bar_row(tally, width)]
+    told = words.data_words(tally)
+    if told:
+        rows.append(Text(f"last epoch: {told}", style="bright_black", no_wrap=True, overflow="ellipsis"))
     told = words.validation_words(tally)
     if told:
         rows.append(Text(told, style="cyan", no_wrap=True, overflow="ellipsis"))

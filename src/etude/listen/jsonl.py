@@ -27,7 +27,7 @@ class JsonLines:
 
     Every object has "event" (began, stepped, skipped, epoch_ended, evaluated, saved, save_failed, ended) and the clock
     after it, that of what was saved for a save: "step", "epoch", "samples", "tokens". The rest is what the event tells:
-    "summary"; "losses", "batch" (its samples), "rate", "updates", "seconds"; "number" (of the epoch) and "means";
+    "summary"; "losses", "batch" (its samples), "rate", "updates", "seconds"; "number" (of the epoch), "means" and "data";
     "scores", "best"; "path", "bytes", "seconds", "removed"; "reason", "message". NaN and infinity are written as the
     words "nan", "inf" and "-inf", which `float` reads. `Settled` events are left out.
 
@@ -161,6 +161,8 @@ def _other(event: Event) -> dict[str, Any]:
         name, told = "skipped", {"reason": event.reason, "losses": _plain(losses)}
     elif isinstance(event, EpochEnded):
         name, told = "epoch_ended", {"number": event.epoch, "means": _plain(event.means)}
+        if event.data:
+            told["data"] = _plain(event.data)
     elif isinstance(event, Evaluated):
         name, told = "evaluated", {"scores": _plain(event.scores), "best": event.best}
     elif isinstance(event, Saved):

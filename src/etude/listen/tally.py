@@ -46,7 +46,8 @@ class Tally:
     """The state of a run as a listener can know it.
 
     `losses` are means over the epoch so far (exact ones at its end). `seconds` is the time of the last step, `seen` the
-    samples since the run began. `epoch_ended` and `evaluated` stay true until somebody has told of it.
+    samples since the run began, `data` what the batches of the last epoch held. `epoch_ended` and `evaluated` stay true
+    until somebody has told of it.
     """
 
     summary: Mapping[str, Any] = field(default_factory=dict)
@@ -57,6 +58,7 @@ class Tally:
     seen: int = 0
     skipped: int = 0
     skip_reason: str = ""
+    data: Mapping[str, float] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
     best: Mapping[str, float] = field(default_factory=dict)
     best_at: str = ""
@@ -112,7 +114,7 @@ class Tally:
         elif isinstance(event, EpochEnded):
             self.losses |= {name: value for name, value in event.means.items() if name in self.losses}
             self._means = {}
-            self.epoch_ended = True
+            self.epoch_ended, self.data = True, event.data
         elif isinstance(event, Evaluated):
             self.scores, self.best_is_last, self.evaluated = event.scores, event.best, True
             if event.best:
@@ -225,6 +227,20 @@ def step_words(tally: Tally) -> str:
     """ "  938/9,380", as wide at every step; "step 938" where the number of steps is not known."""
     total, step = tally.total_steps, f"{tally.progress.step:,.0f}"
     return f"step {step}" if total is None else f"{step:>{len(f'{total:,}')}}/{total:,}"
+
+
+def data_words(tally: Tally) -> str:
+    """ "padding 2.1%, 12 left out" of the last epoch, as far as there is something to say; the leading stream's."""
+    padding = next((share for name, share in tally.data.items() if name.startswith("padding.")), 0.0)
+    lost = sum(frames for name, frames in tally.data.items() if name.startswith("lost_frames."))
+    words = [f"padding {100 * padding:.2g}%"] if padding else []
+    for number, what in (
+        (tally.data.get("left_out", 0.0), "left out"),
+        (lost, "frames in no chunk"),
+        (tally.data.get("unreadable", 0.0), "not readable"),
+    ):
+        words += [f"{number:,.0f} {what}"] if number else []
+    return ", ".join(words)
 
 
 def validation_words(tally: Tally) -> str:

@@ -106,9 +106,9 @@ def prove(plan: Plan, net: nn.Module, data: Any) -> Checked:
         raise PlanError("Gradients are switched off here (torch.no_grad or inference_mode): train outside of it.")
     chosen: dict[str, Any] = {}
     made = source(data, round_length=plan.round_length)
-    evaluate, training, aside = _validation(plan, made, chosen)
+    evaluate, training, aside = divided(plan, made, chosen)
     device = _device(plan, net, chosen)
-    flow = _flow(plan, net, training, device, chosen)
+    flow = training_flow(plan, net, training, device, chosen)
     if plan.non_finite in ("raise", "stop"):
         check_finite(training)
     extent = _extent(plan, flow)
@@ -134,7 +134,8 @@ def prove(plan: Plan, net: nn.Module, data: Any) -> Checked:
     return Checked(plan, net, works, flow, evaluator, extent, device, window, *facts)
 
 
-def _validation(plan: Plan, made: Source, chosen: dict[str, Any]) -> tuple[Evaluate | None, Source, Source | None]:
+def divided(plan: Plan, made: Source, chosen: dict[str, Any]) -> tuple[Evaluate | None, Source, Source | None]:
+    """How is evaluated, what is trained on and what is evaluated on; what was chosen for it is added to `chosen`."""
     given = plan.validation
     if given is None:
         if plan.metrics is not None:
@@ -169,7 +170,8 @@ def _device(plan: Plan, net: nn.Module, chosen: dict[str, Any]) -> torch.device:
     return device
 
 
-def _flow(plan: Plan, net: nn.Module, training: Source, device: torch.device, chosen: dict[str, Any]) -> Flow:
+def training_flow(plan: Plan, net: nn.Module, training: Source, device: torch.device, chosen: dict[str, Any]) -> Flow:
+    """The batches that are trained on."""
     size = plan.batch_size
     if size is None and not training.batched:
         size = 32 if training.length is None else min(32, training.length)
@@ -350,13 +352,7 @@ def _evaluator(
         for work in works:
             check_told(work.stepper.table.schedules(), ())
         return None
-    size: int | None = evaluate.batch_size or flow.batch_size or 32
-    if evaluate.batch_size is None and aside.batched:
-        size = None
-    elif aside.length is not None and size is not None:
-        size = min(size, aside.length)
-    # What is read forward keeps its own order; workers read ahead as in training.
-    made = Flow(aside, batch_size=size, shuffle=False, looking=True, **_reading(plan, net, device, aside))
+    made = validation_flow(plan, evaluate, aside, net, flow, device)
     if plan.non_finite in ("raise", "stop"):
         check_finite(aside)
     evaluator = Evaluator(evaluate, net, works, made)
@@ -364,6 +360,19 @@ def _evaluator(
     prove_validation(evaluator, works, net, aside, batch)
     evaluator.first_batch = _told(made, batch)
     return evaluator
+
+
+def validation_flow(
+    plan: Plan, evaluate: Evaluate, aside: Source, net: nn.Module, flow: Flow, device: torch.device
+) -> Flow:
+    """The batches that are evaluated on, beside `flow`, those that are trained on."""
+    size: int | None = evaluate.batch_size or flow.batch_size or 32
+    if evaluate.batch_size is None and aside.batched:
+        size = None
+    elif aside.length is not None and size is not None:
+        size = min(size, aside.length)
+    # What is read forward keeps its own order; workers read ahead as in training.
+    return Flow(aside, batch_size=size, shuffle=False, looking=True, **_reading(plan, net, device, aside))
 
 
 def _told(flow: Flow, batch: Any) -> str:

@@ -59,11 +59,17 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class EpochEnded:
-    """One pass over the data is complete; `means` are the exact means of each loss term over it."""
+    """One pass over the data is complete; `means` are the exact means of each loss term over it.
+
+    `data` says what its batches held, of `Data`: "batches", "samples", "fill" (the share of what they may hold),
+    "padding.<stream>" (the share that is padding), "left_out" (what was in no batch), "lost_frames.<stream>" (frames in
+    no chunk), "unreadable" (samples), as far as there is something to say.
+    """
 
     progress: Progress
     epoch: int
     means: Mapping[str, float]
+    data: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,8 @@ class History(Mapping[str, Series]):
 
     Names: "loss" and each further loss term, one value a step, as it was measured also where the step was refused
     because of it; "rate", the learning rate of each step that was made; "epoch.<term>", the exact mean over the made
-    steps of each epoch; "val.<score>", one value an evaluation.
+    steps of each epoch; "data.<number>", what the batches of each epoch held ("data.padding.audio"), of `Data`;
+    "val.<score>", one value an evaluation.
 
     Losses stay on the device until `BULK` of them are there, an epoch ends or somebody asks, so collecting does not
     make the device wait at every step. A series that was handed out grows with the run.
@@ -58,6 +59,7 @@ class History(Mapping[str, Series]):
                 self._read()
         elif type(event) is EpochEnded:
             self._add("epoch.", event, event.means)
+            self._add("data.", event, event.data)
         elif type(event) is Evaluated:
             self._add("val.", event, event.scores)
 

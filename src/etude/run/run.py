@@ -309,7 +309,8 @@ class Run:
         going = self._going
         found = epoch_losses(self.checked, means.values(), going.progress)
         best.epoch(found)
-        return EpochEnded(going.progress, going.cursor.epoch, found)
+        report = self.checked.flow.report(going.cursor.epoch - 1)
+        return EpochEnded(going.progress, going.cursor.epoch, found, {} if report is None else report.numbers)
 
     def _nothing_to_do(self) -> tuple[str, str]:
         if any(work.stepper.table.ever_moving() for work in self.checked.works):

@@ -92,5 +92,5 @@ def _cost(kind: Kind, values: Floats, starts: Whole, sizes: Whole) -> Floats:
     """What each batch costs under one limit."""
     if kind == "packed":
         return np.add.reduceat(values, starts)
-    wide = sizes * np.maximum.reduceat(values, starts)
+    wide: Floats = sizes.astype(np.float64) * np.maximum.reduceat(values, starts)
     return wide if kind == "padded" else wide - np.add.reduceat(values, starts)

@@ -60,23 +60,19 @@ class Planned:
         """How many there are."""
         return self.epoch.batches
 
-    def wanted(self, batch: int) -> Wanted:
-        """What is to be read for a batch."""
-        units = self.epoch.rows(batch)
+    def wanted(self, batch: int, units: Whole | None = None) -> Wanted:
+        """What is to be read for a batch, whose units are `units` where that is known already."""
+        units = self.epoch.rows(batch) if units is None else units
         samples, windows = self.table.samples_of(units), self.table.windows_of(units)
         return Wanted(self.number, samples, windows, self.epoch.to(batch), self.epoch.filled(batch) or None)
 
-    def costs(self, batch: int) -> Whole:
-        """What each unit of a batch counts for where it is shared: its length, or as much as any other."""
-        units = self.epoch.rows(batch)
+    def costs(self, units: Whole) -> Whole:
+        """What each of some units counts for where a batch is shared: its length, or as much as any other."""
         return np.ones(len(units), np.int64) if self.table.lengths is None else self.table.lengths.lead[units]
 
-    def frames(self, batch: int, places: Whole | None = None) -> int:
-        """True frames of a batch (or of some places in it) in the leading stream; 0 where lengths are not known."""
-        if self.table.lengths is None:
-            return 0
-        units = self.epoch.rows(batch)
-        return int(self.table.lengths.lead[units if places is None else units[places]].sum())
+    def frames(self, units: Whole) -> int:
+        """True frames of some units in the leading stream; 0 where lengths are not known."""
+        return 0 if self.table.lengths is None else int(self.table.lengths.lead[units].sum())
 
     @property
     def smallest(self) -> int:

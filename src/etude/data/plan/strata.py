@@ -63,12 +63,12 @@ class Sorted:
         if self.rising:
             return self.costs[:, stop - 1]
         first, last = -(-start // _BLOCK), stop // _BLOCK
-        if last - first < 2:
-            found: Costs = self.costs[:, start:stop].max(1)
-            return found
-        inside = self._blocks[:, first:last].max(1)
-        edges = (self.costs[:, start : first * _BLOCK], self.costs[:, last * _BLOCK : stop])
-        return np.maximum.reduce([inside, *(edge.max(1, initial=0.0) for edge in edges)])
+        pieces = [self.costs[:, start:stop]]
+        if last - first > 1:
+            edges = self.costs[:, start : first * _BLOCK], self.costs[:, last * _BLOCK : stop]
+            pieces = [self._blocks[:, first:last], *edges]
+        found: Costs = np.maximum.reduce([piece.max(1, initial=0.0) for piece in pieces])
+        return found
 
     def only(self, kept: npt.NDArray[np.bool_]) -> Sorted:
         """Those of some units: a flag for each place."""
