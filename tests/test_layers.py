@@ -37,6 +37,7 @@ FOR_ALL = {"arguments", "errors", "hints", "needs", "_version"}
 """What every layer may import; these import nothing of the package but each other."""
 
 SIDEWAYS = {
+    ("data", "draw"),
     ("run", "keep"),
     ("front", "listen"),
     ("experiment", "front"),

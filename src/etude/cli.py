@@ -1,4 +1,4 @@
-"""The command line: `etude train FILE`, `etude resume DIR`, `etude inspect FILE`, `etude plan FILE`, `etude demo`."""
+"""The command line: `etude train FILE`, and resume, inspect, plan, data and demo."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ import torch
 from etude import demo, options
 from etude._version import __version__
 from etude.asked import CHECKPOINTS, FILE, again, asked, read, with_checkpoints, write
+from etude.data.account import account, page
 from etude.errors import EtudeError, PlanError, SettingError, nearest
 from etude.experiment import Experiment, build, described
 from etude.keep.inspecting import listing, look
 from etude.outcome import carry_out, check, finished, prepare, taken, tell_finished
 from etude.run.check import Checked
+from etude.run.foreseen import foresee
 from etude.run.run import Run
 from etude.telling import of_file, of_folder
 
@@ -32,6 +34,7 @@ usage: etude COMMAND ...
   etude resume DIR [--accept NAME ...]      go on with a run that `etude train FILE --out DIR` began
   etude inspect FILE|DIR [--json]           show what is in a checkpoint, or which checkpoints there are
   etude plan FILE [--argument value ...]    prove its plan and show it; nothing is trained
+  etude data FILE [--argument value ...]    show its data and their batches; nothing is read but lengths
   etude demo                                train a small net on handwritten digits
 
 An experiment file is a Python file with a function `experiment` whose arguments have types and defaults. It returns a
@@ -76,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _command(words: list[str]) -> int:
     name, *rest = [word for word in words if word != "--traceback"] or ["--help"]
-    if name in _HELP or (name in ("train", "plan", "resume", "inspect") and rest and rest[0] in _HELP):
+    if name in _HELP or (name in ("train", "plan", "data", "resume", "inspect") and rest and rest[0] in _HELP):
         print(_USAGE, end="")
     elif name == "--version":
         print(f"etude {__version__}")
@@ -160,6 +163,31 @@ def _plan(words: list[str]) -> int:
     return 0
 
 
+def _data(words: list[str]) -> int:
+    function, words = options.experiment_file("data", words)
+    parser = options.parser(f"etude data {words[0]}", described(function))
+    parser.add_argument("--first", type=int, metavar="N", help="epochs to plan; the first 3 where it is not given")
+    parser.add_argument("--plot", type=Path, metavar="PATH", help="draw lengths, and fill and padding of batches")
+    parser.add_argument("--json", action="store_true", help="as JSON, for programs")
+    given = options.parsed(parser, function, words[1:])
+    if given.first is not None and given.first < 1:
+        raise SettingError(f"--first {given.first}: at least the first epoch is shown. Write --first 3.")
+    made = _built(function, given)
+    foreseen = foresee(made.plan, made.net, made.data)
+    epochs = given.first or min(3, made.plan.epochs or 3)
+    found = {"training data": account(foreseen.training, epochs)}
+    if foreseen.validation is not None:
+        found["validation data"] = account(foreseen.validation, 1)
+    if given.json:
+        print(json.dumps(found, indent=1, allow_nan=False))
+    else:
+        print("\n\n".join(page(title, told) for title, told in found.items()))
+    if given.plot is not None:
+        foreseen.training.plot(given.plot, epochs=epochs, title=f"Batches of {words[0]}")
+        print(f"\nwritten: {given.plot}", file=sys.stderr if given.json else sys.stdout)
+    return 0
+
+
 def _demo(words: list[str]) -> int:
     parser = options.trainer("etude demo", demo.experiment)
     parser.set_defaults(out=Path("out/demo"), overwrite=True)
@@ -178,6 +206,7 @@ _COMMANDS: Final[dict[str, Callable[[list[str]], int]]] = {
     "resume": _resume,
     "inspect": _inspect,
     "plan": _plan,
+    "data": _data,
     "demo": _demo,
 }
 

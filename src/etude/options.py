@@ -13,7 +13,7 @@ from etude.experiment import add_options, described, load
 from etude.outcome import WRITTEN
 from etude.values.spans import Span, hours, minutes, seconds
 
-RESERVED: Final = ("help", "traceback", "out", "overwrite", "quiet", "plot", "until")
+RESERVED: Final = ("help", "traceback", "out", "overwrite", "quiet", "plot", "until", "first", "json")
 """What no argument of an experiment function may be called."""
 
 UNTIL: Final = "save the run and leave after so much time in this process: 11.5h, 30min, 90s"

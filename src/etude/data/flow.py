@@ -21,6 +21,7 @@ from etude.data.form import Source
 from etude.data.items import Items, Reader
 from etude.data.onward import Onward
 from etude.data.order import in_order, permutation
+from etude.data.plan.batching import Batching
 from etude.data.report import Report
 from etude.data.source import source as adapted
 from etude.data.streams import Stream
@@ -66,6 +67,7 @@ class Flow:
         rank, ranks: of every batch give out the share of this process; the batches are the same for any number.
 
     Attributes:
+        batching: how samples of `Data` become batches; None for others.
         samples: samples given out in an epoch, or None where unknown.
         tokens: tokens given out in an epoch, or None where unknown.
         smallest: samples in the smallest batch of the first epoch, or None where unknown.
@@ -84,6 +86,7 @@ class Flow:
         "_workers",
         "batch_size",
         "batches_per_epoch",
+        "batching",
         "device",
         "samples",
         "seed",
@@ -125,6 +128,7 @@ class Flow:
         self.smallest: int | None = None
         self._assembly: Assembly | None = None
         self._onward: Onward | None = None
+        self.batching: Batching | None = None
         _check_options(made, self.shuffle, drop_last, workers)
         if isinstance(self.source, Assembled):
             self._assemble(self.source, shuffle, looking, extent, accumulate)
@@ -139,7 +143,7 @@ class Flow:
         self, source: Assembled, shuffle: bool | None, looking: bool, extent: Extent, accumulate: Schedule | None
     ) -> None:
         """What is known of `Data`: a first epoch is planned, so that what is wrong is said before anything is read."""
-        batching = batching_for(source, self.batch_size, shuffle, looking)
+        self.batching = batching = batching_for(source, self.batch_size, shuffle, looking)
         self.batches_per_epoch = self.samples = self.tokens = None
         if source.stock.forward:
             self._onward = Onward(source, batching, self.seed, self.device, extent, accumulate)
@@ -158,6 +162,11 @@ class Flow:
         if self._assembly is not None:
             return self._assembly.report(epoch)
         return None if self._onward is None else self._onward.report(epoch)
+
+    @property
+    def planned(self) -> bool:
+        """Whether the batches of every epoch are known before they are read."""
+        return self._assembly is not None
 
     def plot(self, path: str | Path | None = None, *, epochs: int = 1, title: str | None = None) -> Figure:
         """Draw lengths, and fill and padding of the batches of the first epochs; see `Data.plot`.

@@ -9,7 +9,8 @@ import numpy as np
 
 from etude.data.plan.measures import Measures, measure
 from etude.data.plan.planner import Planned, Planner
-from etude.draw.batches import Drawn, Stream, plot_batches
+from etude.draw.batches import Drawn, plot_batches
+from etude.draw.histograms import Stream
 from etude.errors import SettingError
 
 if TYPE_CHECKING:

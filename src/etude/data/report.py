@@ -61,11 +61,11 @@ class Report:
         return "\n".join([self._heading(), *self._streams(), *self._missing()])
 
     def _heading(self) -> str:
-        words = [f"epoch {self.epoch}: {_counted(self.batches, 'batch')} of {_counted(self.samples, 'sample')}"]
+        words = [f"epoch {self.epoch}: {counted(self.batches, 'batch')} of {counted(self.samples, 'sample')}"]
         if isfinite(self.fill):
             words.append(f"{self.fill:.1%} full")
         if self.shapes:
-            words.append(_counted(self.shapes, "shape"))
+            words.append(counted(self.shapes, "shape"))
         return ", ".join(words)
 
     def _streams(self) -> Iterator[str]:
@@ -75,7 +75,7 @@ class Report:
             [name, f"{frames:,}", f"{self.cells[name]:,}", f"{self.padding_of(name):.2%}", self._lost_of(name)]
             for name, frames in self.frames.items()
         ]
-        yield from _columns([titles, *(row[: len(titles)] for row in rows)]) if rows else ()
+        yield from columns([titles, *(row[: len(titles)] for row in rows)]) if rows else ()
 
     def _lost_of(self, name: str) -> str:
         return f"{self.lost[name]:,}" if self.lost.get(name) else "-"
@@ -84,14 +84,15 @@ class Report:
         for place, (reason, number) in enumerate(self.left_out.items()):
             yield f"  {'left out' if place == 0 else '':<8}  {number:,} {reason}"
         if self.unreadable:
-            yield f"  not readable: {_counted(self.unreadable, 'sample')}"
+            yield f"  not readable: {counted(self.unreadable, 'sample')}"
 
 
-def _counted(number: int, unit: str) -> str:
+def counted(number: int, unit: str) -> str:
+    """ "1 batch", "12 batches"."""
     return f"{number:,} {unit}" + ("" if number == 1 else "es" if unit.endswith("ch") else "s")
 
 
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows of a table, indented: the first column at the left, numbers at the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

@@ -6,12 +6,14 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from etude.draw import paper
+from etude.draw.histograms import Stream, histogram
 from etude.draw.labels import Label, label_ends
 from etude.errors import SettingError
 
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Numbers = NDArray[np.float64]
-Whole = NDArray[np.int64]
 
 WIDTH: Final = 10.0  # inches, as the next nine
 TOP: Final = 0.74
@@ -33,27 +34,9 @@ BOTTOM: Final = 0.5
 LEFT: Final = 0.62
 APART: Final = 0.5
 STREAMS: Final = 4  # histograms at most
-BINS: Final = 80
 FEW: Final = 2000  # batches up to which each is a dot; above it a band holds nine tenths of them
 COLUMNS: Final = 400
 NAMED: Final = 24  # epochs that can be named
-LONG_TAIL: Final = 30.0  # times that the longest is above the median; above it lengths are drawn by their logarithm
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Stream:
-    """How long samples are in one stream.
-
-    Attributes:
-        name: of the stream.
-        used: lengths of the samples that are in a batch. left: of those that are in none. int64.
-        pieces: lengths of the chunks that they are cut into; None: they come whole.
-    """
-
-    name: str
-    used: Whole
-    left: Whole
-    pieces: Whole | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,73 +113,9 @@ def _lengths(figure: Figure, streams: Sequence[Stream], right: float) -> Axes:
     made = []
     for place, stream in enumerate(streams):
         axes = _axes(figure, LEFT + place * (width + APART), TOP, width, HISTOGRAM)
-        _histogram(axes, stream, paper.HUES[place])
+        histogram(axes, stream, paper.HUES[place])
         made.append(axes)
     return made[0]
-
-
-def _histogram(axes: Axes, stream: Stream, hue: str) -> None:
-    every = np.concatenate([stream.used, stream.left])
-    edges = _edges(every)
-    used, left = (np.histogram(each, edges)[0] for each in (stream.used, stream.left))
-    axes.stairs(used, edges, fill=True, color=hue, alpha=0.75, gid=f"used {stream.name}")
-    if left.any():
-        _tint(axes, edges, _shares(used, left))
-        axes.stairs(used + left, edges, baseline=used, fill=True, color=paper.ALARM, alpha=0.6,
-                    gid=f"left {stream.name}")  # fmt: skip
-    if stream.pieces is not None:
-        axes.stairs(np.histogram(stream.pieces, edges)[0], edges, color=paper.INK, linewidth=0.9,
-                    gid=f"pieces {stream.name}")  # fmt: skip
-    if edges[1] - edges[0] < (edges[-1] - edges[-2]) / 2:
-        _logarithmic(axes)
-    axes.set_xlim(edges[0], edges[-1])
-    paper.label(axes, f"length of {stream.name}: {_spread(every)}")
-
-
-def _shares(used: Whole, left: Whole) -> Numbers:
-    """Of each bin the share that is in no batch; an empty one is like its neighbours, the lesser of the two."""
-    full = np.flatnonzero(used + left)
-    shares = left[full] / (used + left)[full]
-    places = np.arange(len(used))
-    before = np.maximum(np.searchsorted(full, places, side="right") - 1, 0)
-    after = np.minimum(np.searchsorted(full, places), len(full) - 1)
-    found: Numbers = np.minimum(shares[before], shares[after])
-    return found
-
-
-def _tint(axes: Axes, edges: Numbers, shares: Numbers) -> None:
-    """A tint over the whole height: the stronger, the more of a bin is in no batch. Few of many would not be seen."""
-    from matplotlib.colors import to_rgb
-
-    colours = [(*to_rgb(paper.ALARM), 0.12 * float(share)) for share in shares]
-    axes.bar(edges[:-1], 1.0, np.diff(edges), align="edge", color=colours, linewidth=0, zorder=0,
-             transform=axes.get_xaxis_transform(), gid="in no batch")  # fmt: skip
-
-
-def _edges(lengths: Whole) -> Numbers:
-    """Of bins as wide as whole numbers allow; by the logarithm where few are very long."""
-    least, most = int(lengths.min()), int(lengths.max())
-    if most > LONG_TAIL * max(1.0, float(np.median(lengths))) and most > BINS:
-        whole = np.unique(np.round(np.geomspace(max(least, 1), most + 1, BINS // 2)))
-        edges: Numbers = np.append(0.5, whole[1:] - 0.5) if least == 0 else np.append(whole[0] - 0.5, whole[1:] - 0.5)
-        return edges
-    step = max(1, math.ceil((most - least + 1) / BINS))
-    return np.arange(least, most + 1 + step, step) - 0.5
-
-
-def _logarithmic(axes: Axes) -> None:
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: paper.count(value)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.tick_params(axis="x", which="minor", length=0)
-
-
-def _spread(lengths: Whole) -> str:
-    """The least, the median and the greatest of many; in one word if they are the same."""
-    least, middle, most = int(lengths.min()), float(np.median(lengths)), int(lengths.max())
-    return f"all {least:,}" if least == most else f"{least:,} to {most:,}, median {middle:,.0f}"
 
 
 # batches
@@ -239,7 +158,7 @@ def _draw(axes: Axes, values: Sequence[Numbers], means: Sequence[float], hue: st
                   alpha=0.55, markersize=size, markeredgewidth=0, zorder=4, gid=gid)  # fmt: skip
         _beyond(axes, line, hue)
     else:
-        for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+        for start, end in pairwise(bounds):
             places, least, mean, most = _columns(line[start:end], max(8, round(COLUMNS * (end - start) / len(line))))
             axes.fill_between(start + places, least, most, color=hue, alpha=0.22, linewidth=0, zorder=3, gid=gid)
             axes.plot(start + places, mean, color=hue, linewidth=1.0, zorder=4, gid=f"{gid} line")

@@ -27,9 +27,9 @@ class JsonLines:
 
     Every object has "event" (began, stepped, skipped, epoch_ended, evaluated, saved, save_failed, ended) and the clock
     after it, that of what was saved for a save: "step", "epoch", "samples", "tokens". The rest is what the event tells:
-    "summary"; "losses", "batch" (its samples), "rate", "updates", "seconds"; "number" (of the epoch), "means" and "data";
-    "scores", "best"; "path", "bytes", "seconds", "removed"; "reason", "message". NaN and infinity are written as the
-    words "nan", "inf" and "-inf", which `float` reads. `Settled` events are left out.
+    "summary"; "losses", "batch" (its samples), "rate", "updates", "seconds"; "number" (of the epoch), "means" and
+    "data" (of `Data`); "scores", "best"; "path", "bytes", "seconds", "removed"; "reason", "message". NaN and infinity
+    are written as the words "nan", "inf" and "-inf", which `float` reads. `Settled` events are left out.
 
     Steps are written 50 at a time, or when any other event comes, and flushed; so their losses are read from the
     device in bulk. What an existing file holds is kept; folders that are missing are made. `SettingError` where `path`
