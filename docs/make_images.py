@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
-from etude import FROZEN, Plan, cosine, cycle, demo, part, pieces, steps, train, warmup
+from etude import FROZEN, Data, Plan, cosine, cycle, demo, epochs, linear, part, pieces, steps, train, warmup
+from etude.data import shortest
 
 IMAGES = Path(__file__).parent / "images"
 
@@ -33,10 +35,18 @@ def small_net() -> nn.Module:
     )
 
 
+def sequences() -> Data:
+    """What the page on batches draws: log-normal lengths, and a curriculum."""
+    lengths = np.exp(np.random.default_rng(0).normal(4, 0.6, 6000)).astype(int) + 1
+    recordings = [{"audio": np.zeros((length, 1), np.float32), "label": 0} for length in lengths]
+    return Data(recordings, budget=4000, keep=shortest(linear(0.5, 1, over=epochs(3))))
+
+
 def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     torch.manual_seed(0)
     fine_tuning().check(small_net(), (torch.randn(64, 4), torch.randn(64, 1))).plot(IMAGES / "score.png")
+    sequences().plot(IMAGES / "batches.png", epochs=4)
     net, data, plan = demo.experiment()
     train(net, data, plan, progress=False).plot("loss", IMAGES / "loss.png")
 

@@ -12,10 +12,11 @@ from torch import nn
 
 import etude
 from etude import Directory, every, steps
+from etude.data.saying import option_text
 from etude.errors import CheckpointError, PlanError, SettingError
 from etude.keep import files
 from etude.run.agreement import Difference, differences, tell_machine
-from etude.run.said import first_batch, option_text
+from etude.run.said import first_batch
 from small import Noisy, arrays, classified, mlp, same, trained
 
 

@@ -9,13 +9,14 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from etude.errors import SettingError
 from etude.listen.bar import Bar, Silent
-from etude.run.events import Began, Ended, Event, Settled, Skipped
+from etude.run.events import Began, Ended, EpochEnded, Event, Settled, Skipped
 from etude.values.progress import Extent, Progress
 from told import Terminal, a_run, at, reads_of, stepped
 
@@ -66,6 +67,33 @@ def test_a_line_tells_losses_rate_speed_time_and_validation() -> None:
         r"validation loss 1\.000  accuracy 0\.5000  best",
         line,
     )
+
+
+def with_data(events: list[Event], data: dict[str, float]) -> list[Event]:
+    return [replace(event, data=data) if isinstance(event, EpochEnded) else event for event in events]
+
+
+def test_the_line_of_an_epoch_tells_padding_and_what_was_left_out() -> None:
+    events = with_data(list(a_run(epochs=2, per_epoch=10)), {"padding.audio": 0.021, "left_out": 12.0})
+    told = printed(*events)
+    assert [line.partition("  padding ")[2].partition("  validation")[0] for line in told[1:3]] == [
+        "2.1%, 12 left out",
+        "2.1%, 12 left out",
+    ]
+    assert "padding" not in told[0] + told[3]
+
+
+def test_lines_inside_an_epoch_do_not_tell_of_the_last_one() -> None:
+    events = with_data(list(a_run(epochs=2, per_epoch=1000, step_seconds=0.01)), {"padding.audio": 0.021})
+    told = [line for line in printed(*events) if "padding" in line]
+    assert [line[:9] for line in told] == ["epoch 1/2", "epoch 2/2"]
+    assert len(told) < len(printed(*events)) - 2
+
+
+def test_the_bar_has_padding_below_it() -> None:
+    events = with_data(list(a_run(epochs=2, per_epoch=10)), {"padding.audio": 0.021, "left_out": 12.0})
+    assert "last epoch: padding 2.1%, 12 left out" in drawn(*events)
+    assert "last epoch" not in drawn(*a_run(epochs=2, per_epoch=10))
 
 
 def test_the_lines_of_a_log_are_aligned() -> None:

@@ -203,7 +203,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_an_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "There is no command 'trian': train, resume, inspect, plan, demo. Nearest: \"train\"." in refused(
+    assert "There is no command 'trian': train, resume, inspect, plan, data, demo. Nearest: \"train\"." in refused(
         capsys, "trian"
     )
 
@@ -328,6 +328,108 @@ def test_an_experiment_may_return_a_dict(tmp_path: Path, capsys: pytest.CaptureF
     )
     assert main(["plan", str(path), "--steps", "3"]) == 0
     assert "Run: 3 steps" in capsys.readouterr().out
+
+
+SEQUENCES = """
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+import etude
+from etude.data import length
+
+
+class Never(torch.utils.data.Dataset):
+    lengths = {"x": torch.arange(1, 101)}
+
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, number):
+        if number:
+            raise OSError("a sample was read")
+        return {"x": torch.zeros(1, 2), "y": 0}
+
+
+class Net(nn.Module):
+    def forward(self, x):
+        raise RuntimeError("the net was called")
+
+
+def experiment(budget: int = 500, form: Literal["set", "stream"] = "set", epochs: int = 4, aside: bool = False):
+    samples = Never() if form == "set" else lambda: iter([])
+    data = etude.Data(samples, lengths="x", budget=budget, keep=length(most=90) if form == "set" else None)
+    return Net(), data, etude.Plan("cross_entropy", epochs=epochs, validation=0.2 if aside else None)
+"""
+
+
+@pytest.fixture
+def sequences(tmp_path: Path) -> Path:
+    path = tmp_path / "sequences.py"
+    path.write_text(SEQUENCES)
+    return path
+
+
+def test_data_shows_data_and_batches_and_reads_nothing(sequences: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", str(sequences), "--budget", "600"]) == 0
+    said = capsys.readouterr().out
+    for part in ("training data: Data(Never), 100 samples", "padded(600)", "length(most=90)", "found at once", "5,050"):
+        assert part in said
+    rows = [line.split() for line in said.splitlines() if line[:3] == "  " + line[2:3] and line[2:3].isdigit()]
+    assert [(row[0], row[2], row[-1]) for row in rows] == [("0", "90", "10"), ("1", "90", "10"), ("2", "90", "10")]
+    assert "left out in epoch 1: 10 samples by length(most=90)" in said
+    assert "validation" not in said
+
+
+def test_data_for_programs(sequences: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", str(sequences), "--json", "--first", "1", "--aside"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert list(told) == ["training data", "validation data"]
+    training, validation = told.values()
+    assert (training["samples"], validation["samples"]) == (80, 20)
+    (epoch,) = training["epochs"]
+    assert epoch["samples"] + epoch["left_out"]["samples by length(most=90)"] == 80
+    assert validation["epochs"][0]["left_out"] == {}
+    assert 0 <= epoch["streams"]["x"]["padding"] < 0.2
+
+
+def test_data_shows_as_many_epochs_as_asked_for(sequences: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, epochs in (([], 3), (["--epochs", "2"], 2), (["--first", "5"], 5)):
+        assert main(["data", str(sequences), "--json", *words]) == 0
+        assert len(json.loads(capsys.readouterr().out)["training data"]["epochs"]) == epochs
+    assert "--first 0: at least the first epoch" in refused(capsys, "data", sequences, "--first", 0)
+
+
+def test_data_are_drawn(sequences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "new" / "batches.png"
+    assert main(["data", str(sequences), "--plot", str(picture)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert capsys.readouterr().out.endswith(f"written: {picture}\n")
+    assert main(["data", str(sequences), "--json", "--plot", str(picture)]) == 0
+    json.loads(capsys.readouterr().out)
+    assert "is read forward" in refused(capsys, "data", sequences, "--form", "stream", "--plot", picture)
+
+
+def test_data_that_are_read_forward_say_so(sequences: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", str(sequences), "--form", "stream"]) == 0
+    said = capsys.readouterr().out
+    assert "an unknown number of samples" in said
+    assert "forward only: a batch in the middle of an epoch is found by reading all that comes before it" in said
+
+
+def test_data_of_arrays_show_what_is_known(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", str(file), "--width", "5"]) == 0
+    said = capsys.readouterr().out
+    for part in ("16 samples", "0 float32 (5,), 1 float32 (1,)", "random()", "samples(8)"):
+        assert part in said
+
+
+def test_data_that_cannot_be_batched_are_refused(sequences: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "padded(0): a batch needs a limit above 0" in refused(capsys, "data", sequences, "--budget", 0)
+    assert "Write: etude data FILE" in refused(capsys, "data")
 
 
 def test_an_experiment_imports_what_lies_beside_it(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,7 +68,7 @@ def test_the_commands_of_a_page_exist(page: str) -> None:
         if words[0] == "make":
             assert set(words[1:]) <= targets, words
         elif words[0] == "etude":
-            assert words[1] in ("train", "resume", "inspect", "plan", "demo"), words
+            assert words[1] in ("train", "resume", "inspect", "plan", "data", "demo"), words
         elif words[0] == "python":
             assert (ROOT / words[1]).exists(), words
 

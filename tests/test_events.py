@@ -17,6 +17,7 @@ ALL = (
     Stepped(Progress(1), {"loss": torch.tensor(1.0)}, 4, 1e-3, ("loss",), 0.1),
     Skipped(Progress(1), "the loss is not finite"),
     EpochEnded(Progress(1), 1, {"loss": 1.0}),
+    EpochEnded(Progress(1), 1, {"loss": 1.0}, {"padding.audio": 0.02}),
     Evaluated(Progress(1), {"loss": 1.0}, True),
     Settled(Progress(1)),
     Saved(Progress(1), "run.safetensors", 2048, 0.01),
@@ -38,7 +39,7 @@ def test_events_have_no_room_for_what_is_not_theirs(event: Event) -> None:
 
 
 def test_every_event_has_the_clock_first() -> None:
-    assert [fields(each)[0].name for each in get_args(Event)] == ["progress"] * len(ALL)
+    assert [fields(each)[0].name for each in get_args(Event)] == ["progress"] * len({type(event) for event in ALL})
     assert {type(event) for event in ALL} == set(get_args(Event))
 
 

@@ -216,9 +216,8 @@ def test_an_item_that_cannot_be_read_here_is_named() -> None:
 def test_an_item_that_a_worker_cannot_read_is_named_with_its_traceback() -> None:
     with pytest.raises(DataError) as caught:
         list(Flow(Broken(), batch_size=4, workers=1).batches(epochs=1))
-    message = str(caught.value)
-    assert "Item 6 of the data set Broken cannot be read: ValueError: torn page" in message
-    assert 'raise ValueError("torn page")' in message
+    assert str(caught.value) == "Item 6 of the data set Broken cannot be read: ValueError: torn page"
+    assert 'raise ValueError("torn page")' in str(caught.value.__cause__)
 
 
 def test_the_end_of_a_worker_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

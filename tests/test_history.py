@@ -121,6 +121,13 @@ def test_an_unknown_series_of_an_empty_history() -> None:
         History()["loss"]
 
 
+def test_what_the_batches_of_epochs_held_is_a_series_each() -> None:
+    history = recorded()
+    history.see(EpochEnded(at(30), 3, {"loss": 1.0}, {"padding.audio": 0.25}))
+    assert (history["data.padding.audio"].steps, history["data.padding.audio"].values) == ([30], [0.25])
+    assert History.from_dict(history.to_dict())["data.padding.audio"] == history["data.padding.audio"]
+
+
 def test_it_survives_strict_json() -> None:
     history = recorded(nan_from=15)
     history.see(EpochEnded(at(30), 3, {"loss": math.inf}))

@@ -12,7 +12,7 @@ import torch
 
 from etude.errors import SettingError
 from etude.listen.jsonl import BULK, JsonLines
-from etude.run.events import Began, Ended, Evaluated, Event, Saved, SaveFailed, Settled, Skipped
+from etude.run.events import Began, Ended, EpochEnded, Evaluated, Event, Saved, SaveFailed, Settled, Skipped
 from told import a_run, at, reads_of, stepped
 
 
@@ -60,6 +60,15 @@ def test_what_the_other_events_tell(tmp_path: Path) -> None:
     assert (ended_epoch["number"], ended_epoch["means"]) == (1, {"loss": 0.75})
     assert (evaluated["scores"], evaluated["best"]) == ({"loss": 1.0, "accuracy": 0.5}, True)
     assert (ended["reason"], ended["message"]) == ("finished", "all planned steps were made")
+
+
+def test_the_end_of_an_epoch_says_what_its_batches_held(tmp_path: Path) -> None:
+    with JsonLines(tmp_path / "run.jsonl") as listener:
+        listener(EpochEnded(at(4), 1, {"loss": 0.5}, {"batches": 4.0, "padding.audio": 0.02}))
+        listener(EpochEnded(at(8), 2, {"loss": 0.5}))
+    first, second = lines(tmp_path / "run.jsonl")
+    assert first["data"] == {"batches": 4, "padding.audio": 0.02}
+    assert "data" not in second
 
 
 def test_what_is_not_a_number_is_a_word(tmp_path: Path) -> None:

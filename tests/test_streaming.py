@@ -390,7 +390,7 @@ def first(given: Batching, lengths: Any = (4, 30, 5), **options: Any) -> Streame
             "a chunk of sample 0 has 3 where a batch may hold 2",
         ),
         (lambda: first(batching(2, too_long="drop")), "Epoch 0 of Recordings has no batch: nothing is left"),
-        (lambda: first(batching(2, too_long="drop")), "(left out: 3 units beyond the budget)"),
+        (lambda: first(batching(2, too_long="drop")), "(left out: 3 samples beyond the budget)"),
         (lambda: first(batching(2), []), "Epoch 0 of Recordings has no batch: nothing came"),
         (
             lambda: first(batching(None, buckets=buckets((5, 2)), too_long="error")),

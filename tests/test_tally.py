@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from etude.listen.tally import Tally, clock, counted, ending, heading, number, per_second, rate
+from etude.listen.tally import Tally, clock, counted, data_words, ending, heading, number, per_second, rate
 from etude.run.events import Began, Ended, EpochEnded, Evaluated, Skipped
 from etude.values.progress import Extent, Progress
 from told import BATCH, a_run, at, stepped
@@ -20,6 +20,27 @@ def test_losses_are_means_over_the_epoch_so_far() -> None:
     assert tally.losses == {"loss": 2.5}
     tally.steps([stepped(at(3), loss=7.0)])
     assert tally.losses == {"loss": 7.0}
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({}, ""),
+        ({"batches": 9.0, "samples": 70.0, "padding.audio": 0.0, "left_out": 0.0}, ""),
+        ({"padding.audio": 0.0213, "padding.labels": 0.4, "left_out": 0.0}, "padding 2.1%"),
+        ({"padding.audio": 0.5, "left_out": 1200.0}, "padding 50%, 1,200 left out"),
+        (
+            {"padding.audio": 0.002, "left_out": 0.0, "lost_frames.audio": 50.0, "lost_frames.labels": 5.0},
+            "padding 0.2%, 55 frames in no chunk",
+        ),
+        ({"left_out": 3.0, "unreadable": 1.0}, "3 left out, 1 not readable"),
+    ],
+)
+def test_what_is_said_of_the_data_of_an_epoch(data: dict[str, float], words: str) -> None:
+    tally = Tally()
+    assert data_words(tally) == ""
+    tally.take(EpochEnded(at(2), 1, {"loss": 2.5}, data))
+    assert data_words(tally) == words
 
 
 def test_means_are_weighted_by_samples() -> None:

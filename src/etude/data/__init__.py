@@ -2,17 +2,17 @@
 
 `Data` is the value that says both. What its options take is made by the functions here:
 
-===============  ======================================================================================================
-`source`         `hdf`, `arrow`, `tar`, `audio`, `hugging`, `memory_map`: files. `joined`, `concatenated`, `interleaved`:
-                 several of them. `mapped`, `filtered`, `cached`, `shuffle_buffer`: around any of them
-`order=`         `strata`, `random`, `in_order`, `reversed_order`, `by_length`, `laplace`, `pools`, `sort_bin_shuffle`,
-                 `side_by_side`, `with_replacement`; or their names as text
+===============  ===================================================================================================
+`source`         `hdf`, `arrow`, `tar`, `audio`, `hugging`, `memory_map`: files. `joined`, `concatenated`,
+                 `interleaved`: several of them. `mapped`, `filtered`, `cached`, `shuffle_buffer`: around any of them
+`order=`         `strata`, `random`, `in_order`, `reversed_order`, `by_length`, `laplace`, `pools`,
+                 `sort_bin_shuffle`, `side_by_side`, `with_replacement`; or their names as text
 `budget=`        `padded`, `packed`, `padding`, `cost`, `samples`
 `keep=`          `length`, `mean_length`, `shortest`, `easiest`, `dropped`
 `select=`        `weighted`, `mixed`, `sampled`, `round_robin`
 `chunk=`         `chunk`
 `buckets=`       `buckets`
-===============  ======================================================================================================
+===============  ===================================================================================================
 """
 
 from etude.data.batch import Batch

@@ -186,5 +186,5 @@ def _missing(epochs: Sequence[Plain]) -> Iterator[str]:
         here = [f"{count:,} {reason}" for reason, count in told.get("left_out", {}).items()]
         here += [f"{count:,} frames of {name} in no chunk" for name, count in told.get("lost", {}).items()]
         if here and here != before:
-            yield f"  left out in epoch {told['epoch']}: {', '.join(here)}"
+            yield f"  left out in epoch {told['epoch'] + 1}: {', '.join(here)}"
         before = here

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from traceback import format_exc
 from typing import Any, Protocol
 
 import torch
@@ -36,7 +38,7 @@ def read_ahead(
         yield from map(reader.__getitem__, requests)
         return
     loader: DataLoader[Any] = DataLoader(
-        reader,  # type: ignore[arg-type]
+        _Telling(reader),  # type: ignore[arg-type]
         sampler=requests,
         batch_size=None,
         collate_fn=_as_it_is,
@@ -46,11 +48,39 @@ def read_ahead(
         generator=torch.Generator(),  # its own, or the loader would draw from the process's
     )
     try:
-        yield from read(loader)
+        for made in read(loader):
+            if isinstance(made, _Failed):
+                raise DataError(made.message) from WorkerTraceback(made.traceback)
+            yield made
     except (RuntimeError, OSError, EOFError) as error:  # told of, or found out by its end of a connection
         raise DataError(
             f"A worker reading the data set {title} ended: {error} Write workers=0 to see why in this process."
         ) from error
+
+
+class WorkerTraceback(Exception):
+    """Where in a worker process an error came from, as text."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """What a worker sends where a batch cannot be read. Raised there, the loader would bury the message."""
+
+    message: str
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Telling:
+    """A reader whose errors are told in the process that asked."""
+
+    reader: BatchReader
+
+    def __getitem__(self, wanted: Any) -> Any:
+        try:
+            return self.reader[wanted]
+        except DataError as error:
+            return _Failed(str(error), f"in a worker process\n{format_exc()}")
 
 
 def _as_it_is(values: Any) -> Any:

@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,22 +16,28 @@ from etude.data.assembled import Assembled
 from etude.data.batch import Batch, moved
 from etude.data.cursor import Cursor
 from etude.data.items import Reader
+from etude.data.plan.lengths import Whole
 from etude.data.plan.planner import Planned, Planner
 from etude.data.plan.shares import share
-from etude.data.reading import Read, SampleReader
+from etude.data.reading import Read, SampleReader, collated, emptied
 from etude.data.report import Report, report
 from etude.data.wanted import Wanted
+from etude.errors import DataError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Place:
-    """A batch to come: where it lies, what this process reads of it, and how much all processes together do."""
+    """A batch to come: where it lies, what this process reads of it, and how much all processes together do.
+
+    Attributes:
+        lead: lengths in the leading stream of what this process reads; None where they are not known.
+    """
 
     cursor: Cursor
     last: bool
     share_done: float
     wanted: Wanted
-    frames: int
+    lead: Whole | None
     everywhere: tuple[int, int] | None
 
 
@@ -60,12 +66,13 @@ class Assembly:
         self._device, self._workers = device, workers
         self._rank, self._ranks = rank, ranks
         self._joining = source.joining()
-        self._lost: dict[int, int] = {}
+        self._lost: dict[Cursor, int] = {}
         # Positions in the whole data, where these are a part of them.
         self._whole = None if source.indices is None else source.indices.numpy()
 
     def batches(self, cursor: Cursor, stop: int | None) -> Iterator[Batch]:
         """The batches from `cursor` on, up to epoch `stop`."""
+        self._lost = {place: lost for place, lost in self._lost.items() if place < cursor}
         # Workers are told of batches before they give any back, in the same order.
         ahead: deque[_Place] = deque()
         read = self._read(_noted(self._places(cursor, stop), ahead))
@@ -74,16 +81,21 @@ class Assembly:
 
     def report(self, epoch: int) -> Report:
         """What is in an epoch."""
-        return report(self.planner, epoch, self._source.packed, self._lost.get(epoch, 0))
+        return report(self.planner, epoch, self._source.packed, self._lost_before(Cursor(epoch + 1, 0), epoch))
 
-    def state(self, epoch: int) -> list[Tensor]:
-        """What is known besides the cursor: samples that could not be read in this epoch."""
-        lost = self._lost.get(epoch, 0)
-        return [torch.tensor([epoch, lost])] if lost else []
+    def state(self, cursor: Cursor) -> list[Tensor]:
+        """What is known besides the cursor: samples that could not be read in its epoch, before it."""
+        lost = self._lost_before(cursor, cursor.epoch)
+        return [torch.tensor([cursor.epoch, lost])] if lost else []
 
     def load(self, state: Iterable[Tensor]) -> None:
         """Take over what `state` gave."""
-        self._lost = {int(epoch): int(lost) for epoch, lost in map(Tensor.tolist, state)}
+        self._lost = {Cursor(int(epoch), -1): int(lost) for epoch, lost in map(Tensor.tolist, state)}
+
+    def _lost_before(self, cursor: Cursor, epoch: int) -> int:
+        """Samples of an epoch that could not be read, in the batches before a cursor."""
+        early = (lost for place, lost in self._lost.items() if place.epoch == epoch and place < cursor)
+        return sum(early)
 
     def _places(self, cursor: Cursor, stop: int | None) -> Iterator[_Place]:
         start = cursor.batch
@@ -95,19 +107,19 @@ class Assembly:
 
     def _place(self, planned: Planned, batch: int) -> _Place:
         units = planned.epoch.rows(batch)
-        wanted, frames = planned.wanted(batch, units), planned.frames(units)
+        wanted = planned.wanted(batch, units)
         everywhere = None
         if self._ranks > 1:
-            everywhere = (len(units), frames)
+            everywhere = (len(units), planned.frames(units))
             own = share(planned.costs(units), self._rank, self._ranks)
-            wanted = replace(wanted.only(own), template=int(wanted.samples[0]), rows=None)
-            frames = planned.frames(units[own])
+            wanted = replace(wanted.only(own), shared=wanted.samples, rows=None)
+            units = units[own]
         if self._whole is not None:
-            template = int(self._whole[wanted.template]) if wanted.template >= 0 else -1
-            wanted = replace(wanted, samples=self._whole[wanted.samples], template=template)
+            shared = None if wanted.shared is None else self._whole[wanted.shared]
+            wanted = replace(wanted, samples=self._whole[wanted.samples], shared=shared)
         last = batch + 1 == planned.batches
         cursor = Cursor(planned.number, batch)
-        return _Place(cursor, last, (batch + 1) / planned.batches, wanted, frames, everywhere)
+        return _Place(cursor, last, (batch + 1) / planned.batches, wanted, planned.lead(units), everywhere)
 
     def _read(self, requests: Iterator[Wanted]) -> Iterator[Read]:
         stock = self._source.stock
@@ -125,9 +137,10 @@ class Assembly:
         assert stock.columns is not None
         samples = torch.from_numpy(wanted.samples)
         if self._source.collate is not None:
-            items = [stock.sample(number) for number in wanted.samples.tolist()]
-            return Read(self._source.collate(items), samples)
-        values: Any = self._joining.gather(stock.columns, wanted)
+            shown = wanted.samples if wanted.shared is None or len(samples) else wanted.shared[:1]
+            values = collated(self._source.collate, [stock.sample(number) for number in shown.tolist()], shown)
+            return Read(values if len(samples) else emptied(values), samples)
+        values = self._joining.gather(stock.columns, wanted)
         if not stock.keyed:
             values = tuple(values.values()) if len(values) > 1 else next(iter(values.values()))
         return Read(values, samples)
@@ -135,10 +148,12 @@ class Assembly:
     def _batch(self, place: _Place, read: Read) -> Batch:
         cursor = place.cursor
         following = Cursor(cursor.epoch + 1, 0) if place.last else Cursor(cursor.epoch, cursor.batch + 1)
-        frames = place.frames
+        frames = 0 if place.lead is None else int(place.lead.sum())
         if read.lost:
-            self._lost[cursor.epoch] = self._lost.get(cursor.epoch, 0) + len(read.lost)
-            self._lost = {epoch: lost for epoch, lost in self._lost.items() if epoch >= cursor.epoch - 1}
+            self._lost = {at: lost for at, lost in self._lost.items() if at.epoch >= cursor.epoch - 1}
+            self._lost[cursor] = len(read.lost)
+            if place.lead is not None:
+                frames = int(place.lead[~np.isin(place.wanted.samples, read.lost)].sum())
         values = moved(read.values, self._device, None)
         return Batch(
             values,
@@ -153,15 +168,27 @@ class Assembly:
         )
 
     def _without_lost(self, made: Iterator[Batch]) -> Iterator[Batch]:
-        """Batches of which nothing could be read are passed over; the one before takes over what follows them."""
+        """Batches of which nothing could be read are passed over; the one before takes over what follows them.
+
+        Raises:
+            DataError: nothing of a whole epoch could be read.
+        """
         waiting: Batch | None = None
+        begun = -1
         for batch in made:
-            if batch.samples:
+            begun = batch.cursor.epoch if batch.cursor.batch == 0 else begun
+            if batch.values is not None:
                 if waiting is not None:
                     yield waiting
                 waiting = batch
-            elif waiting is not None:
+                continue
+            if waiting is not None:
                 waiting = replace(waiting, next=batch.next, progress_epoch=batch.progress_epoch)
+            if batch.last and begun == batch.cursor.epoch and (waiting is None or waiting.cursor.epoch != begun):
+                title = self._source.title
+                raise DataError(
+                    f"No sample of {title} can be read in epoch {begun}. Write unreadable='raise' to see why."
+                )
         if waiting is not None:
             yield waiting
 

@@ -9,22 +9,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from etude.arguments import named_class
 from etude.data.assembled import Assembled
-from etude.data.batch import Batch, outline
+from etude.data.batch import Batch
+from etude.data.checks import check
 from etude.data.cursor import Cursor
 from etude.data.form import Source
-from etude.data.plan.arrangements import Order, Random, SideBySide
+from etude.data.plan.arrangements import InOrder, Order, Random, SideBySide
 from etude.data.plan.batching import Batching
 from etude.data.plan.buckets import Buckets
 from etude.data.plan.buckets import buckets as buckets_of
 from etude.data.plan.budgets import budget as limits_of
-from etude.data.plan.budgets import costs
 from etude.data.plan.budgets import samples as sample_limit
-from etude.data.plan.chunks import Chunk, chunking, cut_chunks
+from etude.data.plan.chunks import chunking
 from etude.data.plan.filters import keep as filters_of
 from etude.data.plan.limits import Limit, SampleLimit, StreamLimit
 from etude.data.plan.orders import OrderLike
@@ -33,13 +32,13 @@ from etude.data.plan.selection import Selection
 from etude.data.plan.strata import InStrata
 from etude.data.saying import option_text
 from etude.data.stock import LengthsLike, Stock, stock
-from etude.data.streaming import check_forward
-from etude.errors import DataError, SettingError, nearest
+from etude.errors import DataError, ScheduleError, SettingError, nearest
 from etude.values.schedule import ScheduleLike
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from etude.data.flow import Flow
     from etude.data.report import Report
 
 _CHOICES = {
@@ -99,7 +98,7 @@ class Data:
         DataError, SettingError: an option that these data cannot follow, an unknown order or stream, limits of 0.
     """
 
-    __slots__ = ("_options", "assembled", "source")
+    __slots__ = ("_options", "_stock_said", "assembled", "source")
 
     def __init__(
         self,
@@ -138,9 +137,10 @@ class Data:
             )
         self.source = source
         made = stock(source, names, lengths, dtype)
+        self._stock_said = made.said
         limits = limits_of(budget, batch_size)
         batching = Batching(
-            _order(order, limits, made),
+            _order(order, limits, made, bool(pack) or buckets is not None),
             limits,
             filters_of(keep),
             _selection(select),
@@ -155,7 +155,7 @@ class Data:
             drop_last,
         )
         batching = _completed(batching, made)
-        _check(batching, made, bool(pack), pad, collate, shuffle_buffer)
+        check(batching, made, bool(pack), pad, collate, shuffle_buffer)
         recast = partial(stock, source, names, lengths)
         packed = bool(pack)
         self.assembled = Assembled(
@@ -184,6 +184,7 @@ class Data:
         seed: int = 0,
         device: torch.device | str | None = None,
         workers: int = 0,
+        training: bool = True,
         rank: int = 0,
         ranks: int = 1,
     ) -> Iterator[Batch]:
@@ -194,23 +195,31 @@ class Data:
             epochs: passes to make, the one that `cursor` is in being the first. Default: without end.
             seed: of order and chance, at least 0.
             device: where the batches go. workers: processes that read the samples of a data set.
+            training: False: as data are looked at, every sample once and whole, without filters, chunks and selection.
             rank, ranks: of all batches give out the share of this process; the batches do not depend on how many
                 processes share them.
         """
+        options = {"device": device, "workers": workers, "rank": rank, "ranks": ranks}
+        return self._flow(seed, training, **options).batches(cursor, epochs=epochs)
+
+    def _flow(self, seed: int, training: bool, **options: Any) -> Flow:
         from etude.data.flow import Flow
 
-        flow = Flow(self, seed=seed, device=device, workers=workers, rank=rank, ranks=ranks)
-        return flow.batches(cursor, epochs=epochs)
+        try:
+            return Flow(self, seed=seed, looking=not training, **options)
+        except ScheduleError as error:
+            raise ScheduleError(
+                f"{error} Read by themselves, data have no run to be a share of: write over=epochs(5) in such a "
+                "schedule."
+            ) from None
 
-    def report(self, epochs: int = 1, seed: int = 0) -> list[Report]:
-        """What will be in the batches of each of the first epochs; nothing is read.
+    def report(self, epochs: int = 1, seed: int = 0, *, training: bool = True) -> list[Report]:
+        """What will be in the batches of each of the first epochs; nothing is read. See `batches` for the arguments.
 
         Raises:
             DataError: data that are read forward, of which nothing is known beforehand.
         """
-        from etude.data.flow import Flow
-
-        flow = Flow(self, seed=seed)
+        flow = self._flow(seed, training)
         found = [flow.report(epoch) for epoch in range(epochs)]
         if None in found:
             raise DataError(
@@ -233,7 +242,7 @@ class Data:
 
     def _said(self) -> str:
         told = [f"{name}={option_text(value)}" for name, value in self._options.items()]
-        return f"Data({', '.join([outline(self.source), *told])})"
+        return f"Data({', '.join([self._stock_said, *told])})"
 
 
 _PARAMETERS = {
@@ -245,13 +254,25 @@ _OPTIONS = tuple(_PARAMETERS)
 _DEFAULTS = {name: parameter.default for name, parameter in _PARAMETERS.items()}
 
 
-def _order(given: OrderLike | None, limits: tuple[Limit, ...], made: Stock) -> Order:
+def _order(given: OrderLike | None, limits: tuple[Limit, ...], made: Stock, shaped: bool) -> Order:
+    """The order that was given; else strata where lengths count, and batches are not made otherwise."""
     if given is not None:
-        return order_of(given)
+        order = order_of(given)
+        if isinstance(order, InStrata) and (shaped or _pads(limits)):
+            raise SettingError(
+                "order='strata' makes batches of alike lengths itself, and pack, buckets and padding(...) make others. "
+                "Write order='random', or 'pools:1000'."
+            )
+        return order
     if made.forward:
-        return order_of("in_order")
+        return InOrder()
     measured = any(limit.needs_lengths for limit in limits) and made.streams
-    return InStrata() if measured else Random()
+    return Random() if shaped or _pads(limits) or not measured else InStrata()
+
+
+def _pads(limits: tuple[Limit, ...]) -> bool:
+    """Whether what padding adds is limited, which says little of a batch of one length."""
+    return any(isinstance(limit, StreamLimit) and limit.kind == "padding" for limit in limits)
 
 
 def _completed(batching: Batching, made: Stock) -> Batching:
@@ -259,63 +280,7 @@ def _completed(batching: Batching, made: Stock) -> Batching:
     order, limits = batching.order, batching.limits
     if isinstance(order, SideBySide) and not any(isinstance(limit, SampleLimit) for limit in limits):
         return replace(batching, limits=(*limits, sample_limit(order.streams)))
-    kinds = {limit.kind for limit in limits if isinstance(limit, StreamLimit)}
-    if isinstance(order, InStrata) and (batching.buckets is not None or batching.pack or "padding" in kinds):
-        return replace(batching, order=Random())
     return batching
-
-
-def _check(batching: Batching, made: Stock, packed: bool, pad: Any, collate: Any, buffer: int) -> None:
-    """Refuse what these data cannot follow, as far as that can be seen without planning an epoch."""
-    if (
-        batching.drop_last
-        and batching.buckets is None
-        and not (not batching.limits or (len(batching.limits) == 1 and isinstance(batching.limits[0], SampleLimit)))
-    ):
-        raise SettingError("drop_last=True: only with batch_size or buckets alone is it known when a batch is full.")
-    if packed and batching.buckets is not None:
-        raise SettingError(
-            "pack and buckets: sequences that follow one another are not padded to a length. Leave one out."
-        )
-    if collate is not None and (packed or batching.buckets is not None):
-        raise SettingError("collate makes the batches itself: leave pack and buckets out.")
-    if batching.pack and len([limit for limit in batching.limits if not isinstance(limit, SampleLimit)]) != 1:
-        raise SettingError(f"pack={batching.pack!r} fills batches up to a budget. Write budget=packed(20_000).")
-    if isinstance(pad, Mapping) and made.names:
-        unknown = [name for name in pad if name not in made.names]
-        if unknown:
-            raise DataError(
-                f"pad={dict(pad)!r}: there is no part {unknown[0]!r}.{nearest(unknown[0], made.names)} A sample has "
-                f"{', '.join(map(repr, made.names))}."
-            )
-    if made.forward:
-        if batching.limits or batching.buckets is not None:
-            check_forward(made.title, batching, bool(made.streams))
-        return
-    if buffer:
-        raise SettingError(
-            f"shuffle_buffer={buffer} is for what is read forward; {made.title} can be shuffled whole. Leave it out."
-        )
-    if batching.needs_lengths and made.lengths is None:
-        raise DataError(
-            f"{_needing(batching)} needs lengths, and those of {made.title} are not known. Write lengths='audio' for "
-            "the part that is a sequence, or give {'audio': array} with a length for every sample."
-        )
-    few = None if made.lengths is None else made.lengths.take(np.arange(min(len(made.lengths), 16)))
-    costs(batching.limits, few, 1)
-    if isinstance(batching.chunk, Chunk) and few is not None:
-        cut_chunks(batching.chunk, few.take(np.zeros(0, np.int64)))
-
-
-def _needing(batching: Batching) -> str:
-    """What it is that needs lengths."""
-    each = [limit for limit in batching.limits if limit.needs_lengths]
-    said: Any = (
-        each[0]
-        if each
-        else batching.chunk or batching.buckets or (batching.order if batching.order.needs_lengths else 0)
-    )
-    return repr(said or batching.filters[0])
 
 
 def _selection(given: Selection | None) -> Selection | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, count, islice
 from pathlib import Path
@@ -25,7 +26,7 @@ from etude.data.plan.batching import Batching
 from etude.data.report import Report
 from etude.data.source import source as adapted
 from etude.data.streams import Stream
-from etude.errors import DataError
+from etude.errors import DataError, warn
 from etude.values.progress import Extent
 from etude.values.schedule import Schedule
 
@@ -229,7 +230,7 @@ class Flow:
         """What has to be kept besides a cursor: generators that a loader brings along, what `Data` count."""
         made = self._assembly or self._onward
         if made is not None:
-            return made.state(cursor.epoch)
+            return made.state(cursor)
         return self.source.state(cursor.epoch) if isinstance(self.source, Stream) else []
 
     def load(self, cursor: Cursor, state: Sequence[Tensor]) -> None:
@@ -321,8 +322,13 @@ class Flow:
     def _of_stream(self, source: Stream, cursor: Cursor, stop: int | None) -> Iterator[Batch]:
         skipped = cursor.batch
         for epoch in _epochs(cursor, stop):
-            number = -1
+            number, before = -1, time.perf_counter()
             for number, (values, last) in enumerate(self._pass(source, epoch)):
+                if number == skipped > 0:
+                    warn(
+                        f"{source.title} can only be read forward: to get to batch {skipped} of epoch {epoch}, all "
+                        f"before it was read again, in {time.perf_counter() - before:.1f} s."
+                    )
                 if number >= skipped:
                     yield self._placed(source, values, Cursor(epoch, number), last, None)
             if number < skipped:

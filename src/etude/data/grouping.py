@@ -155,9 +155,9 @@ def _greedy(units: Iterator[Unit], price: Price, drop_last: bool, moment: Moment
     """A batch ends before the unit that would take it over a limit; by number alone, no unit is read to see that."""
     constant, filling = price.costs.constant, Filling(price.costs.kinds)
     held: list[Unit] = []
-    batches = frames = 0
+    batches = given = frames = 0
     most = price.costs.most(moment(0, 0, 0)).tolist()
-    for position, unit in enumerate(units):
+    for unit in units:
         values = price.of(unit)
         if constant and price.left(unit, values, most):
             continue
@@ -167,11 +167,12 @@ def _greedy(units: Iterator[Unit], price: Price, drop_last: bool, moment: Moment
         if not held:
             filling.clear()
             if not constant:
-                most = price.costs.most(moment(batches, position, frames)).tolist()
+                most = price.costs.most(moment(batches, given, frames)).tolist()
                 if price.left(unit, values, most):
                     continue
             filling.add(values, most)
         held.append(unit)
+        given += 1
         frames += lead(unit) if unit.lengths else 0
         if price.counted(len(held), most):
             yield Group(held)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from etude.data.chance import undisturbed
 from etude.data.ids import Ids, On, Part, ids_of, places_of
 from etude.data.plan.lengths import Lengths, Whole
 from etude.data.sets import known_lengths, place, samples, taken, title_of
+from etude.data.windows import Windows, cut_sample, reads_windows
 from etude.errors import DataError, nearest
 
 
@@ -28,6 +29,7 @@ class Joined:
         keyed: whether each data set gives one named value, rather than whole samples.
         shared: the part that samples of several data sets may have in common: their id.
         title: for messages.
+        _called: of each data set that reads windows of samples, how it calls what joined samples call otherwise.
     """
 
     sources: tuple[Part, ...]
@@ -38,6 +40,7 @@ class Joined:
     keyed: bool
     shared: str | None
     title: str
+    _called: tuple[Mapping[str, str], ...]
 
     def __repr__(self) -> str:
         return self.title
@@ -47,7 +50,24 @@ class Joined:
 
     def __getitem__(self, number: int) -> Any:
         at = place(number, len(self.tags))
-        read = [part.read(int(places[at])) for part, places in zip(self.sources, self.places, strict=True)]
+        return self._together([part.read(int(own[at])) for part, own in zip(self.sources, self.places, strict=True)])
+
+    @property
+    def part(self) -> Callable[[int, Windows], Any] | None:
+        """Reads windows of samples, see `etude.data.windows`; None where the data sets cannot."""
+        return self._part if any(self._called) else None
+
+    def _part(self, number: int, windows: Windows) -> Any:
+        at = place(number, len(self.tags))
+        left, read = dict(windows), []
+        for part, own, called in zip(self.sources, self.places, self._called, strict=True):
+            inside = {called[name]: left.pop(name) for name in windows if name in called}
+            there = int(own[at])
+            read.append(_value(part, part.data.part(there, inside)) if inside else part.read(there))
+        stated = {name: int(self.lengths[name][at]) for name in left if name in self.lengths}
+        return cut_sample(self._together(read), left, stated)
+
+    def _together(self, read: Sequence[Any]) -> Any:
         if self.keyed:
             return {part.name: value for part, value in zip(self.sources, read, strict=True)}
         return _merged(self.sources, read, self.shared)
@@ -102,7 +122,26 @@ def joined(*data: Any, on: On = None, missing: Literal["error", "drop"] = "error
         named_parts,
         shared,
         f"joined({', '.join(title_of(part.data) for part in parts)})",
+        _names_inside(parts, first, named_parts),
     )
+
+
+def _value(part: Part, sample: Any) -> Any:
+    """What a data set contributes of one of its samples."""
+    return sample if part.key is None else sample[part.key]
+
+
+def _names_inside(parts: Sequence[Part], first: Sequence[Any], keyed: bool) -> tuple[Mapping[str, str], ...]:
+    """How data sets that read windows of samples call the values of joined ones; nothing for the others."""
+    found: list[Mapping[str, str]] = []
+    before: set[str] = set()
+    for part, sample in zip(parts, first, strict=True):
+        named = {part.name: part.key} if keyed and isinstance(part.key, str) else {}
+        if not keyed and isinstance(sample, Mapping):
+            named = {name: name for name in sample if name not in before}
+        found.append(named if reads_windows(part.data) else {})
+        before.update(named)
+    return tuple(found)
 
 
 def _parts(given: Mapping[Any, Any], named_parts: bool) -> list[Part]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -20,6 +20,7 @@ from etude.data.forward import Counts, Forward, opened, readable
 from etude.data.order import SELECT, generator
 from etude.data.plan.lengths import Whole
 from etude.data.sets import forward_only, kind_of, known_lengths, known_tags, place, samples, title_of
+from etude.data.windows import Windows, cut_sample, reads_windows
 from etude.errors import DataError, nearest
 
 _DRAWN = 1024
@@ -44,6 +45,7 @@ class Concatenated:
         lengths: of the streams whose lengths all of them tell.
         tags: the ids, or None where one of them tells none.
         title: for messages.
+        _able: which of the data sets read windows of samples. _keyed: whether samples are dicts.
     """
 
     sources: tuple[Any, ...]
@@ -54,6 +56,8 @@ class Concatenated:
     tags: Sequence[Hashable] | None
     title: str
     _starts: list[int]
+    _able: tuple[bool, ...]
+    _keyed: bool
 
     def __repr__(self) -> str:
         return self.title
@@ -62,9 +66,27 @@ class Concatenated:
         return self._starts[-1]
 
     def __getitem__(self, number: int) -> Any:
+        part, at = self._place(number)
+        return self.sources[part][at]
+
+    @property
+    def part(self) -> Callable[[int, Windows], Any] | None:
+        """Reads windows of samples, see `etude.data.windows`; None where the data sets cannot."""
+        return self._part if all(self._able) or (self._keyed and any(self._able)) else None
+
+    def _part(self, number: int, windows: Windows) -> Any:
+        part, at = self._place(number)
+        if self._able[part]:
+            return self.sources[part].part(at, windows)
+        whole = at + self._starts[part]
+        stated = {name: int(self.lengths[name][whole]) for name in windows if name in self.lengths}
+        return cut_sample(self.sources[part][at], windows, stated)
+
+    def _place(self, number: int) -> tuple[int, int]:
+        """In which data set a sample is, and where there."""
         at = place(number, self._starts[-1])
         part = bisect_right(self._starts, at) - 1
-        return self.sources[part][at - self._starts[part]]
+        return part, at - self._starts[part]
 
 
 @named
@@ -96,8 +118,18 @@ def concatenated(*data: Any) -> Concatenated | Forward:
     sizes = tuple(map(len, sets.values()))
     starts = list(accumulate(sizes, initial=0))
     inside = tuple(sets.values())
-    title = _title("concatenated", inside)
-    return Concatenated(inside, tuple(sets), sizes, np.array(starts), _lengths(inside), _tags(inside), title, starts)
+    return Concatenated(
+        inside,
+        tuple(sets),
+        sizes,
+        np.array(starts),
+        _lengths(inside),
+        _tags(inside),
+        _title("concatenated", inside),
+        starts,
+        tuple(map(reads_windows, inside)),
+        isinstance(first[0], Mapping),
+    )
 
 
 @named

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -18,7 +19,7 @@ from etude.data.plan.batching import Batching
 from etude.data.plan.clock import Moments
 from etude.data.report import Report
 from etude.data.streaming import Pass, Streamed, Streaming
-from etude.errors import DataError
+from etude.errors import DataError, warn
 from etude.values.progress import Extent, Progress
 from etude.values.schedule import Schedule
 
@@ -118,9 +119,9 @@ class Onward:
         """What was in an epoch, or in it so far; None where it was not read."""
         return self._reports.get(epoch)
 
-    def state(self, epoch: int) -> list[Tensor]:
-        """What was counted up to the cursor, in this epoch and before it."""
-        return [self._now.pack()] if self._now.epoch == epoch else []
+    def state(self, cursor: Cursor) -> list[Tensor]:
+        """What was counted up to the cursor, in its epoch and before it."""
+        return [self._now.pack()] if self._now.epoch == cursor.epoch else []
 
     def load(self, state: Sequence[Tensor]) -> None:
         """Take over what `state` gave."""
@@ -138,7 +139,13 @@ class Onward:
         if not passed:
             self._now.batches = self._now.units = 0
             self._now.frames, self._now.cells = ([0] * len(self._streams) for _ in range(2))
+        before = time.perf_counter()
         upcoming = next(reading, _END)
+        if passed and upcoming is not _END:
+            warn(
+                f"{self._source.title} can only be read forward: to get to batch {passed} of epoch {epoch}, all before "
+                f"it was read again, in {time.perf_counter() - before:.1f} s."
+            )
         if upcoming is _END:
             raise DataError(
                 f"There is no batch at {Cursor(epoch, passed)}. Were data and options the same when it was kept?"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,9 @@ from torch import Tensor
 from etude.data.batch import each
 from etude.data.items import LOST, Reader
 from etude.data.joining import Joining
+from etude.data.plan.lengths import Lengths, Whole
 from etude.data.wanted import Wanted
+from etude.data.windows import Windows, reads_windows
 from etude.errors import DataError
 
 
@@ -22,7 +24,7 @@ class Read:
     """One batch as it was read.
 
     Attributes:
-        values: None where none of its samples could be read.
+        values: None where none of the samples of the whole batch could be read.
         samples: positions of those that it holds, int64. lost: of those that could not be read.
     """
 
@@ -35,6 +37,9 @@ class Read:
 class SampleReader:
     """Reads batches of samples by number.
 
+    Where windows of samples are wanted and the data set can read these alone (see `etude.data.windows`), nothing else
+    is read. What is read is compared with the lengths that were stated, as far as it tells them.
+
     Attributes:
         reader: reads samples. joining: makes batches of them; or collate does, if it is given.
     """
@@ -42,31 +47,144 @@ class SampleReader:
     reader: Reader
     joining: Joining
     collate: Callable[[list[Any]], Any] | None
+    _parts: Reader | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        able = self.collate is None and reads_windows(self.reader.data)
+        self._parts = replace(self.reader, data=_Parts(self.reader.data)) if able else None
 
     def __getitem__(self, wanted: Wanted) -> Read:
-        numbers = wanted.samples.tolist()
-        empty = not numbers and wanted.template >= 0
-        items = self.reader.items(wanted.epoch, [wanted.template] if empty else numbers)
+        asked, items = wanted, self._items(wanted)
         stay = [place for place, item in enumerate(items) if item is not LOST]
-        lost = tuple(number for number, item in zip(numbers, items, strict=False) if item is LOST)
+        gone = [place for place, item in enumerate(items) if item is LOST]
+        lost = tuple(wanted.samples[gone].tolist())
         if not stay:
-            return Read(None, torch.from_numpy(wanted.samples[:0]), lost)
-        if empty:
-            one = Wanted(wanted.epoch, np.array([wanted.template]), to=wanted.to)
-            return Read(each(self._joined(items, one), _none_of), torch.from_numpy(wanted.samples))
-        if lost:
-            wanted, items = wanted.only(np.array(stay)), [items[place] for place in stay]
-        return Read(self._joined(items, wanted), torch.from_numpy(wanted.samples), lost)
+            return Read(self._nothing(wanted), torch.from_numpy(wanted.samples[:0]), lost)
+        if gone:
+            asked, items = asked.only(np.array(stay)), [items[place] for place in stay]
+        return Read(self._joined(items, asked), torch.from_numpy(asked.samples), lost)
+
+    def _nothing(self, wanted: Wanted) -> Any:
+        """The batch of no sample, in the form of one that has some; None where none can be read."""
+        for number in [] if wanted.shared is None else wanted.shared.tolist():
+            asked = _example(wanted, number)
+            items = self._items(asked)
+            if items[0] is not LOST:
+                return emptied(self._joined(items, asked))
+        return None
+
+    def _items(self, wanted: Wanted) -> list[Any]:
+        numbers = wanted.samples.tolist()
+        if self._parts is None or not wanted.windows:
+            return self.reader.items(wanted.epoch, numbers)
+        bounds = {name: _pairs(*window) for name, window in wanted.windows.items()}
+        cuts = [
+            _Cut.of(number, {name: pairs[row] for name, pairs in bounds.items()}) for row, number in enumerate(numbers)
+        ]
+        return self._parts.items(wanted.epoch, cuts)
 
     def _joined(self, items: list[Any], wanted: Wanted) -> Any:
         if self.collate is None:
-            return self.joining.join(items, wanted)
+            alone = self._parts is not None and wanted.windows
+            return self._joined_parts(items, wanted) if alone else self.joining.join(items, wanted)
+        return collated(self.collate, items, wanted.samples)
+
+    def _joined_parts(self, items: list[Any], wanted: Wanted) -> Any:
+        """A batch of samples that were cut when they were read.
+
+        Raises:
+            DataError: what whole samples raise, if something is wrong with them, or one of other frames than wanted.
+        """
         try:
-            return self.collate(items)
-        except Exception as error:
-            told = f"{type(error).__name__}: {error}"
-            shown = ", ".join(map(str, wanted.samples[:5].tolist())) + ", ..." * (len(wanted.samples) > 5)
-            raise DataError(f"collate failed on samples {shown}: {told}") from error
+            values = _without(self.joining, wanted.windows).join(items, replace(wanted, windows={}))
+            wrong = _other_frames(values, wanted)
+        except DataError as error:
+            wrong = str(error)
+        if not wrong:
+            return values
+        whole = self.reader.items(wanted.epoch, wanted.samples.tolist())
+        if not any(item is LOST for item in whole):
+            self.joining.join(whole, wanted)  # says what is wrong with the samples, if it is they
+        raise DataError(
+            f"part() of the data set {self.reader.title} does not give what its items have: {wrong} Let it cut the "
+            "streams named in windows, each from its start to its stop, and leave the others whole."
+        )
+
+
+class _Cut(int):
+    """The number of a sample, which says in passing what is wanted of it: readers seed and name samples by numbers."""
+
+    windows: Windows
+
+    @staticmethod
+    def of(number: int, windows: Windows) -> _Cut:
+        made = _Cut(number)
+        made.windows = windows
+        return made
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Parts:
+    """The samples of a data set, cut when they are read."""
+
+    data: Any
+
+    def __getitem__(self, number: _Cut) -> Any:
+        return self.data.part(int(number), number.windows)
+
+
+def _pairs(starts: Whole, stops: Whole) -> list[tuple[int, int]]:
+    return list(zip(starts.tolist(), stops.tolist(), strict=True))
+
+
+def _without(joining: Joining, windows: Mapping[str, Any]) -> Joining:
+    """The same, but that streams which were cut when they were read do not have their stated lengths."""
+    if joining.stated is None:
+        return joining
+    left = {name: lengths for name, lengths in joining.stated.streams.items() if name not in windows}
+    return replace(joining, stated=Lengths(left) if left else None)
+
+
+def _other_frames(values: Mapping[str, Any], wanted: Wanted) -> str:
+    """What is said of the first sample whose window is not as long as was wanted; nothing if there is none."""
+    for name, (starts, stops) in wanted.windows.items():
+        found = values[f"{name}_lengths"].numpy()[: len(starts)]
+        if not np.array_equal(found, stops - starts):
+            at = int(np.flatnonzero(found != stops - starts)[0])
+            return (
+                f"{found[at]} frames of {name!r} came for those from {starts[at]} to {stops[at]} of sample "
+                f"{wanted.samples[at]}."
+            )
+    return ""
+
+
+def _example(wanted: Wanted, number: int) -> Wanted:
+    """One sample, whose parts say what a batch without samples looks like; what is cut is not read for it."""
+    none = np.zeros(1, np.int64)
+    return Wanted(wanted.epoch, np.array([number]), dict.fromkeys(wanted.windows, (none, none)), wanted.to)
+
+
+def collated(collate: Callable[[list[Any]], Any], items: list[Any], samples: Whole) -> Any:
+    """The batch that a user's function makes of samples.
+
+    Raises:
+        DataError: it fails; the message names the samples, the cause is chained.
+    """
+    try:
+        return collate(items)
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+        shown = ", ".join(map(str, samples[:5].tolist())) + ", ..." * (len(samples) > 5)
+        raise DataError(f"collate failed on samples {shown}: {told}") from error
+
+
+def emptied(values: Any) -> Any:
+    """The batch of no sample, in the form of one that has some."""
+    empty = each(values, _none_of)
+    if isinstance(values, Mapping):
+        starts = [name for name in values if name.endswith("_offsets") and name.removesuffix("_offsets") in values]
+        empty |= {name: values[name][:1] for name in starts}
+    return empty
 
 
 def _none_of(value: Any) -> Any:

@@ -61,7 +61,7 @@ class Report:
         return "\n".join([self._heading(), *self._streams(), *self._missing()])
 
     def _heading(self) -> str:
-        words = [f"epoch {self.epoch}: {counted(self.batches, 'batch')} of {counted(self.samples, 'sample')}"]
+        words = [f"epoch {self.epoch + 1}: {counted(self.batches, 'batch')} of {counted(self.samples, 'sample')}"]
         if isfinite(self.fill):
             words.append(f"{self.fill:.1%} full")
         if self.shapes:

@@ -67,6 +67,14 @@ class Stock:
             return parts
         return tuple(parts.values()) if len(parts) > 1 else next(iter(parts.values()))
 
+    @property
+    def said(self) -> str:
+        """What these are, in a few words."""
+        parts = f" of {', '.join(map(repr, self.names))}" if self.names else ""
+        if self.number is None:
+            return f"{self.title}{parts}, read forward"
+        return f"{self.number} samples{parts}"
+
     def called(self, sample: int) -> str:
         """How messages call a sample."""
         return f"sample {sample}" if self.tags is None else f"sample {sample} ({self.tags[sample]!r})"
@@ -102,9 +110,7 @@ def stock(given: Any, names: Sequence[str], lengths: LengthsLike, dtype: torch.d
 
 def _in_memory(given: Any, names: tuple[str, ...], lengths: LengthsLike, dtype: torch.dtype | None) -> Stock:
     keyed = isinstance(given, Mapping) or (isinstance(given, list) and bool(given) and isinstance(given[0], Mapping))
-    single = isinstance(given, Ragged | Tensor | np.ndarray) or (
-        isinstance(given, list) and bool(given) and not isinstance(given[0], Mapping | tuple)
-    )
+    title = type(given).__name__
     if isinstance(given, tuple):
         given = dict(zip(_named(names, len(given)), given, strict=True))
     elif isinstance(given, Ragged | Tensor | np.ndarray):
@@ -132,7 +138,6 @@ def _in_memory(given: Any, names: tuple[str, ...], lengths: LengthsLike, dtype: 
                     f"lengths= says {own[at]} for {name!r} of sample {at}, and it has {found[name].lengths[at]}. "
                     "Data in memory tell their lengths themselves: leave lengths out."
                 )
-    title = "Ragged" if single and found else type(given).__name__
     keyed = keyed or bool(found) or bool(names)
     return Stock(title, number, told, streams, tuple(made), made, keyed=keyed)
 

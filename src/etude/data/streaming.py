@@ -16,6 +16,7 @@ from etude.data.grouping import Group, Moment, bounded, groups, in_blocks, order
 from etude.data.plan.batching import Batching
 from etude.data.plan.lengths import Lengths
 from etude.data.plan.limits import SampleLimit
+from etude.data.plan.table import told
 from etude.data.sets import title_of
 from etude.data.sieving import ONE_BY_ONE, Cutter, Sieve, one_by_one
 from etude.data.wanted import Wanted
@@ -104,8 +105,8 @@ class Pass(Iterator[Streamed]):
         """How much was left out so far, by the reason."""
         source = self._setting.source
         inside = source.dropped if isinstance(source, Forward) else {}
-        told = {**{f"samples by {name}": count for name, count in inside.items()}, **self._left_out}
-        return {reason: count for reason, count in told.items() if count}
+        both = {**{f"samples by {name}": count for name, count in inside.items()}, **self._left_out}
+        return told(both, self._setting.batching.chunk is not None)
 
     def __next__(self) -> Streamed:
         """The next batch; the process's own chance is left as it was.

@@ -19,7 +19,8 @@ class Wanted:
             not named comes whole.
         to: lengths to pad streams to; a stream that is not named is padded to the longest of the batch.
         rows: rows to fill the batch up to; None: as many as there are samples.
-        template: where there is no sample, one whose parts say what an empty batch looks like; -1: there is none.
+        shared: samples of the whole batch, of which these are a share; where there is none to be read here, one of
+            them shows what an empty batch looks like. None: this is the whole batch.
     """
 
     epoch: int
@@ -27,7 +28,7 @@ class Wanted:
     windows: Mapping[str, tuple[Whole, Whole]] = field(default_factory=dict)
     to: Mapping[str, int] = field(default_factory=dict)
     rows: int | None = None
-    template: int = -1
+    shared: Whole | None = None
 
     def only(self, places: Whole) -> Wanted:
         """Some of its rows."""

@@ -127,7 +127,8 @@ def _draw_fill(axes: Axes, epochs: Sequence[Drawn]) -> None:
     low, high = np.quantile(values, (0.01, 0.99))
     low, high = min(float(low), 1.0), max(float(high), 1.0)
     room = max(0.08 * (high - low), 0.02)
-    axes.set_ylim(max(0.0, low - room), high + room)
+    names = 1 + (len(epochs) > 1)  # of epochs stand at the bottom
+    axes.set_ylim(max(0.0, low - names * room), high + room)
     axes.axhline(1.0, color=paper.INK, linewidth=0.8, zorder=3, gid="allowed")
     _draw(axes, [one.fill for one in epochs], means, paper.HUES[0], "fill")
     label_ends(axes, [Label(means[-1], f"{_share(means[-1])} full", paper.HUES[0])], fit=False)
@@ -195,7 +196,7 @@ def _mark_epochs(top: Axes, panels: Sequence[Axes], epochs: Sequence[Drawn]) -> 
     if len(epochs) == 1:
         return
     for one, start in list(zip(epochs, starts, strict=False))[:: math.ceil(len(epochs) / NAMED)]:
-        words = f"epoch {one.epoch}" if len(epochs) <= 8 else str(one.epoch)
+        words = f"epoch {one.epoch + 1}" if len(epochs) <= 8 else str(one.epoch + 1)
         top.annotate(words, (start, 0), (3, 4), xycoords=top.get_xaxis_transform(), textcoords="offset points",
                      fontsize=7, fontfamily=paper.FONT, color=paper.SOFT, zorder=7)  # fmt: skip
 

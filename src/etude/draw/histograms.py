@@ -40,20 +40,25 @@ class Stream:
 def histogram(axes: Axes, stream: Stream, hue: str) -> None:
     """The lengths of samples, red what is in no batch; a line for the lengths of chunks."""
     every = np.concatenate([stream.used, stream.left])
-    edges = _edges(every)
-    used, left = (np.histogram(each, edges)[0] for each in (stream.used, stream.left))
+    edges = _edges(every if stream.pieces is None else np.append(every, stream.pieces))
+    used, left = (_counts(each, edges) for each in (stream.used, stream.left))
     axes.stairs(used, edges, fill=True, color=hue, alpha=0.75, gid=f"used {stream.name}")
     if left.any():
         _tint(axes, edges, _shares(used, left))
         axes.stairs(used + left, edges, baseline=used, fill=True, color=paper.ALARM, alpha=0.6,
                     gid=f"left {stream.name}")  # fmt: skip
     if stream.pieces is not None:
-        axes.stairs(np.histogram(stream.pieces, edges)[0], edges, color=paper.INK, linewidth=0.9,
+        axes.stairs(_counts(stream.pieces, edges), edges, color=paper.INK, linewidth=0.9,
                     gid=f"pieces {stream.name}")  # fmt: skip
     if edges[1] - edges[0] < (edges[-1] - edges[-2]) / 2:
         _logarithmic(axes)
     axes.set_xlim(edges[0], edges[-1])
     paper.label(axes, f"length of {stream.name}: {_spread(every)}")
+
+
+def _counts(lengths: Whole, edges: Numbers) -> Whole:
+    """How many there are in each bin; on a logarithmic scale, which has no 0, those of length 0 are in the first."""
+    return np.histogram(np.maximum(lengths, edges[0]), edges)[0]
 
 
 def _shares(used: Whole, left: Whole) -> Numbers:

@@ -147,7 +147,7 @@ def _families(history: Mapping[str, Series], names: Sequence[str]) -> list[Famil
 
 def _family(history: Mapping[str, Series], name: str, kinds: set[str]) -> Family:
     found = {kind: history[kind + name] for kind in kinds if kind + name in history}
-    if name.startswith("data.") and "" in found:  # there is one value an epoch
+    if _of_data(name) and "" in found:
         found["epoch."] = found.pop("")
     family = Family(name, found.get(""), found.get("epoch."), found.get("val."))
     if not family.all():
@@ -155,6 +155,11 @@ def _family(history: Mapping[str, Series], name: str, kinds: set[str]) -> Family
         there = ", ".join(f'"{one}"' for one in known) or "nothing"
         raise SettingError(f'There is no series "{name}" to plot; there is {there}.{nearest(name, known)}')
     return family
+
+
+def _of_data(name: str) -> bool:
+    """Whether a series says what the batches of each epoch held: one value an epoch."""
+    return name.startswith("data.")
 
 
 def _lines(rates: Rates, steps: Sequence[float] | None) -> tuple[Numbers, list[tuple[str, Numbers]]]:
@@ -225,7 +230,7 @@ def _told(families: Sequence[Family]) -> str:
     if any(len(one) > FEW_STEPS for one in steps):
         words.append("line: smoothed")
     if any(family.epochs for family in families):
-        words.append("dots: epoch means")
+        words.append("dots: epochs" if all(_of_data(family.name) for family in families) else "dots: epoch means")
     if any(family.validation for family in families):
         words.append("dashed: validation")
     return ", ".join(words)

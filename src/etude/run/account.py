@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from etude.bind.show import progress_at
+from etude.data.assembled import Assembled
 from etude.draw import plots
 from etude.draw.score import score_steps
 from etude.run.check import Checked
@@ -28,7 +29,7 @@ def show(checked: Checked) -> str:
     extent, flow = checked.extent, checked.flow
     known = [_amount(unit, length) for unit, length in extent.known()]
     lines = [
-        f"Run: {', '.join(known) or 'length not known'}; batches of {flow.batch_size or 'their own size'}; "
+        f"Run: {', '.join(known) or 'length not known'}; {_batches(checked)}; "
         f"{checked.device}, {checked.plan.precision}, seed {checked.plan.seed}"
     ]
     lines += [f"Chosen: {name} = {value}" for name, value in checked.chosen.items()]
@@ -47,6 +48,18 @@ def show(checked: Checked) -> str:
     if checked.idle:
         lines += ["", f"Never moved: {', '.join(checked.idle)}"]
     return "\n".join(lines)
+
+
+def _batches(checked: Checked) -> str:
+    """How large batches are, and how many of them make a step."""
+    flow, several = checked.flow, checked.plan.accumulate
+    source = flow.source
+    of = f"of {flow.batch_size or 'their own size'}"
+    if flow.batch_size is None and isinstance(source, Assembled):
+        batching = source.batching
+        limits = ", ".join(map(repr, batching.limits)) or repr(batching.buckets)
+        of = f"of {limits} in order {batching.order!r}"
+    return f"batches {of}" if several == 1 else f"steps of {several!r} batches {of}"
 
 
 def _loss_text(work: Work) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,6 +48,8 @@ def try_single(net: nn.Module, works: tuple[Work, ...], batch: Any, extent: Exte
     """Where a batch of one sample will come: batch norm cannot normalise one number, and says so only in training."""
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules()):
         return
+    if isinstance(batch, Mapping) and any(name.endswith("_offsets") for name in batch):
+        return  # sequences that follow one another are normalised over all their frames
     single = each(batch, lambda value: value[:1] if isinstance(value, Tensor) and value.dim() else value)
     modes = [(module, module.training) for module in net.modules()]
     for work in works:

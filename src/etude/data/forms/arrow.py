@@ -15,6 +15,7 @@ from etude.data.forms.columns import PURPOSE, check, has_lengths
 from etude.data.forms.files import Handles, Names, files_of, place_of, renamed, starts_of
 from etude.data.forms.parts import Opened, Opening, Recent
 from etude.data.plan.lengths import Whole
+from etude.data.windows import Windows
 from etude.errors import DataError
 from etude.needs import need
 
@@ -56,11 +57,18 @@ class Arrow:
         return int(self.starts[-1])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        part, row = place_of(index, self.starts, self.title)
-        path, number = self.parts[part]
+        return self.part(index, {})
+
+    def part(self, number: int, windows: Windows) -> dict[str, Any]:
+        """An item of whose streams only windows are read, see `etude.data.windows`.
+
+        Of files that are mapped into memory nothing else is read; row groups of Parquet are decoded whole.
+        """
+        place, row = place_of(number, self.starts, self.title)
+        path, part = self.parts[place]
         with self.handles.reading(path) as opened:
-            columns = opened.columns(number)
-        return {called: columns[name].row(row) for name, called in self.chosen.items()}
+            columns = opened.columns(part)
+        return {called: columns[name].read(row, windows.get(called)) for name, called in self.chosen.items()}
 
     def close(self) -> None:
         """Close the files of this process. They are opened again when something is read."""

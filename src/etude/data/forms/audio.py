@@ -16,11 +16,15 @@ from etude.data.forms.files import files_of
 from etude.data.forms.labels import Labels, labels_of
 from etude.data.forms.wav import Floats, decode, look
 from etude.data.plan.lengths import Whole
+from etude.data.windows import Windows, cut
 from etude.errors import DataError
 from etude.needs import need
 
 WAVES: Final = {".wav", ".wave"}
 """Files that are read without another package."""
+
+_EXACT: Final = {"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"}
+"""Kinds of numbers, as soundfile calls them, that come out the same wherever reading begins; those of FLAC too."""
 
 
 @final
@@ -59,9 +63,18 @@ class Audio:
         return len(self.files)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        item: dict[str, Any] = {self.name: _samples(self.files[index])}
+        return self.part(index, {})
+
+    def part(self, number: int, windows: Windows) -> dict[str, Any]:
+        """An item of whose streams only windows are read, see `etude.data.windows`.
+
+        Wave files, and others that store every number by itself or without loss, are read at the window alone;
+        compressed ones from their beginning up to where the window stops.
+        """
+        item: dict[str, Any] = {self.name: _samples(self.files[number], windows.get(self.name))}
         if len(self.labels):
-            item["label"] = self.labels[index]
+            label = self.labels[number]
+            item["label"] = cut(label, windows["label"]) if "label" in windows else label
         return item
 
 
@@ -132,15 +145,28 @@ def _header(path: Path) -> tuple[int, int, int]:
     return info.samplerate, info.channels, info.frames
 
 
-def _samples(path: Path) -> Floats:
-    """The samples of a file: float32, shape (frames,) or (frames, channels)."""
+def _samples(path: Path, window: tuple[int, int] | None) -> Floats:
+    """The samples of a file, or a window of them: float32, shape (frames,) or (frames, channels)."""
     if path.suffix.lower() in WAVES:
         with path.open("rb") as file:
-            return decode(file, look(file, str(path)), str(path))
+            return decode(file, look(file, str(path)), str(path), window)
     sound = need("soundfile", f"Reading {path.suffix or path.name} files")
-    with _told(sound, path):
-        samples: Floats = sound.read(str(path), dtype="float32")[0]
-    return samples
+    with _told(sound, path), sound.SoundFile(str(path)) as file:
+        return _sound(file, window)
+
+
+def _sound(file: Any, window: tuple[int, int] | None) -> Floats:
+    """The samples of a file that soundfile has opened, or a window of them."""
+    if window is None:
+        whole: Floats = file.read(dtype="float32")
+        return whole
+    start, stop = window
+    # What a lossy decoder gives may depend on where it began.
+    begin = min(start, file.frames) if file.subtype in _EXACT else 0
+    if begin:
+        file.seek(begin)
+    samples: Floats = file.read(max(stop - begin, 0), dtype="float32")
+    return samples[start - begin :]
 
 
 @contextmanager

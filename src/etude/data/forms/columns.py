@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from etude.data.plan.lengths import Whole
+from etude.data.windows import cut
 from etude.errors import DataError
 from etude.needs import need
 
@@ -22,10 +23,18 @@ class Column:
     Attributes:
         row: gives the value of a row: a numpy scalar, a text, or an array that is a copy.
         lengths: of the rows, int64, where they are lists; otherwise None.
+        window: gives a row from one frame up to another, where that is less work than the whole row.
     """
 
     row: Callable[[int], Any]
     lengths: Whole | None = None
+    window: Callable[[int, int, int], Any] | None = None
+
+    def read(self, row: int, window: tuple[int, int] | None) -> Any:
+        """The value of a row, or a window of it."""
+        if window is None:
+            return self.row(row)
+        return cut(self.row(row), window) if self.window is None else self.window(row, *window)
 
 
 def has_lengths(kind: Any) -> bool:
@@ -94,9 +103,20 @@ def column(array: Any, name: str, place: str) -> Column:
     if has_lengths(inside.type):
         if has_lengths(_plain(inside.values).type):
             return Column(_deep(array, name, place), np.diff(offsets))
-        return Column(_tables(offsets, inside, name, place), np.diff(offsets))
+        tables = _tables(offsets, inside, name, place)
+        return Column(tables, np.diff(offsets), tables)
     flat = _fixed(inside, name, place)
-    return Column(lambda row: flat[offsets[row] : offsets[row + 1]].copy(), np.diff(offsets))
+
+    def frames(row: int, start: int = 0, stop: int | None = None) -> Any:
+        return flat[slice(*_bounds(offsets, row, start, stop))].copy()
+
+    return Column(frames, np.diff(offsets), frames)
+
+
+def _bounds(offsets: Whole, row: int, start: int, stop: int | None) -> tuple[int, int]:
+    """Where a window of a row lies among all frames."""
+    first, last = offsets[row : row + 2].tolist()
+    return min(first + start, last), last if stop is None else min(first + stop, last)
 
 
 def _check_whole(array: Any, name: str, place: str) -> None:
@@ -121,13 +141,14 @@ def _fixed(array: Any, name: str, place: str) -> Any:
     return array.to_numpy(zero_copy_only=types.is_integer(array.type) or types.is_floating(array.type))
 
 
-def _tables(offsets: Whole, inside: Any, name: str, place: str) -> Callable[[int], Any]:
-    """Reads rows that are lists of lists: arrays of two dimensions."""
+def _tables(offsets: Whole, inside: Any, name: str, place: str) -> Callable[..., Any]:
+    """Reads rows that are lists of lists: arrays of two dimensions, or windows of them."""
     inner = inside.offsets.to_numpy().astype(np.int64)
     flat = _fixed(inside.values, name, place)
 
-    def row(number: int) -> Any:
-        bounds = inner[offsets[number] : offsets[number + 1] + 1]
+    def row(number: int, start: int = 0, stop: int | None = None) -> Any:
+        first, last = _bounds(offsets, number, start, stop)
+        bounds = inner[first : last + 1]
         widths = np.diff(bounds)
         if len(widths) and (widths != widths[0]).any():
             odd = int(np.argmax(widths != widths[0]))
@@ -136,7 +157,8 @@ def _tables(offsets: Whole, inside: Any, name: str, place: str) -> Callable[[int
                 f"numbers first, {widths[odd]} at {odd}. Give every frame of a sample the same number."
             )
         if not len(widths):
-            return flat[:0].reshape(0, 0, *flat.shape[1:]).copy()
+            width = 0 if stop is None else int(np.diff(inner[offsets[number] : offsets[number + 1] + 1][:2]).sum())
+            return flat[:0].reshape(0, width, *flat.shape[1:]).copy()
         return flat[bounds[0] : bounds[-1]].reshape(len(widths), -1, *flat.shape[1:]).copy()
 
     return row

@@ -14,6 +14,7 @@ from etude.arguments import named
 from etude.data.forms.files import Handles, Names, files_of, place_of, renamed, starts_of
 from etude.data.forms.hdf_layout import PURPOSE, Layout, of_returnn, of_rows
 from etude.data.plan.lengths import Whole
+from etude.data.windows import Windows, cut
 from etude.errors import DataError
 from etude.needs import need
 
@@ -48,13 +49,15 @@ class Hdf:
         return int(self.starts[-1])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        number, row = place_of(index, self.starts, self.title)
-        layout, item = self.layouts[number], {}
-        with self.handles.reading(self.files[number]) as arrays:
+        return self.part(index, {})
+
+    def part(self, number: int, windows: Windows) -> dict[str, Any]:
+        """An item of whose streams only windows are read, see `etude.data.windows`."""
+        file, row = place_of(number, self.starts, self.title)
+        layout, item = self.layouts[file], {}
+        with self.handles.reading(self.files[file]) as arrays:
             for name, called in self.chosen.items():
-                starts = layout.starts.get(name)
-                where: Any = row if starts is None else slice(starts[row], starts[row + 1])
-                item[called] = arrays[layout.places[name]][where]
+                item[called] = _row(arrays[layout.places[name]], layout.starts.get(name), row, windows.get(called))
         return item
 
     def close(self) -> None:
@@ -103,6 +106,18 @@ def hdf(
     title = f"hdf {files[0].name}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")
     handles = Handles(_open, _close)
     return Hdf(tuple(chosen.values()), ids, lengths, sizes, title, files, layouts, chosen, starts, handles)
+
+
+def _row(array: Any, starts: Whole | None, row: int, window: tuple[int, int] | None) -> Any:
+    """A sample in an array that has all end to end, or (without `starts`) one in each row; or a window of it."""
+    if starts is not None:
+        first, last = starts[row : row + 2].tolist()
+        if window is not None:
+            first, last = (min(first + place, last) for place in window)
+        return array[first:last]
+    if window is None:
+        return array[row]
+    return array[row, slice(*window)] if len(array.shape) > 1 else cut(array[row], window)
 
 
 class _Open(dict[str, Any]):

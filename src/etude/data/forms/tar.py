@@ -94,6 +94,10 @@ class TarStream(IterableDataset[dict[str, Any]]):
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        # Not in a generator: one that fails is over, and the samples after a bad one are to be had.
+        return map(_Packed.unpacked, self._packed())
+
+    def _packed(self) -> Iterator[_Packed]:
         names, decode, seed = self._how
         order = np.arange(len(self.files))
         if seed is not None:
@@ -105,8 +109,33 @@ class TarStream(IterableDataset[dict[str, Any]]):
             path = self.files[number]
             for key, members in samples(path, "r:*", content):
                 chosen = chosen or renamed(names, members, f"{key} in {path}")
-                check_members(key, members, chosen, names is None, path)
-                yield {called: decoded(key, name, members[name], decode, path) for name, called in chosen.items()}
+                yield _Packed(path, key, members, chosen, names is None, decode)
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class _Packed:
+    """A sample of a stream with its members as they are in the file.
+
+    Attributes:
+        chosen: the members that are read, with their names in the sample. whole: whether these have to be all.
+        decode: see `tar`.
+    """
+
+    path: Path
+    key: str
+    members: Mapping[str, bytes]
+    chosen: Mapping[str, str]
+    whole: bool
+    decode: Mapping[str, Decoder]
+
+    def unpacked(self) -> dict[str, Any]:
+        """The sample."""
+        key, path = self.key, self.path
+        check_members(key, self.members, self.chosen, self.whole, path)
+        return {
+            called: decoded(key, name, self.members[name], self.decode, path) for name, called in self.chosen.items()
+        }
 
 
 @named

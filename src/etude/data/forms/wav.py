@@ -104,19 +104,27 @@ def _described(form: bytes, start: int, length: int, total: int, title: str) -> 
     return Wav(rate, channels, bits, kind == _FLOAT, start, length // (channels * bits // 8))
 
 
-def decode(file: BinaryIO, wav: Wav, title: str) -> Floats:
+def decode(file: BinaryIO, wav: Wav, title: str, window: tuple[int, int] | None = None) -> Floats:
     """The samples, from -1 to 1: float32, shape (frames,) of one channel, otherwise (frames, channels).
 
     Whole numbers of n bits are divided by 2**(n - 1); those of 8 bits have their zero at 128.
 
+    Args:
+        window: the frames to read, as a slice has them. Nothing else is read. Default: all.
+
     Raises:
         DataError: the file ends before the data do.
     """
-    file.seek(wav.start)
-    wanted = wav.frames * wav.channels * wav.bits // 8
+    width = wav.channels * wav.bits // 8
+    start, stop = (0, wav.frames) if window is None else (min(place, wav.frames) for place in window)
+    file.seek(wav.start + start * width)
+    wanted = max(stop - start, 0) * width
     data = file.read(wanted)
     if len(data) < wanted:
-        raise DataError(f"{title} is cut off: its header promises {wanted} bytes of data, {len(data)} are there.")
+        there = start * width + len(data)
+        raise DataError(
+            f"{title} is cut off: its header promises {wav.frames * width} bytes of data, {there} are there."
+        )
     flat = _numbers(data, wav)
     return flat if wav.channels == 1 else flat.reshape(-1, wav.channels)
 

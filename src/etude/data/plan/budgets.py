@@ -37,6 +37,7 @@ from etude.data.plan.limits import (
 from etude.errors import SettingError
 from etude.values.algebra import Schedule, ScheduleLike, schedule
 from etude.values.progress import Progress
+from etude.values.spans import Span
 
 __all__ = [
     "Costs",
@@ -211,6 +212,11 @@ def costs(limits: Sequence[Limit], lengths: Lengths | None, n: int | None = None
 def _limit(literal: Any) -> Limit:
     if isinstance(literal, Limit):
         return literal
+    if isinstance(literal, Span):
+        raise SettingError(
+            f"budget={literal!r} is a span of progress. Write etude.data.samples({literal.amount:g}) or batch_size=, "
+            "or a number of frames."
+        )
     if isinstance(literal, Mapping):
         return _stream_limit("padded", None, literal)
     if isinstance(literal, Real | Schedule) or callable(literal):

@@ -28,10 +28,12 @@ class Passed:
     Attributes:
         units: given out before each batch and after the last one, int64, shape (batches + 1,).
         frames: true frames in the leading stream, likewise.
+        total: units that there were, those included that were left out for being beyond the budget.
     """
 
     units: Whole
     frames: Whole
+    total: int
 
 
 def opaque(schedules: Iterable[Schedule]) -> bool:
@@ -87,7 +89,7 @@ class Clock:
     def _after(self, epoch: int) -> Progress:
         passed = self._passed(epoch)
         total = int(passed.units[-1])
-        moments = self.moments(epoch, total)
+        moments = self.moments(epoch, passed.total)
         for batch, (units, frames) in enumerate(zip(passed.units[:-1].tolist(), passed.frames.tolist(), strict=False)):
             moments.at(batch, units, frames)
         start = moments.start

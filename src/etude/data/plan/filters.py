@@ -106,7 +106,8 @@ class Chosen(Filter):
         return "Write a function that keeps some"
 
     def __repr__(self) -> str:
-        return str(getattr(self.function, "__qualname__", type(self.function).__qualname__))
+        name = str(getattr(self.function, "__qualname__", type(self.function).__qualname__))
+        return "a function of the lengths" if name.endswith("<lambda>") else name
 
 
 @final

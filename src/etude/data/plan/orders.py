@@ -208,6 +208,8 @@ def order(literal: OrderLike) -> Order:
         return literal
     if isinstance(literal, str):
         return _spelled(literal)
+    if literal in _MAKERS:
+        raise DataError(f"order={literal.__name__}: that is the function itself. Write order={literal.__name__}(...).")
     if callable(literal) and not isinstance(literal, type):
         return ByEpoch(literal)
     raise DataError(
@@ -271,3 +273,18 @@ def _bins(bins: int | None, size: int | None, name: str) -> tuple[int | None, in
             "Leave one of them out."
         )
     return _maybe(bins, name + "(bins={})"), _maybe(size, name + "(size={})")
+
+
+_MAKERS = (
+    in_order,
+    reversed_order,
+    by_length,
+    random,
+    with_replacement,
+    laplace,
+    sort_bin_shuffle,
+    pools,
+    side_by_side,
+    strata,
+)
+"""Functions that make an order, and are none."""

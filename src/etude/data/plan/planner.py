@@ -29,7 +29,7 @@ from etude.data.plan.orders import part, repeated, shuffle_blocks
 from etude.data.plan.packing import first_fit, strung
 from etude.data.plan.prepared import Prepared, one_packed
 from etude.data.plan.strata import InStrata, Sorted, Strata, in_time
-from etude.data.plan.table import Samples, Table, table
+from etude.data.plan.table import Samples, Table, table, told
 from etude.data.wanted import Wanted
 from etude.errors import DataError
 from etude.values.progress import Extent, Progress
@@ -39,6 +39,9 @@ _KEPT = 2
 """Epochs that are remembered: the one that is read, and the one that is read ahead."""
 
 LeftOut = dict[str, int]
+
+BEYOND = "units beyond the budget"
+"""The reason under which they are counted."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,6 +77,10 @@ class Planned:
         """True frames of some units in the leading stream; 0 where lengths are not known."""
         return 0 if self.table.lengths is None else int(self.table.lengths.lead[units].sum())
 
+    def lead(self, units: Whole) -> Whole | None:
+        """Lengths of some units in the leading stream; None where they are not known."""
+        return None if self.table.lengths is None else self.table.lengths.lead[units]
+
     @property
     def smallest(self) -> int:
         """Units in the smallest batch."""
@@ -84,10 +91,16 @@ class Planned:
         units = self.epoch.all()[0]
         return 0 if self.table.lengths is None else int(self.table.lengths.lead[units].sum())
 
+    @property
+    def beyond(self) -> int:
+        """Units that are in no batch because they are beyond the budget."""
+        ending = BEYOND.removeprefix("units")
+        return sum(count for reason, count in self.left_out.items() if reason.endswith(ending))
+
     def passed(self) -> Passed:
         """What is given out before each batch."""
         units, offsets = self.epoch.all()
-        return Passed(offsets, self.table.frames(units)[offsets])
+        return Passed(offsets, self.table.frames(units)[offsets], len(units) + self.beyond)
 
 
 class Planner:
@@ -142,11 +155,15 @@ class Planner:
         limits = self._prepared(number).costs
         if limits.constant:
             return limits.most(self._start(number))[:, None]
-        passed = planned.passed()
-        moments = self._clock.moments(number, int(passed.units[-1]))
+        # Batches that change places keep the size that they had where they were made.
+        made = planned.epoch if isinstance(planned.epoch, Cut) else None
+        turn = None if made is None else made.turn
+        passed = (planned if made is None else replace(planned, epoch=replace(made, turn=None))).passed()
+        moments = self._clock.moments(number, passed.total)
         each = zip(passed.units[:-1].tolist(), passed.frames.tolist(), strict=False)
         nows = (moments.at(batch, units, frames) for batch, (units, frames) in enumerate(each))
-        return np.stack([self._clock.ask(limits.most, now) for now in nows], axis=1)
+        allowed: Floats = np.stack([self._clock.ask(limits.most, now) for now in nows], axis=1)
+        return allowed if turn is None else allowed[:, turn]
 
     @property
     def effort(self) -> int:
@@ -161,12 +178,12 @@ class Planner:
             made = ready.table
         else:
             made, epoch, left_out = self._in_order(ready, number)
-        left_out = {reason: count for reason, count in {**ready.table.left_out, **left_out}.items() if count}
+        left_out = told({**ready.table.left_out, **left_out}, bool(made.windows))
         if not epoch.batches:
-            told = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+            reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
             raise DataError(
                 f"Epoch {number} has no batch: of {self.samples.number} samples nothing is left"
-                f"{f' (left out: {told})' if told else ''}. Loosen what leaves them out."
+                f"{f' (left out: {reasons})' if reasons else ''}. Loosen what leaves them out."
             )
         return Planned(number, made, epoch, left_out)
 
@@ -234,7 +251,7 @@ class Planner:
             batches = first_fit(values[row], float(most[row]), batching.pool, most_units, batching.too_long, called)
         else:
             batches = cut(values, ready.costs.kinds, most, batching.too_long, called)
-        return made, Cut(order[batches.units], batches.offsets), {"units beyond the budget": len(batches.dropped)}
+        return made, Cut(order[batches.units], batches.offsets), {BEYOND: len(batches.dropped)}
 
     def _cut_in_time(
         self, ready: Prepared, order: Whole, number: int, called: Callable[[int], str]
@@ -243,9 +260,9 @@ class Planner:
         limits, frames = ready.costs, ready.table.frames(order)
         moments, values = self._clock.moments(number, len(order)), limits.values[:, order]
         batches: list[Whole] = []
-        start = dropped = last = 0
+        start = dropped = last = given = 0
         while start < len(order):
-            now = moments.at(len(batches), start, int(frames[start]))
+            now = moments.at(len(batches), start - dropped, given)
             most = self._clock.ask(limits.most, now)
             first, name = values[:, start : start + 1], partial(_called_at, called, start)
             if not len(within(first, limits.kinds, most, self.batching.too_long, name)[0]):
@@ -253,8 +270,9 @@ class Planner:
                 continue
             stop = next_end(values, limits.kinds, most, start, last)
             batches.append(order[start:stop])
+            given += int(frames[stop] - frames[start])
             start, last = stop, stop - start
-        return of_lists(batches), {"units beyond the budget": dropped}
+        return of_lists(batches), {BEYOND: dropped}
 
     # ------------------------------------------------------------------------------------------------------ strata
 
@@ -262,14 +280,7 @@ class Planner:
         batching, limits, seed = self.batching, ready.costs, self._seed
         data, left_out = self._sorted(ready, number)
         if not limits.constant:
-            moments, total = self._clock.moments(number, len(data)), len(data)
-
-            def most(batch: int, units: int) -> Floats:
-                tokens = mean * units
-                return self._clock.ask(limits.most, moments.at(batch, units, int(tokens)))
-
-            mean = float(data.lengths.mean()) if total else 0.0
-            return _repeated(in_time(data, most, seed, number), batching.repeat), left_out
+            return self._in_strata_and_time(ready, data, number, left_out)
         allowed = limits.most(self._start(number))
         fits: npt.NDArray[np.bool_] = np.asarray((data.costs <= allowed[:, None]).all(0))
         alone = np.zeros(0, np.int64)
@@ -279,10 +290,30 @@ class Planner:
             kept, dropped = within(
                 data.costs[:, places], limits.kinds, allowed, batching.too_long, lambda at: called(int(places[at]))
             )
-            left_out["units beyond the budget"] = len(dropped)
+            left_out[BEYOND] = len(dropped)
             alone, data = data.units[places[kept]], data.only(fits)
         about = ready.about(allowed) * len(data) / max(1, ready.table.number)
         return _repeated(Strata(data, allowed, about, seed, number, alone), batching.repeat), left_out
+
+    def _in_strata_and_time(
+        self, ready: Prepared, data: Sorted, number: int, left_out: LeftOut
+    ) -> tuple[Epoch, LeftOut]:
+        """The same for a budget that changes: that of a batch is what is allowed when it begins."""
+        limits, times = ready.costs, self.batching.repeat
+        moments, dropped = self._clock.moments(number, len(data) * times), list[int]()
+        called = ready.called(np.arange(ready.table.number), self.samples.called)
+
+        def most(batch: int, units: int, frames: int) -> Floats:
+            return self._clock.ask(limits.most, moments.at(batch, units, frames))
+
+        def leaves(unit: int, allowed: Floats) -> bool:
+            cost = limits.values[:, unit : unit + 1]
+            kept, _ = within(cost, limits.kinds, allowed, self.batching.too_long, lambda _: called(unit))
+            dropped.extend([unit] * (not len(kept)))
+            return not len(kept)
+
+        epoch = in_time(data, most, leaves, self._seed, number, times)
+        return epoch, {**left_out, BEYOND: len(dropped)}
 
     def _sorted(self, ready: Prepared, number: int) -> tuple[Sorted, LeftOut]:
         """The units of an epoch by length."""

@@ -64,6 +64,12 @@ class Table:
         return np.concatenate(([0], np.cumsum(self.lengths.lead[units])))
 
 
+def told(left_out: Mapping[str, int], cut: bool) -> dict[str, int]:
+    """What was left out of an epoch, by reasons that call units what they are there: samples, or chunks."""
+    word = "chunks" if cut else "samples"
+    return {reason.replace("units", word): count for reason, count in left_out.items() if count}
+
+
 def table(batching: Batching, rule: Chunk | None, samples: Samples, epoch: int, seed: int) -> Table:
     """The units of an epoch, or of the pass over the data that it is a part of.
 
