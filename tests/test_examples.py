@@ -149,7 +149,7 @@ def test_spoken_digits_with_hummed_ones(here: Path, capsys: pytest.CaptureFixtur
     hummed(here / "recordings")
     check_spoken_digits(importlib.import_module("spoken_digits").main(True, str(here)), 1200, here)
     said = capsys.readouterr().out
-    assert "epoch 0: " in said
+    assert "epoch 1: " in said
     assert "600 samples by shortest(" in said
 
 

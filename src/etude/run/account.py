@@ -33,6 +33,8 @@ def show(checked: Checked) -> str:
         f"{checked.device}, {checked.plan.precision}, seed {checked.plan.seed}"
     ]
     lines += [f"Chosen: {name} = {value}" for name, value in checked.chosen.items()]
+    if isinstance(flow.source, Assembled) and flow.source.random_access:
+        lines += [f"Data, {flow.report(0)}"]
     for work in checked.works:
         lines.append("")
         if len(checked.works) > 1:
