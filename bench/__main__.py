@@ -11,8 +11,10 @@ from pathlib import Path
 
 import torch
 
+import batching
 import checkpoints
 import imports
+import loading
 import loops
 import optimizers
 import schedules
@@ -41,7 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="how often each contender runs, at least 2 (default 9)")
     parser.add_argument("--only", choices=_files(False), help="one file of comparisons instead of all")
-    parser.add_argument("--all", action="store_true", help="every update rule at every size, not only a few")
+    parser.add_argument(
+        "--all", action="store_true", help="every update rule at every size, other libraries on a million"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/bench.json"), help="where the JSON goes")
     parser.add_argument("--page", type=Path, help="write the results as a page of Markdown too")
     parser.add_argument("--read", type=Path, metavar="JSON", help="measure nothing: take the results of an earlier run")
@@ -56,6 +60,8 @@ def _files(wide: bool) -> dict[str, Results]:
         "schedules": schedules.results,
         "loops": loops.results,
         "checkpoints": checkpoints.results,
+        "batching": partial(batching.results, wide=wide),
+        "loading": loading.results,
     }
 
 

@@ -167,7 +167,7 @@ def _in_memory(made: Made, rounds: int) -> list[Timing]:
         COPY: _copied(made),
         OURS: _ours(data, len(made.batches)),
     }
-    return compare(contenders, rounds, [Target(OURS, _ASKED)])
+    return compare(contenders, rounds, [Target(OURS, _ASKED)], {COPY: LOADER})
 
 
 def _mapped(made: Made, folder: Path, rounds: int) -> list[Timing]:
@@ -233,17 +233,11 @@ def _timed(batches: Callable[[], Iterable[Any]], number: int) -> Contender:
 
 
 def _copied(made: Made) -> Contender:
-    """Every sequence of a batch copied to a place that is there already: nobody is quicker on one thread."""
+    """Every sequence of a batch copied to new memory, one after the other: on one thread nobody is much quicker."""
     source, bounds = made.flat.numpy(), made.starts.tolist()
-    target = np.empty((int(made.lengths.max()) + made.case.budget, *source.shape[1:]), source.dtype)
 
-    def copies() -> Iterator[None]:
+    def copies() -> Iterator[object]:
         for batch in made.batches:
-            at = 0
-            for number in batch:
-                start, stop = bounds[number], bounds[number + 1]
-                target[at : at + stop - start] = source[start:stop]
-                at += stop - start
-            yield None
+            yield np.concatenate([source[bounds[number] : bounds[number + 1]] for number in batch])
 
     return _timed(copies, len(made.batches))

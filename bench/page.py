@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import batch_page
 import checkpoints
+from cells import many, marked, table
 from optimizers import ASKED, CLASSES, LONG, OURS, POINTS, QUICK, RULES, SPARSE, through, title
 
 Record: TypeAlias = Mapping[str, Any]
@@ -79,6 +81,8 @@ def page(record: Record) -> str:
         ("## AdamW on a GPU", _CUDA, _cuda(found)),
         ("## In a whole step", _WHOLE, _whole_steps(found)),
         ("## Checkpoints", _CHECKPOINTS, _checkpoints(found)),
+        ("## Batches of sequences", batch_page.BATCHES, batch_page.batches(found)),
+        ("## Loading", batch_page.LOADING, batch_page.loading_of(found)),
         ("## The loop, schedules, import", _REST, _rest(found)),
     )
     for head, text, tables in sections:
@@ -100,7 +104,7 @@ def _machine(record: Record) -> str:
 def _said(found: Mapping[str, Timings]) -> Iterator[str]:
     """What the numbers say: a list of what was asked and what was found."""
     lines = [*_said_of_own(found), *_said_of_classes(found), *_said_of_others(found), *_said_of_whole(found)]
-    lines += [*_said_of_cuda(found), *_said_of_checkpoints(found)]
+    lines += [*_said_of_cuda(found), *_said_of_checkpoints(found), *batch_page.said(found)]
     yield "\n".join(f"- {line}" for line in lines)
 
 
@@ -129,7 +133,7 @@ def _said_of_classes(found: Mapping[str, Timings]) -> Iterator[str]:
             names = [title("Classes of torch", *point) for point in POINTS if point[0] == count]
             ratios = [bound["ratio"] for name, bound in _bounds(found, names) if _class_of(name) in forms]
             if ratios:
-                said.append(f"{_many(count)} arrays {_range(ratios)}, {_verdict(ratios, 1.1)}")
+                said.append(f"{many(count)} arrays {_range(ratios)}, {_verdict(ratios, 1.1)}")
         if said:
             yield f"{text}, beside the same by hand; asked is at most 1.1: {'; '.join(said)}."
     bounds = list(_bounds(found, ["Whole step: classes of torch"]))
@@ -224,21 +228,21 @@ def _own_rules(found: Mapping[str, Timings]) -> Iterator[str]:
         rows = [_own_row(point, found[title(rule, *point)], head) for point in POINTS if title(rule, *point) in found]
         if rows:
             yield f"### {rule}"
-            yield _table(head, rows)
+            yield table(head, rows)
 
 
 def _own_row(point: tuple[int, int], timings: Timings, head: Sequence[str]) -> list[str]:
     forms = ("torch, for-loop", "torch, foreach", "torch, fused", LONG, "étude", "étude, no kernel")
     ours, one = timings["étude"], timings.get("étude, one rate")
     most = {bound["of"]: bound for bound in ours["bounds"]}
-    beside = _marked(ours["ratio"], most.get("torch, fused"))
+    beside = marked(ours["ratio"], most.get("torch, fused"))
     if "étude, one rate" in most:
-        last = _marked(most["étude, one rate"]["ratio"], most["étude, one rate"])
+        last = marked(most["étude, one rate"]["ratio"], most["étude, one rate"])
     else:
         last = f"{ours['median'] / one['median']:.2f}" if one else ""
     return [
-        *map(_many, point),
-        *(_many(timings[form]["median"]) if form in timings else "" for form in forms),
+        *map(many, point),
+        *(many(timings[form]["median"]) if form in timings else "" for form in forms),
         beside,
         last,
     ]
@@ -276,17 +280,17 @@ def _grid(found: Mapping[str, Timings], what: str, rows: Sequence[str], name_of:
                     *(_cell(timing) if timing else "" for timing in timings),
                 ]
             )
-    yield _table(("arrays, rates", *(f"{_many(count)}, {_many(rates)}" for count, rates in points)), cells)
+    yield table(("arrays, rates", *(f"{many(count)}, {many(rates)}" for count, rates in points)), cells)
 
 
 def _cell(timing: Mapping[str, Any]) -> str:
     bounds = timing["bounds"]
-    return _many(timing["median"]) + (f" · {_marked(timing['ratio'], bounds[0])}" if bounds else "")
+    return many(timing["median"]) + (f" · {marked(timing['ratio'], bounds[0])}" if bounds else "")
 
 
 def _beside(timing: Mapping[str, Any]) -> str:
     """A time, and its ratio to what it stands beside."""
-    return f"{_many(timing['median'])} · {timing['ratio']:.2f}"
+    return f"{many(timing['median'])} · {timing['ratio']:.2f}"
 
 
 def _whole_steps(found: Mapping[str, Timings]) -> Iterator[str]:
@@ -294,19 +298,19 @@ def _whole_steps(found: Mapping[str, Timings]) -> Iterator[str]:
     if whole:
         names = list(dict.fromkeys(name for title in whole for name in found[title]))
         rows = [[name, *(_beside(found[title][name]) for title in whole)] for name in names]
-        yield _table(("µs a step", *(title.removeprefix("Whole step: ") for title in whole)), rows)
+        yield table(("µs a step", *(title.removeprefix("Whole step: ") for title in whole)), rows)
     if "Whole step: other rules" in found:
         timings = found["Whole step: other rules"]
         rows = [["no update", _beside(timings["no update"]), ""]]
         for name in RULES:
             both = (timings[through(name)], timings[f"{through(name)}, 148 rates"])
             rows.append([name, *map(_beside, both)])
-        yield _table(("µs a step", "1 rate", "148 rates"), rows)
+        yield table(("µs a step", "1 rate", "148 rates"), rows)
     if "Whole step: classes of torch" in found:
         timings = found["Whole step: classes of torch"]
         names = [name for name in timings if through(name) in timings]
-        rows = [[name, _many(timings[name]["median"]), _cell(timings[through(name)])] for name in names]
-        yield _table(("µs a step", "by hand", "étude · ratio"), rows)
+        rows = [[name, many(timings[name]["median"]), _cell(timings[through(name)])] for name in names]
+        yield table(("µs a step", "by hand", "étude · ratio"), rows)
 
 
 def _checkpoints(found: Mapping[str, Timings]) -> Iterator[str]:
@@ -316,14 +320,14 @@ def _checkpoints(found: Mapping[str, Timings]) -> Iterator[str]:
             yield f"### A state of {size}"
             names = dict.fromkeys(name for column in columns for name in column)
             rows = [[name, *(_in_ms(column.get(name)) for column in columns)] for name in names]
-            yield _table(("", *_SAVING), rows)
+            yield table(("", *_SAVING), rows)
     for what, sizes in ((checkpoints.COMMIT, checkpoints.SMALL), (checkpoints.LOAD, checkpoints.SIZES)):
         columns = [found.get(checkpoints.title(what, size), {}) for size in sizes]
         if any(columns):
             yield f"### {what[0].upper()}{what[1:]}"
             names = dict.fromkeys(name for column in columns for name in column)
             rows = [[name, *(_in_ms(column.get(name)) for column in columns)] for name in names]
-            yield _table(("", *sizes), rows)
+            yield table(("", *sizes), rows)
 
 
 _SAVING = (checkpoints.STILL, checkpoints.DURABLE, checkpoints.MEMORY)
@@ -334,10 +338,10 @@ def _in_ms(timing: Mapping[str, Any] | None) -> str:
     if timing is None:
         return ""
     if timing["unit"] == "MiB":
-        return f"{_many(timing['median'])} · {timing['ratio']:.2f}"
+        return f"{many(timing['median'])} · {timing['ratio']:.2f}"
     bounds = {bound["of"]: bound for bound in timing["bounds"]}
-    also = [f" ({_marked(bound['ratio'], bound)} of {of})" for of, bound in bounds.items() if of != timing["of"]]
-    return f"{timing['median'] / 1000:,.1f} · {_marked(timing['ratio'], bounds.get(timing['of']))}{''.join(also)}"
+    also = [f" ({marked(bound['ratio'], bound)} of {of})" for of, bound in bounds.items() if of != timing["of"]]
+    return f"{timing['median'] / 1000:,.1f} · {marked(timing['ratio'], bounds.get(timing['of']))}{''.join(also)}"
 
 
 def _rest(found: Mapping[str, Timings]) -> Iterator[str]:
@@ -345,14 +349,16 @@ def _rest(found: Mapping[str, Timings]) -> Iterator[str]:
         if not any(name.startswith(known) for known in _KNOWN):
             yield f"### {name[0].upper()}{name[1:]}"
             rows = [
-                [who, _many(t["median"]), _many(t["least"]), _marked(t["ratio"], *t["bounds"]), _asked(t)]
+                [who, many(t["median"]), many(t["least"]), marked(t["ratio"], *t["bounds"]), _asked(t)]
                 for who, t in timings.items()
             ]
-            yield _table(("", "median", "least", "ratio", "beside"), rows)
+            yield table(("", "median", "least", "ratio", "beside"), rows)
 
 
 _KNOWN = (
     "Checkpoint of ",
+    "Batches of ",
+    "Loading ",
     *(
         f"{what}: "
         for what in ("Whole step", "Classes of torch", "Other rules", "Sparse gradients", "AdamW on CUDA", *OURS)
@@ -363,19 +369,3 @@ _KNOWN = (
 def _asked(timing: Mapping[str, Any]) -> str:
     asked = "; ".join(f"asked: at most {bound['at_most']:g}" for bound in timing["bounds"])
     return f"{timing['of']} ({asked})" if asked else str(timing["of"])
-
-
-def _marked(ratio: float, bound: Mapping[str, Any] | None = None) -> str:
-    """A ratio, bold where less was asked; a third digit where two do not show the difference."""
-    if bound is None or ratio <= bound["at_most"]:
-        return f"{ratio:.2f}"
-    return f"**{ratio:.2f}**" if round(ratio, 2) > bound["at_most"] else f"**{ratio:.3f}**"
-
-
-def _many(number: float) -> str:
-    return f"{number:,.0f}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -18,6 +18,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from etude.data.data import Data
+from etude.data.flow import Flow
 from etude.data.forms.members import key_of
 from etude.data.forms.tar import TarStream, tar
 from etude.data.items import items_of
@@ -316,3 +318,28 @@ def test_threads_do_not_disturb_one_another(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         items = list(pool.map(data.__getitem__, wanted))
     assert [len(item["wav"]) for item in items] == wanted
+
+
+def test_a_stream_goes_on_after_a_sample_that_cannot_be_read(tmp_path: Path) -> None:
+    members = {"a.cls": b"1", "b.cls": b"one", "c.cls": b"3", "d.txt": b"4", "e.cls": b"5"}
+    path = pack(tmp_path / "a.tar", members)
+    samples = iter(tar(path, ["cls"], stream=True))
+    assert next(samples) == {"cls": 1}
+    with pytest.raises(DataError, match=r"b\.cls in .*a\.tar cannot be read"):
+        next(samples)
+    assert next(samples) == {"cls": 3}
+    with pytest.raises(DataError, match=r"'d' in .*a\.tar has no member 'cls'; it has txt"):
+        next(samples)
+    assert list(samples) == [{"cls": 5}]
+
+
+def test_what_cannot_be_read_of_a_stream_is_left_out_and_counted(tmp_path: Path) -> None:
+    path = pack(tmp_path / "a.tar", {f"{number}.cls": b"?" if number == 2 else b"%d" % number for number in range(6)})
+    flow = Flow(Data(tar(path, stream=True), batch_size=5, unreadable="skip"))
+    (batch,) = flow.batches(epochs=1)
+    assert batch.values["cls"].tolist() == [0, 1, 3, 4, 5]
+    report = flow.report(0)
+    assert report is not None
+    assert report.unreadable == 1
+    with pytest.raises(DataError, match=r"Sample 2 of epoch 0 of .* cannot be read: .*2\.cls in .*a\.tar"):
+        list(Data(tar(path, stream=True), batch_size=5).batches(epochs=1))

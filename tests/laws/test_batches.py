@@ -8,20 +8,23 @@ from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from batchings import REFUSED, Way, rows, sample, samples, seen
 from effort import examples
 from etude import Cursor, Data
-from etude.data import Batch, Report, cached, mapped, pools
+from etude.data import Batch, Report, buckets, cached, mapped, pools
 from etude.data.flow import Flow
+from etude.data.plan.buckets import Buckets
 from etude.data.plan.lengths import lengths_of
 from etude.errors import DataError
 from etude.values.progress import Progress
 
-quick = settings(max_examples=examples(60), deadline=None)
+# Options drawn at random often contradict one another.
+quick = settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 ways = st.integers(0, 2**32)
 places = st.integers(0, 2**16)
 EPOCHS = 3
@@ -99,7 +102,7 @@ def test_every_frame_is_where_it_belongs(number: int) -> None:
             for index, row in zip(batch.indices.tolist(), given, strict=False):  # type: ignore[union-attr]
                 start = row[0] - whole[index][stream][0] if row else 0
                 assert row == whole[index][stream][start : start + len(row)].tolist()
-                if "chunk" not in way.options:
+                if way.options.get("chunk") is None:
                     assert len(row) == len(whole[index][stream])
         assert batch.samples == len(batch.indices)  # type: ignore[arg-type]
         assert batch.tokens == int(batch.values["x_lengths"].sum())
@@ -108,11 +111,10 @@ def test_every_frame_is_where_it_belongs(number: int) -> None:
 @quick
 @given(ways)
 def test_every_sample_comes_once_or_is_counted_as_left_out(number: int) -> None:
-    way, alone = planned(number, subepochs=1)
-    assume(way.whole and "chunk" not in way.options)
+    way, alone = planned(number, subepochs=1, chunk=None)
+    assume(way.whole)
     for epoch, told in zip(alone, reports(way), strict=True):
-        times = set(Counter(indices(epoch)).values())
-        assert times <= {way.options["repeat"]}
+        assert max(Counter(indices(epoch)).values()) <= way.options["repeat"]
         # What does not fill up the last batch, or a bucket, is left out of an epoch with its repeats.
         assume(way.options["repeat"] == 1)
         assert len(indices(epoch)) + sum(told.left_out.values()) == len(way.lengths)
@@ -177,16 +179,16 @@ def _held(kind: str, values: Any) -> float:
 
 
 @quick
-@given(ways)
-def test_a_shape_that_is_fixed_is_one_of_so_many(number: int) -> None:
-    way, alone = planned(number)
-    assume("buckets" in way.options)
-    given = way.options["buckets"]
-    most = given if isinstance(given, int) else len(given.shapes)
+@given(ways, st.sampled_from([1, 2, 3, buckets((10, 4), (30, 2)), buckets((8, 3), (26, 3))]))
+def test_a_shape_that_is_fixed_is_one_of_so_many(number: int, given: int | Buckets) -> None:
+    fixed = {"buckets": given, "budget": 40 if isinstance(given, int) else None, "batch_size": None}
+    _, alone = planned(number, **fixed, pack=False, pool=None)
     for epoch in alone:
         shapes = {tuple(batch.values["x"].shape) for batch in epoch}
-        assert len(shapes) <= most
-        if not isinstance(given, int):
+        if isinstance(given, int):
+            assert len(shapes) <= given
+            assert all(number * longest <= 40 for number, longest in shapes)
+        else:
             assert shapes <= {(shape.number, shape.longest) for shape in given.shapes}
 
 
@@ -352,9 +354,9 @@ def test_a_place_among_unreadable_samples_is_found_again_with_its_count(number: 
 
 
 @quick
-@given(ways, st.sampled_from(["in_order", "laplace:.6", "pools:7"]))
-def test_what_is_read_forward_comes_in_the_batches_that_would_be_planned(number: int, order: str) -> None:
-    way = Way(number, order=order, select=None, subepochs=1, repeat=1)
+@given(ways)
+def test_what_is_read_forward_comes_in_the_batches_that_would_be_planned(number: int) -> None:
+    way = Way(number, order="in_order", select=None, subepochs=1)
     assume(way.options.get("shuffle_batches") is not True and not isinstance(way.options.get("buckets"), int))
     whole = samples(way.lengths, way.two)
 
@@ -372,15 +374,18 @@ def test_what_is_read_forward_comes_in_the_batches_that_would_be_planned(number:
     assert [batch.tokens for batch in found] == [batch.tokens for batch in expected]
 
 
+@pytest.mark.filterwarnings("ignore:.*can only be read forward")
 @quick
 @given(ways, places)
 def test_a_place_in_what_is_read_forward_is_found_again(number: int, place: int) -> None:
     way = Way(number, order=pools(5), select=None, subepochs=1)
     streams = ("x", "y") if way.two else ("x",)
+
+    def made() -> Flow:
+        data = Data(lambda: iter(samples(way.lengths, way.two)), lengths=streams, **way.options)
+        return Flow(data, seed=way.seed)
+
     try:
-        made = lambda: Flow(
-            Data(lambda: iter(samples(way.lengths, way.two)), lengths=streams, **way.options), seed=way.seed
-        )  # noqa: E731
         replayed = list(made().batches(epochs=2))
     except REFUSED:
         assume(False)
@@ -392,13 +397,9 @@ def test_a_place_in_what_is_read_forward_is_found_again(number: int, place: int)
     again.load(passed.next, half.state(passed.next))
     rest = again.batches(passed.next, epochs=2 - passed.next.epoch)
     assert [seen(batch) for batch in rest] == [seen(batch) for batch in replayed[place + 1 :]]
-    assert again.report(1) == half_report(made(), 1)
-
-
-def half_report(flow: Flow, epoch: int) -> Report | None:
-    for _ in flow.batches(epochs=epoch + 1):
-        pass
-    return flow.report(epoch)
+    whole = made()
+    assert list(whole.batches(epochs=2))
+    assert again.report(1) == whole.report(1)
 
 
 @quick
@@ -407,7 +408,7 @@ def test_what_is_put_around_samples_changes_nothing(number: int) -> None:
     way, alone = planned(number, chunk=None)
     assume(not way.two)
     plain = Noisy(way.lengths)
-    for around in (cached(plain), mapped(plain, lambda item: item, lengths=lambda lengths: lengths)):
+    for around in (cached(plain), mapped(plain, dict)):
         try:
             data = Data(around, lengths={"x": way.lengths}, **way.options)
         except DataError:

@@ -15,6 +15,7 @@ from etude.data.plan.arrangements import InOrder
 from etude.data.plan.batching import Batching
 from etude.data.plan.budgets import samples as sample_limit
 from etude.data.plan.planner import Planner
+from etude.data.plan.prepared import Prepared
 from etude.data.plan.table import Samples
 from etude.data.stock import Stock
 from etude.errors import DataError
@@ -37,6 +38,7 @@ class Assembled(Source):
         said: the options, as text that is the same in every process.
         dtype: of floats; None: as they come.
         indices: the samples that belong to this source, int64, or None for all.
+        ready: the units that all epochs have, once they were made.
     """
 
     stock: Stock
@@ -51,6 +53,7 @@ class Assembled(Source):
     recast: Callable[[torch.dtype], Stock] = field(repr=False)
     dtype: torch.dtype | None = None
     indices: Tensor | None = None
+    ready: dict[str, Prepared] = field(default_factory=dict, repr=False)
 
     @property
     def title(self) -> str:  # type: ignore[override]
@@ -85,7 +88,7 @@ class Assembled(Source):
         return list(self.stock.converted)
 
     def cast(self, dtype: torch.dtype) -> Assembled:
-        return replace(self, stock=self.recast(dtype), dtype=dtype)
+        return replace(self, stock=self.recast(dtype), dtype=dtype, ready={})
 
     def only(self, indices: Tensor) -> Assembled:
         """The part that `indices` (positions in it) name."""
@@ -93,7 +96,7 @@ class Assembled(Source):
             raise DataError(
                 f"A fraction of {self.title} cannot be set aside: it is made of several. Divide each of them."
             )
-        return replace(self, indices=indices if self.indices is None else self.indices[indices])
+        return replace(self, indices=indices if self.indices is None else self.indices[indices], ready={})
 
     def samples(self) -> Samples:
         """What there is to plan with."""
@@ -147,4 +150,5 @@ def planner_for(
     """What plans the epochs of these data."""
     if not batching.limits and batching.buckets is None:
         raise DataError(f"How large are the batches of {source.title}? Write batch_size=32 or budget=20_000.")
-    return Planner(source.samples(), batching, seed, extent, accumulate)
+    ready = source.ready if batching is source.batching else None
+    return Planner(source.samples(), batching, seed, extent, accumulate, ready)

@@ -136,7 +136,7 @@ class Data:
                 f"Data({source!r}): these are data already. Write them as they are, or .but(...) to change them."
             )
         self.source = source
-        made = stock(source, names, lengths, dtype)
+        made = stock(source, names, lengths, dtype, unreadable == "skip")
         self._stock_said = made.said
         limits = limits_of(budget, batch_size)
         batching = Batching(
@@ -156,7 +156,7 @@ class Data:
         )
         batching = _completed(batching, made)
         check(batching, made, bool(pack), pad, collate, shuffle_buffer)
-        recast = partial(stock, source, names, lengths)
+        recast = partial(stock, source, names, lengths, skips=unreadable == "skip")
         packed = bool(pack)
         self.assembled = Assembled(
             made, batching, pad, packed, shuffle_buffer, unreadable, in_evaluation, collate, self._said(), recast, dtype

@@ -22,6 +22,7 @@ from etude.data.form import Source
 from etude.data.items import Items, Reader
 from etude.data.onward import Onward
 from etude.data.order import in_order, permutation
+from etude.data.plan.arrangements import WithReplacement
 from etude.data.plan.batching import Batching
 from etude.data.report import Report
 from etude.data.source import source as adapted
@@ -71,7 +72,6 @@ class Flow:
         batching: how samples of `Data` become batches; None for others.
         samples: samples given out in an epoch, or None where unknown.
         tokens: tokens given out in an epoch, or None where unknown.
-        smallest: samples in the smallest batch of the first epoch, or None where unknown.
         batches_per_epoch: or None where unknown.
 
     Raises:
@@ -92,7 +92,6 @@ class Flow:
         "samples",
         "seed",
         "shuffle",
-        "smallest",
         "source",
         "tokens",
     )
@@ -126,7 +125,6 @@ class Flow:
         self._drop_last = drop_last
         self._chunk = None if chunk is None else _whole("chunk", chunk, 1)
         self._ranks = _rank(rank, ranks, made)
-        self.smallest: int | None = None
         self._assembly: Assembly | None = None
         self._onward: Onward | None = None
         self.batching: Batching | None = None
@@ -136,8 +134,6 @@ class Flow:
             return
         self.batches_per_epoch = _batches(made, self.batch_size, drop_last)
         self.samples = _samples(made, self.batch_size, drop_last)
-        if self.samples and self.batch_size:
-            self.smallest = self.samples % self.batch_size or self.batch_size
         self.tokens = _tokens(made, self.samples)
 
     def _assemble(
@@ -149,14 +145,23 @@ class Flow:
         if source.stock.forward:
             self._onward = Onward(source, batching, self.seed, self.device, extent, accumulate)
             return
+        proved = bool(source.ready) and batching is source.batching
         planner = planner_for(source, batching, self.seed, extent, accumulate)
         self._assembly = Assembly(source, planner, self.seed, self.device, self._workers, *self._ranks)
+        if proved and batching.varies_in_samples:
+            return
         first = planner.epoch(0)
-        self.smallest = first.smallest
         if not batching.varies:
             self.batches_per_epoch = first.batches
         if not batching.varies_in_samples:
-            self.samples, self.tokens = first.epoch.units, first.frames_of_all() or None
+            self.samples, self.tokens = first.epoch.units, first.tokens if _each_once(batching) else None
+
+    @property
+    def smallest(self) -> int | None:
+        """Samples in the smallest batch of the first epoch, or None where unknown."""
+        if self._assembly is not None:
+            return self._assembly.planner.epoch(0).smallest
+        return self.samples % self.batch_size or self.batch_size if self.samples and self.batch_size else None
 
     def report(self, epoch: int) -> Report | None:
         """What is in the batches of an epoch; of data that are read forward what was, once it is read. Else None."""
@@ -432,6 +437,11 @@ def _miscounted(source: Stream, epoch: int, given: str, total: int) -> DataError
         hint = f"Write round_length={given}, or let it go on." if given != "0" else "Does it begin anew for each epoch?"
         return DataError(f"{source.title} gave {given} batches in epoch {epoch}; round_length={total} is more. {hint}")
     return DataError(f"{source.title} gave {given} batches in epoch {epoch}; its length says {total}. Correct __len__.")
+
+
+def _each_once(batching: Batching) -> bool:
+    """Whether every epoch has the same samples."""
+    return batching.selection is None and not isinstance(batching.order, WithReplacement)
 
 
 def _rank(rank: int, ranks: int, source: Source) -> tuple[int, int]:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from etude.data.batch import each, leaves, numbers, outline
 from etude.data.chance import undisturbed
 from etude.data.forms.hugging import Hugging, HuggingStream, hugging
-from etude.data.items import conversions
+from etude.data.items import LOST, conversions
 from etude.data.plan.lengths import Lengths, lengths_of
 from etude.data.ragged import Ragged, columns
 from etude.data.sets import forward_only, known_lengths, known_tags, samples, title_of
 from etude.errors import DataError, nearest
+
+_TRIED = 100
+"""Samples that are tried to find one that can be read."""
 
 LengthsLike = str | Sequence[str] | Mapping[str, Any] | None
 
@@ -80,17 +83,20 @@ class Stock:
         return f"sample {sample}" if self.tags is None else f"sample {sample} ({self.tags[sample]!r})"
 
 
-def stock(given: Any, names: Sequence[str], lengths: LengthsLike, dtype: torch.dtype | None = None) -> Stock:
+def stock(
+    given: Any, names: Sequence[str], lengths: LengthsLike, dtype: torch.dtype | None = None, skips: bool = False
+) -> Stock:
     """The samples that something given as data has.
 
     Args:
         given: whatever `Data` takes.
         names: of the parts of samples that are tuples.
         lengths: names of the streams; or for each a length for every sample, or a function of a sample.
-        dtype: of every floating array in memory.
+        dtype: of every floating array in memory. skips: whether samples that cannot be read are to be left out.
 
     Raises:
-        DataError: no samples, or lengths that are not known, not whole, or not one for every sample.
+        DataError: no samples, a sample that cannot be read, or lengths that are not known, not whole, or not one for
+            every sample.
     """
     if type(given) is Subset and type(given.dataset) is TensorDataset:
         given = tuple(tensor[torch.as_tensor(given.indices)] for tensor in given.dataset.tensors)
@@ -100,9 +106,19 @@ def stock(given: Any, names: Sequence[str], lengths: LengthsLike, dtype: torch.d
         given = hugging(given)
     if isinstance(given, Ragged | Tensor | np.ndarray | tuple | list | Mapping):
         return _in_memory(given, tuple(names), lengths, dtype)
+    if isinstance(given, DataLoader):
+        raise DataError(
+            "Data(DataLoader): a loader makes batches itself. Give its data set, Data(loader.dataset, ...), or give "
+            "the loader as it is."
+        )
+    if isinstance(given, Iterator):
+        raise DataError(
+            f"A {type(given).__name__} can be read only once, and an epoch needs it anew. Give the function that makes "
+            "it, without calling it."
+        )
     if not isinstance(given, str | bytes | type | torch.nn.Module) and forward_only(given):
         return _forward(given, tuple(names), lengths)
-    return _by_number(samples(given, "Data()"), tuple(names), lengths)
+    return _by_number(samples(given, "Data()"), tuple(names), lengths, skips)
 
 
 # -------------------------------------------------------------------------------------------------------- in memory
@@ -151,16 +167,15 @@ def _named(names: tuple[str, ...], count: int) -> tuple[str, ...]:
 # ------------------------------------------------------------------------------------------------------------- read
 
 
-def _by_number(given: Any, names: tuple[str, ...], lengths: LengthsLike) -> Stock:
+def _by_number(given: Any, names: tuple[str, ...], lengths: LengthsLike, skips: bool) -> Stock:
     number, told = len(given), known_lengths(given)
-    with undisturbed():
-        first = given[0]
+    first = _first(given, skips)
     parts = _parts(first, names)
     if isinstance(lengths, Mapping):
         stated = {name: value for name, value in lengths.items() if not callable(value)}
         measures = {name: value for name, value in lengths.items() if callable(value)}
         found = dict(lengths_of(stated, number).streams) if stated else {}
-        found |= _measured(given, measures, names)
+        found |= _measured(given, measures, names, skips)
         told = Lengths({name: found[name] for name in lengths}) if lengths else None
     elif lengths is not None:
         wanted = [lengths] if isinstance(lengths, str) else list(lengths)
@@ -171,7 +186,7 @@ def _by_number(given: Any, names: tuple[str, ...], lengths: LengthsLike) -> Stoc
                 f"lengths={lengths!r}: there is no stream {unknown[0]!r}.{nearest(unknown[0], parts)} "
                 f"A sample has {', '.join(map(repr, parts))}."
             )
-        own = _measured(given, {name: _first_dimension(name) for name in missing}, names)
+        own = _measured(given, {name: _first_dimension(name) for name in missing}, names, skips)
         found = {name: own[name] if name in own else told[name] for name in wanted}  # type: ignore[index]
         told = Lengths(found) if found else None
     streams = () if told is None else told.names
@@ -198,6 +213,30 @@ def _by_number(given: Any, names: tuple[str, ...], lengths: LengthsLike) -> Stoc
     )
 
 
+def _first(given: Any, skips: bool) -> Any:
+    """A sample that shows what all of them look like: the first that can be read."""
+    with undisturbed():
+        for number in range(min(len(given), _TRIED)):
+            found = _read(given, number, skips)
+            if found is not LOST:
+                return found
+    raise DataError(
+        f"None of the first {min(len(given), _TRIED)} samples of {title_of(given)} can be read. Write "
+        "unreadable='raise' to see why."
+    )
+
+
+def _read(given: Any, number: int, skips: bool) -> Any:
+    """A sample, or `LOST` where it cannot be read and is to be left out."""
+    try:
+        return given[number]
+    except Exception as error:
+        if skips:
+            return LOST
+        told = f"{type(error).__name__}: {error}"
+        raise DataError(f"Item {number} of the data set {title_of(given)} cannot be read: {told}") from error
+
+
 def _parts(sample: Any, names: tuple[str, ...]) -> dict[str, Any]:
     """The parts of a sample by name."""
     if isinstance(sample, Mapping):
@@ -206,17 +245,19 @@ def _parts(sample: Any, names: tuple[str, ...]) -> dict[str, Any]:
     return dict(zip(_named(names, len(parts)), parts, strict=True))
 
 
-def _measured(given: Any, measures: Mapping[str, Callable[[Any], int]], names: tuple[str, ...]) -> dict[str, Any]:
-    """Lengths by reading every sample once."""
+def _measured(
+    given: Any, measures: Mapping[str, Callable[[Any], int]], names: tuple[str, ...], skips: bool
+) -> dict[str, Any]:
+    """Lengths by reading every sample once; 0 of those that cannot be read, where these are to be left out."""
     if not measures:
         return {}
     found: dict[str, list[int]] = {name: [] for name in measures}
     with undisturbed():
         for number in range(len(given)):
-            sample = given[number]
-            parts = sample if isinstance(sample, Mapping) else _parts(sample, names)
+            sample = _read(given, number, skips)
+            parts = sample if isinstance(sample, Mapping) or sample is LOST else _parts(sample, names)
             for name, measure in measures.items():
-                found[name].append(_length(measure, parts, name, number))
+                found[name].append(0 if sample is LOST else _length(measure, parts, name, number))
     return dict(lengths_of(found, len(given)).streams)
 
 

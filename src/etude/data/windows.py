@@ -1,8 +1,10 @@
 """Windows of samples: read alone by the data sets that can, cut out of whole samples elsewhere.
 
 A data set may have a method `part(number, windows)` beside its items. It gives the sample as its item is, but for the
-streams named in `windows`: of those only the frames from start to stop. A window that reaches beyond its stream comes
-back shorter, as a slice would. An attribute `part` that is None, or whose parameters are others, is not meant.
+streams named in `windows`: of those only the frames from start to stop. They are named as `Data` names them: the parts
+of samples that are dicts by their own names, those of tuples by the names that `Data` was given. A window that reaches
+beyond its stream comes back shorter, as a slice would. What chance decides in a sample has to come out the same. An
+attribute `part` that is None, or whose second parameter is not called `windows`, is not meant.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from etude.data.plan.prepared import Prepared, one_packed
 from etude.data.plan.strata import InStrata, Sorted, Strata, in_time
 from etude.data.plan.table import Samples, Table, table, told
 from etude.data.wanted import Wanted
-from etude.errors import DataError
+from etude.errors import DataError, SettingError
 from etude.values.progress import Extent, Progress
 from etude.values.schedule import Schedule
 
@@ -86,10 +86,13 @@ class Planned:
         """Units in the smallest batch."""
         return int(np.diff(self.epoch.all()[1]).min())
 
-    def frames_of_all(self) -> int:
-        """True frames of the epoch in the leading stream; 0 where lengths are not known."""
-        units = self.epoch.all()[0]
-        return 0 if self.table.lengths is None else int(self.table.lengths.lead[units].sum())
+    @property
+    def tokens(self) -> int | None:
+        """True frames in the leading stream, where the epoch has all units equally often; else None."""
+        lengths, times = self.table.lengths, self.epoch.units // max(1, self.table.number)
+        if lengths is None or self.left_out or times * self.table.number != self.epoch.units:
+            return None
+        return int(lengths.lead.sum()) * times
 
     @property
     def beyond(self) -> int:
@@ -112,6 +115,7 @@ class Planner:
         seed: at least 0.
         extent: how long the run is, for budgets that are schedules of it.
         accumulate: batches of one step, for budgets that count steps; None: one.
+        ready: where the units are kept that all epochs have, for other planners of the same samples and batching.
 
     Raises:
         DataError: lengths are needed and not known, a stream is not there, nothing is left, or a unit is beyond the
@@ -125,13 +129,14 @@ class Planner:
         seed: int,
         extent: Extent = Extent(),  # noqa: B008
         accumulate: Schedule | None = None,
+        ready: dict[str, Prepared] | None = None,
     ) -> None:
         self.samples = samples
         self.batching = batching
         self._seed = seed
         self._clock = Clock(extent, accumulate, lambda number: self.epoch(number).passed(), opaque(batching.schedules))
         self._epochs: dict[int, Planned] = {}
-        self._still: Prepared | None = None
+        self._ready: dict[str, Prepared] = {} if ready is None else ready
 
     def epoch(self, number: int) -> Planned:
         """The batches of an epoch."""
@@ -173,7 +178,9 @@ class Planner:
 
     def _plan(self, number: int) -> Planned:
         ready = self._prepared(number)
-        if isinstance(self.batching.order.at(self._passed(number)), InStrata):
+        order = self.batching.order.at(self._passed(number))
+        if isinstance(order, InStrata):
+            _check_strata(order, self.batching, ready)
             epoch, left_out = self._in_strata(ready, number)
             made = ready.table
         else:
@@ -189,12 +196,12 @@ class Planner:
 
     def _prepared(self, number: int) -> Prepared:
         """The units of an epoch before any is left out; made once where they are the same in every epoch."""
-        if self._still is not None:
-            return self._still
+        if "units" in self._ready:
+            return self._ready["units"]
         rule = self._clock.ask(self.batching.chunk_at, self._start(number))
         made = Prepared(table(self.batching, rule, self.samples, number, self._seed), self.batching)
         if not self.batching.changes:
-            self._still = made
+            self._ready["units"] = made
         return made
 
     def _passed(self, number: int) -> int:
@@ -345,6 +352,16 @@ class Planner:
         stay = np.zeros(self.samples.number, np.bool_)
         stay[own[kept]] = True
         return stay[samples], {f"samples by {name}": count for name, count in counts.items()}
+
+
+def _check_strata(order: InStrata, batching: Batching, ready: Prepared) -> None:
+    """Refuse what cannot be done with strata, which an order that is a function of the epoch may have become."""
+    Units(ready.table.number, ready.table.lengths).sizes(order)
+    if batching.buckets is not None or batching.pack or batching.drop_last or "padding" in ready.costs.kinds:
+        raise SettingError(
+            f"order={batching.order!r} is 'strata' in this epoch, which makes batches of alike lengths itself; pack, "
+            "buckets, padding(...) and drop_last make others. Write 'pools:1000' there."
+        )
 
 
 def _repeated(epoch: Epoch, times: int) -> Epoch:
