@@ -146,7 +146,7 @@ class Way:
 
     Attributes:
         lengths: of the samples. two: whether there are two streams. options: of `Data`.
-        whole: whether every sample comes exactly once if none is left out.
+        whole: whether every sample comes exactly once if none is left out. budget: its name in `BUDGETS`, if it has one.
     """
 
     def __init__(self, number: int, **fixed: Any) -> None:
@@ -157,7 +157,7 @@ class Way:
             self.lengths[chance.randrange(n)] = 0
         self.two = chance.random() < 0.4
         self.seed = chance.randrange(2**70)
-        self.whole = True
+        self.whole, self.budget = True, ""
         self.options = {**self._drawn(chance, n), **fixed}
 
     def data(self) -> Data:
@@ -192,7 +192,8 @@ class Way:
             return {"buckets": chance.choice([1, 2, 3]), "budget": 40}
         if kind < 0.34:
             return {"pack": "first_fit", "budget": packed(x=30), "pool": chance.choice([None, 10])}
-        made: dict[str, Any] = {"budget": BUDGETS[chance.choice(list(BUDGETS))](), "pack": chance.random() < 0.15}
+        self.budget = chance.choice(list(BUDGETS))
+        made: dict[str, Any] = {"budget": BUDGETS[self.budget](), "pack": chance.random() < 0.15}
         if chance.random() < 0.3:
             made["batch_size"] = chance.choice([1, 3, 7, lambda p: 2 + p.step % 3])
         if chance.random() < 0.15:

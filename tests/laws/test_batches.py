@@ -60,9 +60,8 @@ def test_a_place_that_is_sought_is_a_place_that_is_reached(number: int, place: i
     assert replayed == [seen(batch) for epoch in alone for batch in epoch]
     place %= len(replayed)
     found = way.data().batches(replayed[place][3], seed=way.seed)
-    assert [seen(batch) for batch in islice(found, 3)][: EPOCHS and len(replayed) - place] == replayed[
-        place : place + 3
-    ]
+    expected = replayed[place : place + 3]
+    assert [seen(batch) for batch in islice(found, len(expected))] == expected
 
 
 @quick
@@ -357,6 +356,7 @@ def test_a_place_among_unreadable_samples_is_found_again_with_its_count(number: 
 @given(ways)
 def test_what_is_read_forward_comes_in_the_batches_that_would_be_planned(number: int) -> None:
     way = Way(number, order="in_order", select=None, subepochs=1)
+    assume(way.budget not in ("by epoch", "a schedule"))  # nobody knows how much of an epoch is over
     assume(way.options.get("shuffle_batches") is not True and not isinstance(way.options.get("buckets"), int))
     whole = samples(way.lengths, way.two)
 

@@ -111,8 +111,11 @@ class Assembly:
         everywhere = None
         if self._ranks > 1:
             everywhere = (len(units), planned.frames(units))
-            own = share(planned.costs(units), self._rank, self._ranks)
-            wanted = replace(wanted.only(own), shared=wanted.samples, rows=None)
+            own, rows = share(planned.costs(units), self._rank, self._ranks), None
+            if wanted.rows is not None:
+                # A fixed shape is the same for every process.
+                own, rows = np.arange(self._rank, len(units), self._ranks), -(-wanted.rows // self._ranks)
+            wanted = replace(wanted.only(own), shared=wanted.samples, rows=rows)
             units = units[own]
         if self._whole is not None:
             shared = None if wanted.shared is None else self._whole[wanted.shared]

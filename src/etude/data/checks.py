@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from etude.data.plan.arrangements import SideBySide
 from etude.data.plan.batching import Batching
 from etude.data.plan.buckets import Buckets
-from etude.data.plan.budgets import costs
+from etude.data.plan.budgets import costs, samples
 from etude.data.plan.chunks import Chunk, cut_chunks
 from etude.data.plan.limits import SampleLimit, StreamLimit
 from etude.data.plan.strata import InStrata
@@ -59,6 +60,12 @@ def _contradictions(batching: Batching, packed: bool, collated: bool) -> Iterato
         )
     if batching.drop_last and isinstance(batching.order, InStrata):
         yield "drop_last=True: batches of order='strata' differ in size. Write order='pools:1000', or leave it out."
+    order = batching.order
+    if isinstance(order, SideBySide) and limits and limits != (samples(order.streams),):
+        yield (
+            f"{order!r} and {limits[0]!r}: every batch has one sample of each stream, or rows would not go on where those "
+            "of the batch before ended. Leave batch_size and budget out."
+        )
     if packed and buckets is not None:
         yield "pack and buckets: sequences that follow one another are not padded to a length. Leave one out."
     if isinstance(buckets, Buckets) and limits:
