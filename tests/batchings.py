@@ -146,7 +146,8 @@ class Way:
 
     Attributes:
         lengths: of the samples. two: whether there are two streams. options: of `Data`.
-        whole: whether every sample comes exactly once if none is left out. budget: its name in `BUDGETS`, if it has one.
+        whole: whether every sample comes exactly once if none is left out.
+        budget: its name in `BUDGETS`, if it has one.
     """
 
     def __init__(self, number: int, **fixed: Any) -> None:

@@ -20,8 +20,8 @@ from etude.data.items import Reader
 from etude.data.joining import Joining
 from etude.data.plan.lengths import lengths_of
 from etude.data.reading import SampleReader
-from etude.data.wanted import Wanted
-from etude.data.windows import Windows, cut, cut_sample, reads_windows
+from etude.data.wanted import Wanted, Windows
+from etude.data.windows import cut, cut_sample, reads_windows
 from etude.errors import DataError
 
 
@@ -247,6 +247,16 @@ def test_a_part_that_is_wrong_is_told(change: Callable[[dict[str, Any]], dict[st
     assert str(caught.value).endswith("each from its start to its stop, and leave the others whole.")
 
 
+def test_a_wrong_part_of_a_sample_that_cannot_be_read_whole_is_told() -> None:
+    class Short(Speech):
+        def part(self, number: int, windows: Windows) -> dict[str, Any]:
+            self.bad = (0,)
+            return {**Speech([8]).part(number, windows), "audio": np.zeros((1, 2), np.float32)}
+
+    with pytest.raises(DataError, match=r"^part\(\) of the data set speech .* 1 frames of 'audio' came"):
+        batches(Short([8]), chunk=CHUNK, batch_size=1, unreadable="skip")
+
+
 def test_what_collates_itself_gets_whole_samples() -> None:
     data = Speech([8])
     window = (np.array([2]), np.array([4]))
@@ -425,10 +435,19 @@ def test_wave_files(tmp_path: Path, subtype: str, channels: int) -> None:
 
 @pytest.mark.parametrize(
     ("format", "subtype"),
-    [("flac", "PCM_16"), ("flac", "PCM_24"), ("aiff", "PCM_16"), ("au", "ULAW"), ("ogg", "VORBIS"), ("ogg", "OPUS")],
+    [
+        ("flac", "PCM_16"),
+        ("flac", "PCM_24"),
+        ("aiff", "PCM_16"),
+        ("au", "ULAW"),
+        ("ogg", "VORBIS"),
+        ("mp3", "MPEG_LAYER_III"),
+    ],
 )
 def test_other_recordings(tmp_path: Path, format: str, subtype: str) -> None:
     sound = pytest.importorskip("soundfile")
+    if format.upper() not in sound.available_formats():
+        pytest.skip(f"this libsndfile cannot write {format}")
     time = np.arange(48_000) / 48_000
     values = np.sin(2000 * time) * np.random.default_rng(0).uniform(0.5, 1, len(time))
     sound.write(tmp_path / f"a.{format}", values, 48_000, subtype=subtype)

@@ -94,18 +94,7 @@ def trained(name: str, **more: Any) -> etude.Result:
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*can only be read forward")
-        return etude.train(
-            Net(),
-            data(),
-            loss="cross_entropy",
-            optimizer="adam",
-            lr=0.01,
-            epochs=2,
-            seed=3,
-            bar=False,
-            **options,
-            **more,
-        )
+        return etude.train(Net(), data(), loss="cross_entropy", learning_rate=0.1, epochs=2, seed=3, **options, **more)
 
 
 def outcome(result: etude.Result) -> dict[str, Any]:

@@ -63,8 +63,8 @@ def _contradictions(batching: Batching, packed: bool, collated: bool) -> Iterato
     order = batching.order
     if isinstance(order, SideBySide) and limits and limits != (samples(order.streams),):
         yield (
-            f"{order!r} and {limits[0]!r}: every batch has one sample of each stream, or rows would not go on where those "
-            "of the batch before ended. Leave batch_size and budget out."
+            f"{order!r} and {limits[0]!r}: every batch has one sample of each stream, or rows would not go on where "
+            "those of the batch before ended. Leave batch_size and budget out."
         )
     if packed and buckets is not None:
         yield "pack and buckets: sequences that follow one another are not padded to a length. Leave one out."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,13 @@ from torch.utils.data import default_collate
 from etude.data.batch import each, leaves, numbers, outline
 from etude.data.chance import item_key, sow, undisturbed
 from etude.data.form import Source
+from etude.data.wanted import Windows
 from etude.errors import DataError
 
 Request = tuple[int, list[int]]
 """An epoch and the numbers of the items wanted for one batch of it."""
+
+Asked = tuple[int, Windows | None]
 
 LOST: Any = object()
 """An item that cannot be read, where that is no error."""
@@ -97,37 +101,38 @@ class Reader:
     def __getitem__(self, request: Request) -> Any:
         return collate(self.items(*request), self.dtype)
 
-    def items(self, epoch: int, wanted: Sequence[int]) -> list[Any]:
-        """The items of these numbers, as one epoch has them."""
+    def items(self, epoch: int, wanted: Sequence[int], windows: Sequence[Windows] | None = None) -> list[Any]:
+        """The items of these numbers, as one epoch has them; of each only its windows, where these are given."""
+        asked = list(zip(wanted, repeat(None) if windows is None else windows))  # noqa: B905
         with undisturbed() as untouched:
-            items = None if self.draws else self._unseeded(wanted, untouched)
+            items = None if self.draws else self._unseeded(asked, untouched)
             if items is None:
                 self.draws = True
-                items = [self.seeded(epoch, number) for number in wanted]
+                items = [self.seeded(epoch, number, windows) for number, windows in asked]
         return items
 
-    def _unseeded(self, wanted: Sequence[int], untouched: Callable[[], bool]) -> list[Any] | None:
+    def _unseeded(self, asked: Sequence[Asked], untouched: Callable[[], bool]) -> list[Any] | None:
         """The items, or None if chance had a part in them or in their failing."""
         try:
-            items = [self._item(number) for number in wanted]
+            items = [self._item(number, windows) for number, windows in asked]
         except DataError:
             if untouched():
                 raise
             return None
         return items if untouched() else None
 
-    def seeded(self, epoch: int, number: int) -> Any:
+    def seeded(self, epoch: int, number: int, windows: Windows | None = None) -> Any:
         """One item as the data set gives it, drawn with its own seed.
 
         Raises:
             DataError: reading it failed; the message names the item, the cause is chained.
         """
         sow(item_key(self.seed, epoch, number))
-        return self._item(number)
+        return self._item(number, windows)
 
-    def _item(self, number: int) -> Any:
+    def _item(self, number: int, windows: Windows | None) -> Any:
         try:
-            item = self.data[number]
+            item = self.data[number] if windows is None else self.data.part(number, windows)
         except Exception as error:
             if self.skips:
                 return LOST

@@ -12,7 +12,8 @@ from etude.data.chance import undisturbed
 from etude.data.ids import Ids, On, Part, ids_of, places_of
 from etude.data.plan.lengths import Lengths, Whole
 from etude.data.sets import known_lengths, place, samples, taken, title_of
-from etude.data.windows import Windows, cut_sample, reads_windows
+from etude.data.wanted import Windows
+from etude.data.windows import cut_sample, reads_windows
 from etude.errors import DataError, nearest
 
 

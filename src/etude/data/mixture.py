@@ -20,7 +20,8 @@ from etude.data.forward import Counts, Forward, opened, readable
 from etude.data.order import SELECT, generator
 from etude.data.plan.lengths import Whole
 from etude.data.sets import forward_only, kind_of, known_lengths, known_tags, place, samples, title_of
-from etude.data.windows import Windows, cut_sample, reads_windows
+from etude.data.wanted import Windows
+from etude.data.windows import cut_sample, reads_windows
 from etude.errors import DataError, nearest
 
 _DRAWN = 1024

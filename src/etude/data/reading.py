@@ -15,7 +15,7 @@ from etude.data.items import LOST, Reader
 from etude.data.joining import Joining
 from etude.data.plan.lengths import Lengths, Whole
 from etude.data.wanted import Wanted
-from etude.data.windows import Windows, reads_windows
+from etude.data.windows import reads_windows
 from etude.errors import DataError
 
 
@@ -47,11 +47,10 @@ class SampleReader:
     reader: Reader
     joining: Joining
     collate: Callable[[list[Any]], Any] | None
-    _parts: Reader | None = field(init=False, repr=False)
+    _cuts: bool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        able = self.collate is None and reads_windows(self.reader.data)
-        self._parts = replace(self.reader, data=_Parts(self.reader.data)) if able else None
+        self._cuts = self.collate is None and reads_windows(self.reader.data)
 
     def __getitem__(self, wanted: Wanted) -> Read:
         asked, items = wanted, self._items(wanted)
@@ -75,18 +74,16 @@ class SampleReader:
 
     def _items(self, wanted: Wanted) -> list[Any]:
         numbers = wanted.samples.tolist()
-        if self._parts is None or not wanted.windows:
+        if not self._cuts or not wanted.windows:
             return self.reader.items(wanted.epoch, numbers)
-        bounds = {name: _pairs(*window) for name, window in wanted.windows.items()}
-        cuts = [
-            _Cut.of(number, {name: pairs[row] for name, pairs in bounds.items()}) for row, number in enumerate(numbers)
-        ]
-        return self._parts.items(wanted.epoch, cuts)
+        pairs = [_pairs(*window) for window in wanted.windows.values()]
+        windows = [dict(zip(wanted.windows, row, strict=True)) for row in zip(*pairs, strict=True)]
+        return self.reader.items(wanted.epoch, numbers, windows)
 
     def _joined(self, items: list[Any], wanted: Wanted) -> Any:
         if self.collate is None:
-            alone = self._parts is not None and wanted.windows
-            return self._joined_parts(items, wanted) if alone else self.joining.join(items, wanted)
+            cut = self._cuts and wanted.windows
+            return self._joined_parts(items, wanted) if cut else self.joining.join(items, wanted)
         return collated(self.collate, items, wanted.samples)
 
     def _joined_parts(self, items: list[Any], wanted: Wanted) -> Any:
@@ -109,28 +106,6 @@ class SampleReader:
             f"part() of the data set {self.reader.title} does not give what its items have: {wrong} Let it cut the "
             "streams named in windows, each from its start to its stop, and leave the others whole."
         )
-
-
-class _Cut(int):
-    """The number of a sample, which says in passing what is wanted of it: readers seed and name samples by numbers."""
-
-    windows: Windows
-
-    @staticmethod
-    def of(number: int, windows: Windows) -> _Cut:
-        made = _Cut(number)
-        made.windows = windows
-        return made
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Parts:
-    """The samples of a data set, cut when they are read."""
-
-    data: Any
-
-    def __getitem__(self, number: _Cut) -> Any:
-        return self.data.part(int(number), number.windows)
 
 
 def _pairs(starts: Whole, stops: Whole) -> list[tuple[int, int]]:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from etude.data.plan.lengths import Whole
+
+Windows: TypeAlias = Mapping[str, tuple[int, int]]
+"""Of streams by name the frames of one sample that are wanted: the first, and the one after the last."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

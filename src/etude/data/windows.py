@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from etude.data.batch import numbers
-
-Windows: TypeAlias = Mapping[str, tuple[int, int]]
-"""Of streams by name the frames that are wanted: the first, and the one after the last."""
+from etude.data.wanted import Windows
 
 
 def reads_windows(data: Any) -> bool:

@@ -15,7 +15,7 @@ from etude.data.forms.columns import PURPOSE, check, has_lengths
 from etude.data.forms.files import Handles, Names, files_of, place_of, renamed, starts_of
 from etude.data.forms.parts import Opened, Opening, Recent
 from etude.data.plan.lengths import Whole
-from etude.data.windows import Windows
+from etude.data.wanted import Windows
 from etude.errors import DataError
 from etude.needs import need
 

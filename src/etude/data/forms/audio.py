@@ -16,7 +16,8 @@ from etude.data.forms.files import files_of
 from etude.data.forms.labels import Labels, labels_of
 from etude.data.forms.wav import Floats, decode, look
 from etude.data.plan.lengths import Whole
-from etude.data.windows import Windows, cut
+from etude.data.wanted import Windows
+from etude.data.windows import cut
 from etude.errors import DataError
 from etude.needs import need
 
@@ -161,7 +162,7 @@ def _sound(file: Any, window: tuple[int, int] | None) -> Floats:
         whole: Floats = file.read(dtype="float32")
         return whole
     start, stop = window
-    # What a lossy decoder gives may depend on where it began.
+    # What a lossy decoder gives may depend on where it began: of mp3 it does.
     begin = min(start, file.frames) if file.subtype in _EXACT else 0
     if begin:
         file.seek(begin)

@@ -116,7 +116,7 @@ def column(array: Any, name: str, place: str) -> Column:
 def _bounds(offsets: Whole, row: int, start: int, stop: int | None) -> tuple[int, int]:
     """Where a window of a row lies among all frames."""
     first, last = offsets[row : row + 2].tolist()
-    return min(first + start, last), last if stop is None else min(first + stop, last)
+    return first + start, last if stop is None else min(first + stop, last)
 
 
 def _check_whole(array: Any, name: str, place: str) -> None:

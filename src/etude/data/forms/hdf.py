@@ -14,7 +14,8 @@ from etude.arguments import named
 from etude.data.forms.files import Handles, Names, files_of, place_of, renamed, starts_of
 from etude.data.forms.hdf_layout import PURPOSE, Layout, of_returnn, of_rows
 from etude.data.plan.lengths import Whole
-from etude.data.windows import Windows, cut
+from etude.data.wanted import Windows
+from etude.data.windows import cut
 from etude.errors import DataError
 from etude.needs import need
 

@@ -106,7 +106,13 @@ def sort(units: Whole, lengths: Whole, costs: Costs) -> Sorted:
         lengths: theirs. costs: theirs under each limit, float64, shape (limits, n).
     """
     by_length = by_key(lengths)
-    return _sorted(units[by_length], lengths[by_length], costs[:, by_length])
+    data = _sorted(units[by_length], lengths[by_length], costs[:, by_length])
+    if data.rising:
+        return data
+    # Units of one length by what they cost besides, so that those in a stratum are alike in that too.
+    by_cost = np.argsort(costs.sum(0), kind="stable")
+    by_both = by_cost[by_key(lengths[by_cost])]
+    return _sorted(units[by_both], lengths[by_both], costs[:, by_both])
 
 
 def _sorted(units: Whole, lengths: Whole, costs: Costs) -> Sorted:
@@ -284,11 +290,14 @@ def _draw(weights: Costs, chance: float) -> int:
 def _members(data: Sorted, places: list[int], number: int, seed: int, epoch: int) -> Whole:
     """The units of a stratum in random order.
 
-    Units of one length lie in the order of the data. Where a stratum ends among them, who belongs to it is drawn too.
+    Units of one length that cost the same lie in the order of the data. Where a stratum ends among them, who belongs to
+    it is drawn too. Where their costs differ they lie by these, and a stratum keeps to those that it was measured for.
     """
     start, stop = places[number + 1], places[number]
     picked = data.units[start:stop]
     edges = {int(np.searchsorted(data.runs, edge, "right")) - 1 for edge in (start, stop) if 0 < edge < len(data)}
+    if not data.rising:
+        edges.clear()
     for run in sorted(edges):
         first, last = int(data.runs[run]), int(data.runs[run + 1])
         if first >= start and last <= stop:
