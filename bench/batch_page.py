@@ -14,13 +14,13 @@ Timings: TypeAlias = Mapping[str, Mapping[str, Any]]
 BATCHES = f"""\
 Lengths of which the logarithm is normal: speech-like, {batching.SPEECH.median:g} frames in the middle, and text-like,
 {batching.TEXT.median:g} tokens, with budgets of {batching.SPEECH.budget:,} and {batching.TEXT.budget:,} padded frames.
-Of packed batches the padding is what stays empty of the budget. The first batch and the plan of an epoch are timed from
-the lengths on (of lhotse from its cuts on), in milliseconds; a seek goes to the middle of an epoch that nobody has asked
-for yet. "Neighbours" is the correlation of the mean lengths of batches that follow one another, and "again" how many
-of the pairs of samples that share a batch shared one in the epoch before. Hugging Face's sampler knows no budget: its
-batches have as many samples as fit at mean length, so that the largest are beyond the budget. Asked of étude on a million
-lengths: at most {batching.SPEECH.asked:g} % padding (text-like {batching.TEXT.asked:g} %), a plan in 0.4 s and a seek
-in 10 ms. **Bold**: not reached.
+Of packed batches the padding is what stays empty of the budget. The first batch and the plan of an epoch are timed
+from the lengths on (of lhotse from its cuts on), in milliseconds; a seek goes to the middle of an epoch that nobody has
+asked for yet. "Neighbours" is the correlation of the mean lengths of batches that follow one another, and "again" how
+many of the pairs of samples that share a batch shared one in the epoch before. Hugging Face's sampler knows no budget:
+its batches have as many samples as fit at mean length, so that the largest are beyond the budget. Asked of étude on a
+million lengths: at most {batching.SPEECH.asked:g} % padding (text-like {batching.TEXT.asked:g} %), a plan in 0.4 s and
+a seek in 10 ms. **Bold**: not reached.
 """
 
 LOADING = """\
@@ -99,6 +99,6 @@ def said(found: Mapping[str, Timings]) -> Iterator[str]:
         if ratios:
             reached = sum(ratio <= 1 / 3 for ratio in ratios)
             yield (
-                f"Loading {where}, beside a DataLoader: {min(ratios):.2f} to {max(ratios):.2f} of its time; asked is at "
-                f"most a third: reached in {reached} of {len(ratios)} cases."
+                f"Loading {where}, beside a DataLoader: {min(ratios):.2f} to {max(ratios):.2f} of its time; asked is "
+                f"at most a third: reached in {reached} of {len(ratios)} cases."
             )

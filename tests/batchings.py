@@ -36,17 +36,17 @@ WIDE = 1000
 """Frame t of sample i is WIDE * i + t."""
 
 
-def sample(number: int, frames: int, two: bool = False) -> dict[str, Any]:
-    """A sample of one stream, or of two of which the second is half as long."""
+def sample(number: int, frames: int, two: bool = False, loose: bool = False) -> dict[str, Any]:
+    """A sample of one stream, or of two of which the second is half as long, or of some other length."""
     made: dict[str, Any] = {"x": torch.arange(frames) + WIDE * number, "id": number}
     if two:
-        made["y"] = torch.arange(-(-frames // 2)) + WIDE * number
+        made["y"] = torch.arange(1 + 7 * frames % 17 if loose else -(-frames // 2)) + WIDE * number
     return made
 
 
-def samples(lengths: list[int], two: bool = False) -> list[dict[str, Any]]:
+def samples(lengths: list[int]) -> list[dict[str, Any]]:
     """Samples of these lengths."""
-    return [sample(number, frames, two) for number, frames in enumerate(lengths)]
+    return [sample(number, frames) for number, frames in enumerate(lengths)]
 
 
 def rows(batch: Batch, stream: str = "x") -> list[list[int]]:
@@ -145,7 +145,8 @@ class Way:
     """Samples and a way to batch them, made from a number.
 
     Attributes:
-        lengths: of the samples. two: whether there are two streams. options: of `Data`.
+        lengths: of the samples. options: of `Data`.
+        two: whether there are two streams. loose: whether their lengths have little to do with one another.
         whole: whether every sample comes exactly once if none is left out.
         budget: its name in `BUDGETS`, if it has one.
     """
@@ -156,7 +157,7 @@ class Way:
         self.lengths = [chance.choice([1, 2, 3, *range(4, 26)]) for _ in range(n)]
         if chance.random() < 0.1:
             self.lengths[chance.randrange(n)] = 0
-        self.two = chance.random() < 0.4
+        self.two, self.loose = chance.random() < 0.4, chance.random() < 0.5
         self.seed = chance.randrange(2**70)
         self.whole, self.budget = True, ""
         self.options = {**self._drawn(chance, n), **fixed}
@@ -164,7 +165,12 @@ class Way:
     def data(self) -> Data:
         """The data, or an error where the options contradict one another."""
         lengths = ("x", "y") if self.two else "x"
-        return Data(samples(self.lengths, self.two), lengths=lengths, **self.options)
+        return Data(self.samples(), lengths=lengths, **self.options)
+
+    def samples(self) -> list[dict[str, Any]]:
+        """The samples."""
+        loose = self.loose and self.options.get("chunk") is None and self.options.get("pack") != "strung"
+        return [sample(number, frames, self.two, loose) for number, frames in enumerate(self.lengths)]
 
     def _drawn(self, chance: random.Random, n: int) -> dict[str, Any]:
         options = self._limits(chance)

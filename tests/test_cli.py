@@ -379,7 +379,7 @@ def test_data_shows_data_and_batches_and_reads_nothing(sequences: Path, capsys: 
     for part in ("training data: Data(Never), 100 samples", "padded(600)", "length(most=90)", "found at once", "5,050"):
         assert part in said
     rows = [line.split() for line in said.splitlines() if line[:3] == "  " + line[2:3] and line[2:3].isdigit()]
-    assert [(row[0], row[2], row[-1]) for row in rows] == [("0", "90", "10"), ("1", "90", "10"), ("2", "90", "10")]
+    assert [(row[0], row[2], row[-1]) for row in rows] == [("1", "90", "10"), ("2", "90", "10"), ("3", "90", "10")]
     assert "left out in epoch 1: 10 samples by length(most=90)" in said
     assert "validation" not in said
 

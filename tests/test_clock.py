@@ -40,7 +40,7 @@ def test_where_nothing_was_counted_only_the_epoch_is_known() -> None:
     told = clock(counted=False)
     assert told.start(7).epoch == 7
     with pytest.raises(Uncounted):
-        told.ask(lambda progress: progress.step, told.start(7))
+        told.ask(lambda progress: progress.amount("steps"), told.start(7))
     assert told.ask(lambda progress: progress.epoch, told.start(7)) == 7
 
 

@@ -14,7 +14,19 @@ import pytest
 import etude
 
 NAMES = (
-    *("FROZEN", "GAN", "INHERIT", "Bar", "CheckpointError", "Checkpoints", "Cursor", "Data", "DataError", "Directory", "EtudeError"),
+    *(
+        "FROZEN",
+        "GAN",
+        "INHERIT",
+        "Bar",
+        "CheckpointError",
+        "Checkpoints",
+        "Cursor",
+        "Data",
+        "DataError",
+        "Directory",
+        "EtudeError",
+    ),
     *(
         "Evaluate",
         "Extent",

@@ -260,7 +260,7 @@ def test_an_account_of_data_as_a_page() -> None:
     assert "  x           1    2       3    5     6     35" in text
     assert text[-4].split("  ")[1:3] == ["epoch", "batches"]
     assert text[-4].endswith("padding of x  padding of z  left out")
-    assert text[-2].split()[0] == "1"
+    assert text[-2].split()[0] == "2"
     assert text[-2].split()[-1] == "1"
     assert text[-1] == "  left out in epoch 1: 1 samples by length(most=6)"  # z is one longer than x
 
@@ -270,7 +270,7 @@ def test_an_account_of_arrays() -> None:
     text = page("data", account(flow, 1))
     for part in ("data: tuple, 10 samples", "0 float32 (3,), 1 int64 ()", "random()", "samples(4)", "found at once"):
         assert part in text
-    assert text.splitlines()[-1].split() == ["0", "3", "10"]
+    assert text.splitlines()[-1].split() == ["1", "3", "10"]
 
 
 def test_an_account_of_what_is_read_forward() -> None:

@@ -166,7 +166,7 @@ def _epoch_rows(epochs: Sequence[Plain]) -> list[str]:
     titles += [f"padding of {name}" for name in streams] + (["left out"] if wide else [])
     rows = []
     for told in epochs:
-        row = [str(told["epoch"]), f"{told['batches']:,}", _number(told["samples"])]
+        row = [str(told["epoch"] + 1), f"{told['batches']:,}", _number(told["samples"])]
         if wide:
             row += [f"{told['fill']:.1%}", f"{told['shapes']:,}"]
             row += [f"{told['streams'][name]['padding']:.2%}" for name in streams]

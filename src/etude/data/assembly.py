@@ -24,6 +24,9 @@ from etude.data.report import Report, report
 from etude.data.wanted import Wanted
 from etude.errors import DataError
 
+_AT_ONCE = 16
+"""Batches that are found together: between two that are copied, everything that finds them has left the caches."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Place:
@@ -101,8 +104,9 @@ class Assembly:
         start = cursor.batch
         for epoch in count(cursor.epoch) if stop is None else range(cursor.epoch, stop):
             planned = self.planner.epoch(epoch)
-            for batch in range(start, planned.batches):
-                yield self._place(planned, batch)
+            for first in range(start, planned.batches, _AT_ONCE):
+                last = min(first + _AT_ONCE, planned.batches)
+                yield from [self._place(planned, batch) for batch in range(first, last)]
             start = 0
 
     def _place(self, planned: Planned, batch: int) -> _Place:

@@ -135,6 +135,7 @@ class Data:
             raise DataError(
                 f"Data({source!r}): these are data already. Write them as they are, or .but(...) to change them."
             )
+        _check_plain(collate, dtype, shuffle_buffer)
         self.source = source
         made = stock(source, names, lengths, dtype, unreadable == "skip")
         self._stock_said = made.said
@@ -220,6 +221,7 @@ class Data:
             DataError: data that are read forward, of which nothing is known beforehand.
         """
         flow = self._flow(seed, training)
+        _whole("epochs", epochs)
         found = [flow.report(epoch) for epoch in range(epochs)]
         if None in found:
             raise DataError(
@@ -299,6 +301,15 @@ def _buckets(given: Any) -> Buckets | int | None:
     if given is None or isinstance(given, Buckets):
         return given
     return _whole("buckets", given) if isinstance(given, int) else buckets_of(*given)
+
+
+def _check_plain(collate: Any, dtype: Any, buffer: Any) -> None:
+    if collate is not None and not callable(collate):
+        raise SettingError(f"collate={collate!r}: a function of a list of samples is needed.")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise SettingError(f"dtype={dtype!r}: a floating type of torch is needed. Write dtype=torch.float64.")
+    if isinstance(buffer, bool) or not isinstance(buffer, int) or buffer < 0:
+        raise SettingError(f"shuffle_buffer={buffer!r}: a whole number from 0 on is needed.")
 
 
 def _whole(name: str, value: Any) -> int:

@@ -120,7 +120,7 @@ class Flow:
         self.batch_size = _batch_size(made, batch_size)
         self.shuffle = made.random_access if shuffle is None else shuffle
         self.seed = _whole("seed", seed, 0)
-        self.device = None if device is None else torch.device(device)
+        self.device = _device(device)
         self._workers = (_whole("workers", workers, 0), _whole("prefetch", prefetch, 1))
         self._drop_last = drop_last
         self._chunk = None if chunk is None else _whole("chunk", chunk, 1)
@@ -216,6 +216,8 @@ class Flow:
             DataError: a cursor beyond the epoch; while reading, data that cannot be read, that give no batch in an
                 epoch, or fewer or more than they state.
         """
+        if not isinstance(cursor, Cursor):
+            raise DataError(f"cursor={cursor!r}: a place in the data is a Cursor. Write Cursor(epoch=3, batch=0).")
         total = self.batches_in(cursor.epoch) if cursor.epoch >= 0 else None
         if cursor.epoch < 0 or cursor.batch < 0 or (total is not None and cursor.batch >= total):
             raise _beyond(cursor, total)
@@ -437,6 +439,15 @@ def _miscounted(source: Stream, epoch: int, given: str, total: int) -> DataError
         hint = f"Write round_length={given}, or let it go on." if given != "0" else "Does it begin anew for each epoch?"
         return DataError(f"{source.title} gave {given} batches in epoch {epoch}; round_length={total} is more. {hint}")
     return DataError(f"{source.title} gave {given} batches in epoch {epoch}; its length says {total}. Correct __len__.")
+
+
+def _device(given: torch.device | str | None) -> torch.device | None:
+    if given is None:
+        return None
+    try:
+        return torch.device(given)
+    except (RuntimeError, TypeError) as error:
+        raise DataError(f"device={given!r} is none: {str(error).splitlines()[0]}") from None
 
 
 def _each_once(batching: Batching) -> bool:

@@ -17,7 +17,11 @@ from etude.data.plan.lengths import Whole
 Piece = npt.NDArray[Any]
 
 NARROW = 1 << 13
-"""Bytes of a row up to which all rows are copied in one call, with what follows them; longer ones one by one."""
+"""Bytes of a row up to which rows that are not together in memory are put there first; longer ones one by one."""
+
+ROW, NEEDLESS = 1 << 15, 1 << 11
+"""Bytes of a row up to which all rows are copied in one call, with what follows them, if that is not more than so many
+bytes a row; others one by one."""
 
 SHORT = 128
 """Frames up to which pieces are packed by one index for each frame; longer ones are copied piece by piece."""
@@ -59,7 +63,7 @@ def padded(
     if flat.device.type != "cpu":
         return _padded_there(flat, starts, lengths, shape, value)
     source, fill = memory(flat), _fill(flat.dtype, value)
-    if _narrow(source, longest):
+    if _alike(source, lengths, longest):
         return _tensor(_by_windows(source, starts, lengths, shape, fill), flat.dtype)
     return _tensor(_one_by_one(_pieces(source, starts, stops), shape, source.dtype, fill), flat.dtype)
 
@@ -121,8 +125,12 @@ def _pieces(source: Piece, starts: Whole, stops: Whole) -> list[Piece]:
     return [source[start:stop] for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
 
 
-def _narrow(source: Piece, longest: int) -> bool:
-    return longest * source.strides[0] <= NARROW and source.flags.c_contiguous
+def _alike(source: Piece, lengths: Whole, longest: int) -> bool:
+    """Whether it is quicker to copy what follows the shorter pieces than to go from one piece to the next."""
+    row, rows = source.strides[0], len(lengths)
+    if longest * row > ROW or not source.flags.c_contiguous:
+        return False
+    return (rows * longest - int(lengths.sum())) * row <= rows * NEEDLESS
 
 
 def _one_by_one(given: Sequence[Piece], shape: tuple[int, ...], dtype: np.dtype[Any], fill: Any) -> Piece:
@@ -143,8 +151,9 @@ def _by_windows(source: Piece, starts: Whole, lengths: Whole, shape: tuple[int, 
     last = len(source) - longest
     strides = (source.strides[0], *source.strides)
     windows: Piece = np.ndarray((last + 1, longest, *shape[2:]), source.dtype, source, 0, strides)
-    made: Piece = windows[np.minimum(starts, last)]
-    for row in np.flatnonzero(starts > last):  # their windows would reach beyond the end
+    beyond = int(starts.max(initial=0)) > last
+    made: Piece = windows[np.minimum(starts, last) if beyond else starts]
+    for row in np.flatnonzero(starts > last) if beyond else ():  # their windows would reach beyond the end
         made[row, : lengths[row]] = source[starts[row] : starts[row] + lengths[row]]
     shortest = int(lengths.min(initial=longest))
     if shortest < longest:

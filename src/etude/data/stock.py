@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from etude.data.batch import each, leaves, numbers, outline
 from etude.data.chance import undisturbed
+from etude.data.form import FORMS
 from etude.data.forms.hugging import Hugging, HuggingStream, hugging
 from etude.data.items import LOST, conversions
 from etude.data.plan.lengths import Lengths, lengths_of
@@ -106,6 +107,9 @@ def stock(
         given = hugging(given)
     if isinstance(given, Ragged | Tensor | np.ndarray | tuple | list | Mapping):
         return _in_memory(given, tuple(names), lengths, dtype)
+    _check_names(names)
+    if isinstance(lengths, Tensor | np.ndarray | int | float):
+        raise DataError("lengths= names the streams that they are of. Write lengths={'audio': array}.")
     if isinstance(given, DataLoader):
         raise DataError(
             "Data(DataLoader): a loader makes batches itself. Give its data set, Data(loader.dataset, ...), or give "
@@ -116,7 +120,10 @@ def stock(
             f"A {type(given).__name__} can be read only once, and an epoch needs it anew. Give the function that makes "
             "it, without calling it."
         )
-    if not isinstance(given, str | bytes | type | torch.nn.Module) and forward_only(given):
+    if not (isinstance(given, Iterable) or callable(given) or hasattr(given, "__getitem__")):
+        raise DataError(f"Cannot read {outline(given)} as data. {FORMS}")
+    readable = callable(given) or isinstance(given, Iterable)
+    if readable and not isinstance(given, str | bytes | type | torch.nn.Module) and forward_only(given):
         return _forward(given, tuple(names), lengths)
     return _by_number(samples(given, "Data()"), tuple(names), lengths, skips)
 
@@ -127,6 +134,8 @@ def stock(
 def _in_memory(given: Any, names: tuple[str, ...], lengths: LengthsLike, dtype: torch.dtype | None) -> Stock:
     keyed = isinstance(given, Mapping) or (isinstance(given, list) and bool(given) and isinstance(given[0], Mapping))
     title = type(given).__name__
+    if keyed and names:
+        raise DataError(f"names={list(names)!r}: these samples are dicts, which have names. Leave names out.")
     if isinstance(given, tuple):
         given = dict(zip(_named(names, len(given)), given, strict=True))
     elif isinstance(given, Ragged | Tensor | np.ndarray):
@@ -144,18 +153,33 @@ def _in_memory(given: Any, names: tuple[str, ...], lengths: LengthsLike, dtype: 
         )
     number = len(next(iter(made.values())))
     told = Lengths({name: found[name].lengths for name in streams}) if streams else None
-    if isinstance(lengths, Mapping):
-        stated = {name: value for name, value in lengths.items() if not callable(value)}
-        for name, own in (lengths_of(stated, number).streams if stated else {}).items():
-            wrong = np.flatnonzero(own != found[name].lengths)
-            if len(wrong):
-                at = int(wrong[0])
-                raise DataError(
-                    f"lengths= says {own[at]} for {name!r} of sample {at}, and it has {found[name].lengths[at]}. "
-                    "Data in memory tell their lengths themselves: leave lengths out."
-                )
     keyed = keyed or bool(found) or bool(names)
-    return Stock(title, number, told, streams, tuple(made), made, keyed=keyed)
+    made_of = Stock(title, number, told, streams, tuple(made), made, keyed=keyed)
+    if isinstance(lengths, Mapping):
+        _check_stated(lengths, made_of)
+    return made_of
+
+
+def _check_stated(lengths: Mapping[str, Any], made: Stock) -> None:
+    """Compare what is said of lengths with those of samples in memory."""
+    number, known = made.number or 0, made.lengths
+    stated = {name: value for name, value in lengths.items() if not callable(value)}
+    for name, value in lengths.items():
+        if callable(value):
+            stated[name] = [_length(value, made.sample(place), name, place) for place in range(number)]
+    for name, own in (lengths_of(stated, number).streams if stated and known is not None else {}).items():
+        wrong = np.flatnonzero(own != known[name])  # type: ignore[index]
+        if len(wrong):
+            at = int(wrong[0])
+            raise DataError(
+                f"lengths= says {own[at]} for {name!r} of sample {at}, and it has {known[name][at]}. "  # type: ignore[index]
+                "Data in memory tell their lengths themselves: leave lengths out."
+            )
+
+
+def _check_names(names: Sequence[str]) -> None:
+    if isinstance(names, str) or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
+        raise DataError(f"names={names!r}: a name for each part, all different, is needed: names=('audio', 'label').")
 
 
 def _named(names: tuple[str, ...], count: int) -> tuple[str, ...]:

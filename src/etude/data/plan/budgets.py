@@ -212,6 +212,8 @@ def costs(limits: Sequence[Limit], lengths: Lengths | None, n: int | None = None
 def _limit(literal: Any) -> Limit:
     if isinstance(literal, Limit):
         return literal
+    if literal in (padded, packed, padding, cost, samples):
+        raise SettingError(f"budget={literal.__name__}: that is the function itself. Write {literal.__name__}(20_000).")
     if isinstance(literal, Span):
         raise SettingError(
             f"budget={literal!r} is a span of progress. Write etude.data.samples({literal.amount:g}) or batch_size=, "

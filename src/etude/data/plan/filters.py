@@ -93,7 +93,14 @@ class Chosen(Filter):
     def mask(self, candidates: Candidates) -> Truth:
         candidates.of(None, self)
         assert candidates.lengths is not None
-        given = self.function(candidates.lengths)
+        try:
+            given = self.function(candidates.lengths)
+        except Exception as error:
+            told = f"there is no stream {error.args[0]!r}" if isinstance(error, KeyError) else str(error)
+            raise DataError(
+                f"keep={self!r} failed: {type(error).__name__}: {told}. It is called once with all lengths; streams "
+                f"are {', '.join(map(repr, candidates.lengths.names))}. Write lambda lengths: lengths['audio'] < 1600."
+            ) from error
         made = np.asarray(given)
         if made.dtype != np.bool_ or made.shape != (len(candidates),):
             raise DataError(

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from etude.data.plan.lengths import Lengths
-from etude.errors import DataError, SettingError, nearest
+from etude.errors import DataError, EtudeError, SettingError, nearest
 from etude.values.algebra import Schedule
 from etude.values.progress import Progress
 
@@ -168,7 +168,15 @@ def amount(made: Schedule, title: str, progress: Progress) -> float:
     Raises:
         SettingError: something else than a number above 0.
     """
-    value = made.at(progress)
+    try:
+        value = made.at(progress)
+    except EtudeError:
+        raise
+    except Exception as error:
+        raise SettingError(
+            f"The limit on {title}, {made!r}, cannot be asked at step {progress.step:g}: {type(error).__name__}: "
+            f"{error}. Write a number, a schedule, or a function of Progress that gives a number."
+        ) from error
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < inf:
         raise SettingError(
             f"The limit on {title} is {value!r} at step {progress.step:g} (epoch {progress.epoch:g}), by {made!r}. "

@@ -224,8 +224,11 @@ class Planner:
         kept, filtered = self._kept(ready.table, order, number)
         order = repeated(order[kept], batching.repeat)
         made, epoch, dropped = self._cut(ready, order, number)
-        if batching.blocks != 0 and epoch.batches:
-            turn = shuffle_blocks(epoch.batches, batching.blocks, self._seed, number)
+        blocks = batching.blocks
+        if batching.pack == "first_fit" and not blocks and batching.order.shuffles:
+            blocks = None  # first fit takes the longest first, and what was to be shuffled would come by length
+        if blocks != 0 and epoch.batches:
+            turn = shuffle_blocks(epoch.batches, blocks, self._seed, number)
             epoch = replace(epoch, turn=turn if epoch.turn is None else epoch.turn[turn])
         return made, epoch, left_out | filtered | dropped
 

@@ -141,12 +141,11 @@ class Strata(Epoch):
         alone: units that are batches of their own.
     """
 
-    __slots__ = ("_alone", "_counts", "_data", "_drawn", "_firsts", "_key", "_places", "_turn", "batches", "units")
+    __slots__ = ("_alone", "_counts", "_drawn", "_firsts", "_members", "_turn", "batches", "units")
 
     def __init__(self, data: Sorted, most: Costs, about: float, seed: int, epoch: int, alone: Whole) -> None:
-        self._data = data
-        self._key = (seed, epoch)
-        self._places, self._counts = _layout(data, most, about, seed, epoch)
+        places, self._counts = _layout(data, most, about, seed, epoch)
+        self._members = _Members(data, places, seed, epoch)
         self._firsts = np.concatenate(([0], np.cumsum(self._counts))).astype(np.int64)
         self._alone = alone
         self.batches = int(self._firsts[-1]) + len(alone)
@@ -173,7 +172,7 @@ class Strata(Epoch):
     def _stratum(self, number: int) -> Whole:
         """The units of a stratum in random order."""
         if number not in self._drawn:
-            self._drawn[number] = _members(self._data, self._places, number, *self._key)
+            self._drawn[number] = self._members.of(number)
         return self._drawn[number]
 
 
@@ -219,7 +218,8 @@ class _Layer:
 
     def __init__(self, data: Sorted, budget: Costs, seed: int, epoch: int) -> None:
         places, _ = _layout(data, budget, batches_of(data, budget), seed, epoch)
-        self._strata = [_members(data, places, number, seed, epoch) for number in range(len(places) - 1)]
+        members = _Members(data, places, seed, epoch)
+        self._strata = [members.of(number) for number in range(len(places) - 1)]
         self.left = np.array([len(units) for units in self._strata], dtype=np.int64)
         largest = [data.largest(stop, start) for start, stop in pairwise(places)]
         self._largest = np.array(largest).reshape(len(self._strata), len(budget))
@@ -287,26 +287,47 @@ def _draw(weights: Costs, chance: float) -> int:
     return int(np.searchsorted(ends, chance * ends[-1], "right"))
 
 
-def _members(data: Sorted, places: list[int], number: int, seed: int, epoch: int) -> Whole:
-    """The units of a stratum in random order.
+class _Members:
+    """The units of each stratum in random order.
 
     Units of one length that cost the same lie in the order of the data. Where a stratum ends among them, who belongs to
     it is drawn too. Where their costs differ they lie by these, and a stratum keeps to those that it was measured for.
+
+    Args:
+        data: the units. places: where strata end, the longest units first. seed, epoch: what is drawn depends on.
     """
-    start, stop = places[number + 1], places[number]
-    picked = data.units[start:stop]
-    edges = {int(np.searchsorted(data.runs, edge, "right")) - 1 for edge in (start, stop) if 0 < edge < len(data)}
-    if not data.rising:
-        edges.clear()
-    for run in sorted(edges):
-        first, last = int(data.runs[run]), int(data.runs[run + 1])
-        if first >= start and last <= stop:
-            continue
-        mixed = data.units[first + generator(seed, STRATA, epoch, 1, first).permutation(last - first)]
-        low, high = max(start, first), min(stop, last)
-        picked = np.concatenate((picked[: low - start], mixed[low - first : high - first], picked[high - start :]))
-    drawn: Whole = generator(seed, STRATA, epoch, 0, number).permutation(picked)
-    return drawn
+
+    __slots__ = ("_data", "_key", "_mixed", "_places", "_runs")
+
+    def __init__(self, data: Sorted, places: list[int], seed: int, epoch: int) -> None:
+        self._data, self._places, self._key = data, places, (seed, epoch)
+        # The run that is cut at each place, or the number of the one that begins there.
+        self._runs = (np.searchsorted(data.runs, places, "right") - 1).tolist()
+        self._mixed: dict[int, Whole] = {}
+
+    def of(self, number: int) -> Whole:
+        """Those of one stratum."""
+        start, stop = self._places[number + 1], self._places[number]
+        picked = self._data.units[start:stop]
+        for run in sorted({self._runs[number + 1], self._runs[number]}) if self._data.rising else ():
+            if run + 1 < len(self._data.runs):
+                first, last = int(self._data.runs[run]), int(self._data.runs[run + 1])
+                if first < stop and (first < start or last > stop):
+                    low, high = max(start, first), min(stop, last)
+                    mixed = self._run(first, last)[low - first : high - first]
+                    picked = np.concatenate((picked[: low - start], mixed, picked[high - start :]))
+        drawn: Whole = generator(*self._chance(0, number)).permutation(picked)
+        return drawn
+
+    def _run(self, first: int, last: int) -> Whole:
+        """The units of one length in random order; drawn once for all strata that end among them."""
+        if first not in self._mixed:
+            self._mixed[first] = self._data.units[first + generator(*self._chance(1, first)).permutation(last - first)]
+        return self._mixed[first]
+
+    def _chance(self, what: int, number: int) -> tuple[int, int, int, int, int]:
+        seed, epoch = self._key
+        return seed, STRATA, epoch, what, number
 
 
 def _layout(data: Sorted, most: Costs, about: float, seed: int, epoch: int) -> tuple[list[int], list[int]]:
