@@ -17,9 +17,11 @@ from etude.data.batch import Batch, moved
 from etude.data.cursor import Cursor
 from etude.data.plan.batching import Batching
 from etude.data.plan.clock import Moments
+from etude.data.plan.lengths import Lengths
 from etude.data.report import Report
 from etude.data.streaming import Pass, Streamed, Streaming
-from etude.errors import DataError, warn
+from etude.data.wanted import Wanted
+from etude.errors import DataError, ScheduleError, SettingError, warn
 from etude.values.progress import Extent, Progress
 from etude.values.schedule import Schedule
 
@@ -135,12 +137,14 @@ class Onward:
     def _epoch(self, epoch: int, passed: int) -> Iterator[Batch]:
         start = self._now.start(self._extent)
         moments = Moments(start, _NO_END, self._accumulate)
-        reading = self._streaming.read(epoch, start, moments.at, passed)
-        if not passed:
+        # What was counted up to here may be known; else what is passed over is counted.
+        noted = None if passed and self._now.batches == passed else self._count
+        if noted is not None:
             self._now.batches = self._now.units = 0
             self._now.frames, self._now.cells = ([0] * len(self._streams) for _ in range(2))
+        reading = self._streaming.read(epoch, start, moments.at, passed, noted)
         before = time.perf_counter()
-        upcoming = next(reading, _END)
+        upcoming = self._first(reading)
         if passed and upcoming is not _END:
             warn(
                 f"{self._source.title} can only be read forward: to get to batch {passed} of epoch {epoch}, all before "
@@ -154,7 +158,7 @@ class Onward:
             streamed, upcoming = upcoming, next(reading, _END)
             last = upcoming is _END
             batch = self._batch(streamed, Cursor(epoch, number), last)
-            self._count(streamed, batch)
+            self._count(streamed.wanted, streamed.lengths)
             self._reports = {epoch: self._told(reading), **{e: r for e, r in self._reports.items() if e == epoch - 1}}
             if last:
                 self._end(moments.steps)
@@ -169,16 +173,34 @@ class Onward:
         values = moved(streamed.values, self._device, None)
         return Batch(values, samples, tokens, cursor, following, cursor.epoch + float(last))
 
-    def _count(self, streamed: Streamed, batch: Batch) -> None:
+    def _first(self, reading: Pass) -> Any:
+        """The first batch to be given out.
+
+        Raises:
+            DataError: a budget or filter asks for what was given out before the epoch, and nobody has counted it.
+        """
+        try:
+            return next(reading, _END)
+        except (SettingError, ScheduleError) as error:
+            if self._now.known:
+                raise
+            raise DataError(
+                f"{self._source.title} is read forward: how many steps, samples and tokens there were before epoch "
+                f"{self._now.epoch} is known only by reading from the beginning. Write a budget by epochs, or begin at "
+                f"Cursor(0, 0). {error}"
+            ) from error
+
+    def _count(self, wanted: Wanted, lengths: Lengths | None) -> None:
+        """Count a batch."""
         now = self._now
         now.batches += 1
-        now.units += batch.samples
-        for place, name in enumerate(self._streams if streamed.lengths is not None else ()):
-            frames = int(streamed.lengths[name].sum())  # type: ignore[index]
-            array = batch.values.get(name) if isinstance(batch.values, dict) else None
+        now.units += len(wanted.samples)
+        for place, name in enumerate(self._streams if lengths is not None else ()):
+            own = lengths[name]  # type: ignore[index]
+            frames, rows = int(own.sum()), wanted.rows or len(own)
+            padded = self._source.collate is None and not self._source.packed
             now.frames[place] += frames
-            padded = isinstance(array, Tensor) and not self._source.packed and array.dim() > 1
-            now.cells[place] += array.shape[0] * array.shape[1] if padded else frames  # type: ignore[union-attr]
+            now.cells[place] += rows * wanted.to.get(name, int(own.max())) if padded else frames
 
     def _end(self, steps: int) -> None:
         """The epoch is over: what follows begins after it."""

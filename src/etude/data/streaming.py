@@ -25,6 +25,8 @@ from etude.values.progress import Progress
 
 Join = Callable[[Sequence[Any], Wanted], Any]
 
+Noted = Callable[[Wanted, Lengths | None], None]
+
 _END: Any = object()
 
 
@@ -71,7 +73,14 @@ class Streaming:
     def __post_init__(self) -> None:
         check_forward(title_of(self.source), self.batching, bool(self.measure.streams))
 
-    def read(self, epoch: int, start: Progress | None = None, moment: Moment | None = None, passed: int = 0) -> Pass:
+    def read(
+        self,
+        epoch: int,
+        start: Progress | None = None,
+        moment: Moment | None = None,
+        passed: int = 0,
+        noted: Noted | None = None,
+    ) -> Pass:
         """The batches of an epoch.
 
         Args:
@@ -79,9 +88,10 @@ class Streaming:
             start: the progress at its beginning, for filters that are schedules. Default: only the epoch is known.
             moment: the progress at a batch, for limits that are schedules. Default: `start` throughout.
             passed: batches to pass over. Their samples are read, but no batch is made of them.
+            noted: called with what each of these would have held.
         """
         begun = start or Progress(epoch=float(epoch)).without("steps", "samples", "tokens")
-        return Pass(self, epoch, begun, moment or (lambda batch, units, frames: begun), passed)
+        return Pass(self, epoch, begun, moment or (lambda batch, units, frames: begun), passed, noted)
 
 
 class Pass(Iterator[Streamed]):
@@ -91,10 +101,12 @@ class Pass(Iterator[Streamed]):
         lost: of each stream the frames that are in no chunk, so far.
     """
 
-    __slots__ = ("_epoch", "_groups", "_left_out", "_made", "_passed", "_setting", "lost")
+    __slots__ = ("_epoch", "_groups", "_left_out", "_made", "_noted", "_passed", "_setting", "lost")
 
-    def __init__(self, setting: Streaming, epoch: int, start: Progress, moment: Moment, passed: int) -> None:
-        self._setting, self._epoch, self._passed = setting, epoch, passed
+    def __init__(
+        self, setting: Streaming, epoch: int, start: Progress, moment: Moment, passed: int, noted: Noted | None
+    ) -> None:
+        self._setting, self._epoch, self._passed, self._noted = setting, epoch, passed, noted
         self._made = 0
         self._left_out: Counts = {}
         self.lost: Counts = {}
@@ -123,6 +135,8 @@ class Pass(Iterator[Streamed]):
                 self._made += 1
                 if self._made > self._passed:
                     return self._joined(group)
+                if self._noted is not None:
+                    self._noted(_wanted(self._epoch, group), _lengths(group))
 
     def _joined(self, group: Group) -> Streamed:
         wanted = _wanted(self._epoch, group)
