@@ -91,7 +91,7 @@ class Assembly:
         lost = self._lost_before(cursor, cursor.epoch)
         return [torch.tensor([cursor.epoch, lost])] if lost else []
 
-    def load(self, state: Iterable[Tensor]) -> None:
+    def load(self, cursor: Cursor, state: Iterable[Tensor]) -> None:
         """Take over what `state` gave."""
         self._lost = {Cursor(int(epoch), -1): int(lost) for epoch, lost in map(Tensor.tolist, state)}
 

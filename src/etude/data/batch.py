@@ -127,6 +127,21 @@ def quick_batch(
     return made
 
 
+def located(
+    values: Any,
+    counted: tuple[int, int],
+    place: Cursor,
+    last: bool,
+    total: int | None,
+    rows: Tensor | None = None,
+    everywhere: tuple[int, int] | None = None,
+) -> Batch:
+    """A batch at its place: `counted` are its samples and tokens, `total` the batches of the epoch, if known."""
+    following = Cursor(place.epoch + 1, 0) if last else Cursor(place.epoch, place.batch + 1)
+    share = (place.batch + 1) / total if total else float(last)
+    return Batch(values, *counted, place, following, place.epoch + share, rows, 0, everywhere)
+
+
 def numbers(value: Any) -> bool:
     """Whether a list holds numbers, at any depth; the first of each level stands for the others."""
     while isinstance(value, list) and value:

@@ -125,7 +125,7 @@ class Onward:
         """What was counted up to the cursor, in its epoch and before it."""
         return [self._now.pack()] if self._now.epoch == cursor.epoch else []
 
-    def load(self, state: Sequence[Tensor]) -> None:
+    def load(self, cursor: Cursor, state: Sequence[Tensor]) -> None:
         """Take over what `state` gave."""
         for row in state:
             self._now = _Counted.unpack(row)
