@@ -104,3 +104,16 @@ def test_a_later_epoch_cannot_be_counted_without_reading_those_before() -> None:
     changing = data(budget=lambda p: 12 + p.samples)
     with pytest.raises(DataError, match="before epoch 1 is known only by reading from the beginning"):
         next(changing.batches(Cursor(1, 0)))
+
+
+def test_a_budget_is_asked_with_what_was_given_out_before() -> None:
+    asked = []
+
+    def most(progress: Any) -> float:
+        asked.append((progress.step, progress.epoch, progress.samples, progress.tokens))
+        return 20.0
+
+    batches = list(data(budget=most).batches(epochs=3))
+    each, frames = len(batches) // 3, sum(LENGTHS)
+    begun = [(epoch * each, float(epoch), epoch * len(LENGTHS), epoch * frames) for epoch in range(3)]
+    assert [now for now in dict.fromkeys(asked) if now in begun] == begun

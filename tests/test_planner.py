@@ -293,3 +293,42 @@ def test_a_million_units_are_planned_at_once_and_sought_at_once() -> None:
     assert len(planned.epoch._drawn) == 0, "strata were drawn that nobody asked for"  # type: ignore[attr-defined]
     planned.wanted(planned.batches // 2)
     assert len(planned.epoch._drawn) == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("limit", [12, lambda progress: 12])
+def test_strata_are_others_in_every_epoch_and_with_every_seed(limit: Any) -> None:
+    lengths = [1 + number % 7 for number in range(60)]
+    one = planner(limit, "strata", lengths=lengths)
+    assert sorted(everyone(one)) == sorted(everyone(one, 1)) == list(range(60))
+    assert batches(one) != batches(one, 1)
+    assert batches(one) != batches(planner(limit, "strata", lengths=lengths, seed=2))
+    assert batches(one) == batches(planner(limit, "strata", lengths=lengths))
+
+
+@pytest.mark.parametrize("limit", [12, lambda progress: 12])
+def test_strata_may_be_gone_over_again(limit: Any) -> None:
+    found = everyone(planner(limit, "strata", repeat=3))
+    assert sorted(found) == sorted([*range(10)] * 3)
+    assert sorted(found[:10]) == list(range(10))
+
+
+def test_what_is_dropped_was_not_given_out() -> None:
+    asked: list[tuple[int, float]] = []
+
+    def most(progress: Any) -> float:
+        asked.append((progress.samples, progress.epoch))
+        return 9.0
+
+    made = planner(most, lengths=[2, 20, 3, 20, 4], too_long="drop")
+    assert batches(made) == [[0], [2], [4]]
+    assert asked[-1] == (2, 0.4)
+    made.epoch(1)
+    assert (3, 1.0) in asked  # the next epoch begins after three samples
+
+
+def test_full_buckets_change_places() -> None:
+    shapes = {"buckets": buckets((5, 2), (9, 2)), "drop_last": True}
+    plain, mixed = batches(planner(None, **shapes)), batches(planner(None, blocks=None, **shapes))
+    assert sorted(plain) == sorted(mixed)
+    assert plain != mixed
+    assert {len(batch) for batch in plain} == {2}

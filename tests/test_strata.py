@@ -198,3 +198,29 @@ def test_going_over_the_units_again_the_budget_goes_on() -> None:
     sizes = [len(units) for units in found]
     half = next(place for place in range(len(found)) if sum(sizes[:place]) >= len(LENGTHS))
     assert half > 3 * (len(found) - half)
+
+
+def test_strata_lie_elsewhere_in_every_epoch() -> None:
+    # All lengths are about the same, so that every stratum has as many units.
+    lengths = np.arange(1000, 1400)
+    mates = set()
+    for epoch in range(12):
+        for units in batches(strata(lengths, 14_000, epoch=epoch)):
+            mates |= set(units) if 200 in units else set()
+    # A stratum has 2 batches of at most 11 units; those that were ever in one with it lie further apart.
+    assert max(mates) - min(mates) > 2 * 11
+
+
+def test_of_several_limits_that_change_all_hold() -> None:
+    labels = np.random.default_rng(1).integers(1, 400, len(LENGTHS))
+
+    def most(batch: int, units: int, frames: int) -> Any:
+        return np.array([6000.0 + 5 * batch, 4000.0 - 3 * batch])
+
+    found = batches(in_time(sorted_of(LENGTHS, labels), most, lambda unit, budget: False, 1, 0))
+    assert sorted(unit for units in found for unit in units) == list(range(len(LENGTHS)))
+    for place, units in enumerate(found):
+        own, other = most(place, 0, 0)
+        assert len(units) == 1 or (
+            len(units) * LENGTHS[units].max() <= own and len(units) * labels[units].max() <= other
+        )

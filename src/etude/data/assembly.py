@@ -93,7 +93,7 @@ class Assembly:
 
     def load(self, cursor: Cursor, state: Iterable[Tensor]) -> None:
         """Take over what `state` gave."""
-        self._lost = {Cursor(int(epoch), -1): int(lost) for epoch, lost in map(Tensor.tolist, state)}
+        self._lost = {Cursor(int(epoch), 0): int(lost) for epoch, lost in map(Tensor.tolist, state)}
 
     def _lost_before(self, cursor: Cursor, epoch: int) -> int:
         """Samples of an epoch that could not be read, in the batches before a cursor."""
