@@ -38,6 +38,7 @@ class Assembled(Source):
         said: the options, as text that is the same in every process.
         dtype: of floats; None: as they come.
         indices: the samples that belong to this source, int64, or None for all.
+        round_length: batches after which an epoch ends, of what is read forward; None: where the samples end.
         ready: the units that all epochs have, once they were made.
     """
 
@@ -53,6 +54,7 @@ class Assembled(Source):
     recast: Callable[[torch.dtype], Stock] = field(repr=False)
     dtype: torch.dtype | None = None
     indices: Tensor | None = None
+    round_length: int | None = None
     ready: dict[str, Prepared] = field(default_factory=dict, repr=False)
 
     @property
@@ -96,14 +98,17 @@ class Assembled(Source):
             raise DataError(
                 f"A fraction of {self.title} cannot be set aside: it is made of several. Divide each of them."
             )
-        return replace(self, indices=indices if self.indices is None else self.indices[indices], ready={})
+        chosen = None if self.batching.selection is None else self.batching.selection.only(indices.numpy())
+        batching = replace(self.batching, selection=chosen)
+        indices = indices if self.indices is None else self.indices[indices]
+        return replace(self, batching=batching, indices=indices, ready={})
 
     def samples(self) -> Samples:
         """What there is to plan with."""
         stock, indices = self.stock, self.indices
         assert stock.number is not None
         if indices is None:
-            return Samples(stock.number, stock.lengths, stock.parts, stock.called)
+            return Samples(stock.number, stock.lengths, stock.parts, stock.called, stock.dropped)
         own = indices.numpy()
         lengths = None if stock.lengths is None else stock.lengths.take(own)
         return Samples(len(own), lengths, (), lambda sample: stock.called(int(own[sample])))

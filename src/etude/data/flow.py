@@ -256,9 +256,12 @@ def _rank(rank: int, ranks: int, source: Source) -> tuple[int, int]:
     if _whole("rank", rank, 0) >= ranks:
         raise DataError(f"rank={rank} of ranks={ranks}: ranks count from 0. Write a number below {ranks}.")
     if ranks > 1 and not (isinstance(source, Arrays | Assembled) and source.random_access):
+        write = (
+            "Data(dataset, ...) can share them" if source.random_access else "Let each process read files of its own"
+        )
         raise DataError(
-            f"ranks={ranks} was asked for, and batches of {source.title} cannot be shared: they are made before they "
-            "can be divided. Give samples that can be read by number: arrays, or Data(...)."
+            f"ranks={ranks} was asked for, and batches of {source.title} cannot be shared: they are read forward, or "
+            f"come as they are. {write}."
         )
     return rank, ranks
 

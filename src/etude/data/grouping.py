@@ -15,6 +15,7 @@ from etude.data.plan.arrangements import InOrder, Laplace, Order, Pools
 from etude.data.plan.batching import Batching
 from etude.data.plan.buckets import Buckets, Shape
 from etude.data.plan.budgets import Costs, costs
+from etude.data.plan.clock import opaque
 from etude.data.plan.cut import Filling, within
 from etude.data.plan.limits import Limit, SampleLimit, StreamLimit
 from etude.data.plan.orders import laplace_stream
@@ -157,8 +158,11 @@ def _greedy(units: Iterator[Unit], price: Price, drop_last: bool, moment: Moment
     held: list[Unit] = []
     batches = given = frames = 0
     most = price.costs.most(moment(0, 0, 0)).tolist()
+    asks = opaque(price.costs.schedules)  # a function is asked for every unit
     for unit in units:
         values = price.of(unit)
+        if asks and held:
+            most = price.costs.most(moment(batches, given, frames)).tolist()
         if constant and price.left(unit, values, most):
             continue
         if held and not filling.add(values, most):
@@ -253,4 +257,6 @@ def _piece(unit: Unit, start: int, stop: int) -> Unit:
 
 def bounded(order: Order) -> bool:
     """Whether an order needs to see only a bounded number of units."""
-    return isinstance(order, InOrder | Pools) or (isinstance(order, Laplace) and order.size is not None)
+    if isinstance(order, InOrder):
+        return not order.backwards
+    return isinstance(order, Pools) or (isinstance(order, Laplace) and order.size is not None)

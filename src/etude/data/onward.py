@@ -156,7 +156,7 @@ class Onward:
             )
         for number in count(passed):
             streamed, upcoming = upcoming, next(reading, _END)
-            last = upcoming is _END
+            last = upcoming is _END or number + 1 == self._source.round_length
             batch = self._batch(streamed, Cursor(epoch, number), last)
             self._count(streamed.wanted, streamed.lengths)
             self._reports = {epoch: self._told(reading), **{e: r for e, r in self._reports.items() if e == epoch - 1}}

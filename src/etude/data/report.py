@@ -17,7 +17,7 @@ class Report:
     Attributes:
         epoch: from 0 on. batches, samples: how many there are; of samples that are cut, chunks.
         frames: of each stream what is in the batches, padding not counted. cells: padding counted.
-        left_out: what is in no batch, by the reason. lost: of each stream the frames of used samples in no chunk.
+        left_out: what is in no batch, by the reason. lost: of each stream the frames that are in no chunk.
         unreadable: samples that could not be read, as far as that is known.
         fill: the share of what is allowed that a batch holds, on average; NaN where it is not known.
         shapes: how many shapes the batches have; 0 where that is not known.

@@ -58,6 +58,8 @@ def source(data: Any, *, round_length: int | None = None) -> Source:
     if round_length is not None and (type(round_length) is not int or round_length < 1):
         raise DataError(f"round_length={round_length!r} is no number of batches. Write a whole number from 1 on.")
     made = _recognised(data, round_length)
+    if isinstance(made, Assembled) and made.stock.forward and round_length is not None:
+        return replace(made, round_length=round_length)
     if round_length is not None and made.batches != round_length:
         raise DataError(
             f"round_length={round_length} was given with {made.title}, whose length is known: {made.length} samples "

@@ -16,6 +16,7 @@ from etude.data.chance import undisturbed
 from etude.data.form import FORMS
 from etude.data.forms.hugging import Hugging, HuggingStream, hugging
 from etude.data.items import LOST, conversions
+from etude.data.joined import Joined
 from etude.data.plan.lengths import Lengths, lengths_of
 from etude.data.ragged import Ragged, columns
 from etude.data.sets import forward_only, known_lengths, known_tags, samples, title_of
@@ -43,6 +44,7 @@ class Stock:
         measure: functions of a sample that give its length in a stream, where that is not the first dimension.
         tags: ids of the samples, or None. parts: how many samples each of several sources has.
         converted: what was changed on the way in, one line for each array.
+        dropped: samples that the data set left out itself, by the reason.
     """
 
     title: str
@@ -57,6 +59,7 @@ class Stock:
     tags: Sequence[Any] | None = field(default=None, repr=False)
     parts: Sequence[int] = ()
     converted: tuple[str, ...] = ()
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def forward(self) -> bool:
@@ -234,7 +237,17 @@ def _by_number(given: Any, names: tuple[str, ...], lengths: LengthsLike, skips: 
         tags,
         sizes,
         tuple(_narrowed(first)),
+        _dropped(given),
     )
+
+
+def _dropped(given: Any) -> dict[str, int]:
+    """What a data set left out itself, by the reason."""
+    told = getattr(given, "dropped", None)
+    if not isinstance(told, Mapping):
+        return {}
+    verb = "that {} lacks" if isinstance(given, Joined) else "by {}"
+    return {f"samples {verb.format(name)}": int(count) for name, count in told.items() if count}
 
 
 def _first(given: Any, skips: bool) -> Any:
@@ -287,10 +300,14 @@ def _measured(
 
 def _length(measure: Callable[[Any], int], sample: Any, name: str, number: int) -> int:
     try:
-        return int(measure(sample))
+        told = measure(sample)
+        whole = int(told)
     except Exception as error:
-        told = f"{type(error).__name__}: {error}"
-        raise DataError(f"The length of {name!r} in sample {number} cannot be told: {told}") from error
+        said = f"{type(error).__name__}: {error}"
+        raise DataError(f"The length of {name!r} in sample {number} cannot be told: {said}") from error
+    if whole != told:
+        raise DataError(f"The length of {name!r} in sample {number} is told as {told!r}. A length is a whole number.")
+    return whole
 
 
 def _first_dimension(name: str) -> Callable[[Any], int]:

@@ -194,7 +194,8 @@ def _reading(plan: Plan, net: nn.Module, device: torch.device, data: Source) -> 
     """How data are read, for training and validation alike; workers read the items of data sets."""
     if plan.workers and not data.by_item and data.batched and not data.random_access:
         raise PlanError(
-            f"workers={plan.workers}: {data.title} come in batches of their own. Give its loader the workers."
+            f"workers={plan.workers}: {data.title} is read forward, in batches of its own. Leave workers out; a "
+            "DataLoader has its own (num_workers)."
         )
     # numpy's float64 becomes float32 because most nets are; for a net of float64 it stays.
     floats = {array.dtype for array in net.parameters() if array.is_floating_point()}
@@ -372,7 +373,10 @@ def validation_flow(
     elif aside.length is not None and size is not None:
         size = min(size, aside.length)
     # What is read forward keeps its own order; workers read ahead as in training.
-    return Flow(aside, batch_size=size, shuffle=False, looking=True, **_reading(plan, net, device, aside))
+    extent = Extent(steps=plan.steps, epochs=plan.epochs)
+    return Flow(
+        aside, batch_size=size, shuffle=False, looking=True, extent=extent, **_reading(plan, net, device, aside)
+    )
 
 
 def _told(flow: Flow, batch: Any) -> str:

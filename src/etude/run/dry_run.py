@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from etude.data.assembled import Assembled
 from etude.data.batch import each, outline
 from etude.data.source import Arrays, Source
 from etude.errors import EtudeError, PlanError
@@ -17,6 +18,9 @@ from etude.step.reading import Reader
 from etude.step.work import Work
 from etude.values.progress import Extent, Progress
 from etude.values.tree import has_shape
+
+_LOOKED_AT = 1 << 24
+"""Targets that are looked at before the first step, beside samples of different lengths."""
 
 _CASTS = {"float32": "float", "float64": "double", "float16": "half", "bfloat16": "bfloat16"}
 
@@ -28,7 +32,10 @@ def dry_run(works: tuple[Work, ...], net: nn.Module, batch: Any, training: Sourc
         try:
             with looking(net):
                 if work.losses.needs_output:
-                    work.losses.check_output(net, work.read, batch, whole)
+                    among = _among_sequences(training, batch, work.read) if whole is None else None
+                    work.losses.check_output(net, work.read, batch, whole if among is None else among)
+                    if among is not None:
+                        work.losses.count_ignored()  # rows may still come that only fill up
                 with torch.enable_grad():
                     loss, *_ = work.measure(Progress(extent=extent), batch)
         except EtudeError:
@@ -114,6 +121,18 @@ def in_memory(training: Source) -> Any:
     if training.form == "dict":
         return dict(zip(training.names, training.arrays, strict=True))
     return training.arrays if training.form == "tuple" else training.arrays[0]
+
+
+def _among_sequences(training: Source, batch: Any, read: Reader) -> Any:
+    """All data, shaped as a batch, where samples in memory have sequences and one target each; else None."""
+    columns = training.stock.columns if isinstance(training, Assembled) else None
+    if columns is None or not isinstance(batch, Mapping):
+        return None
+    target = read(batch)[2]
+    wanted = [name for name, column in columns.items() if isinstance(column, Tensor) and batch.get(name) is target]
+    if not wanted or columns[wanted[0]].numel() > _LOOKED_AT:  # type: ignore[union-attr]
+        return None
+    return {**batch, wanted[0]: columns[wanted[0]]}
 
 
 def prove_validation(evaluator: Evaluator, works: tuple[Work, ...], net: nn.Module, aside: Source, batch: Any) -> None:

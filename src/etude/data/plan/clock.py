@@ -58,16 +58,21 @@ class Clock:
         self, extent: Extent, accumulate: Schedule | None, passed: Callable[[int], Passed], counted: bool
     ) -> None:
         self._extent, self._accumulate, self._passed = extent, accumulate, passed
-        self._starts = [Progress(extent=extent)]
+        self._starts = {0: Progress(extent=extent)}
         self.counted = counted
 
     def start(self, epoch: int) -> Progress:
         """The progress at the beginning of an epoch."""
         if not self.counted:
             return Progress(epoch=float(epoch), extent=self._extent).without("steps", "samples", "tokens")
-        while len(self._starts) <= epoch:
-            self._starts.append(self._after(len(self._starts) - 1))
+        nearest = max(known for known in self._starts if known <= epoch)
+        for passed in range(nearest, epoch):
+            self._starts[passed + 1] = self._after(passed)
         return self._starts[epoch]
+
+    def remember(self, epoch: int, steps: int, samples: int, tokens: int) -> None:
+        """What was counted before an epoch, so that it need not be counted again."""
+        self._starts[epoch] = Progress(steps, float(epoch), samples, tokens, self._extent)
 
     def moments(self, epoch: int, units: int) -> Moments:
         """Those of an epoch that has so many units, to be asked for in their order."""

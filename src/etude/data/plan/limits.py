@@ -120,6 +120,11 @@ class CostLimit(Limit):
                 f"{self!r}: there is no stream {name!r}.{nearest(name, lengths.names)} "
                 f"Streams: {', '.join(lengths.names)}."
             ) from error
+        except Exception as error:
+            raise DataError(
+                f"{self!r} failed: {type(error).__name__}: {error}. It is called once with all lengths: "
+                "lambda lengths: lengths['audio'] ** 2."
+            ) from error
         costs = np.asarray(given, dtype=np.float64)
         if costs.shape != (len(lengths),):
             raise DataError(
@@ -181,6 +186,11 @@ def amount(made: Schedule, title: str, progress: Progress) -> float:
         raise SettingError(
             f"The limit on {title} is {value!r} at step {progress.step:g} (epoch {progress.epoch:g}), by {made!r}. "
             "It must be a number above 0 throughout the run."
+        )
+    if title == "samples" and value < 1:
+        raise SettingError(
+            f"batch_size is {value!r} at step {progress.step:g} (epoch {progress.epoch:g}), by {made!r}. A batch has "
+            "one sample at least."
         )
     return float(value)
 

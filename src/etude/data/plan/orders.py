@@ -26,7 +26,7 @@ from etude.data.plan.arrangements import (
 from etude.data.plan.lengths import Whole
 from etude.data.plan.passes import laplace_stream, part, repeated, shuffle_blocks, whole_number
 from etude.data.plan.strata import InStrata
-from etude.errors import DataError, nearest
+from etude.errors import DataError, EtudeError, nearest
 
 __all__ = [
     "ByLength",
@@ -165,10 +165,10 @@ class ByEpoch(Order):
 
     def __post_init__(self) -> None:
         # Asked once here, so that a wrong name is an error before anything is read.
-        object.__setattr__(self, "_first", order(self.function(0)))
+        object.__setattr__(self, "_first", _asked(self.function, 0))
 
     def at(self, epoch: int) -> Order:
-        return order(self.function(epoch))
+        return _asked(self.function, epoch)
 
     def arrange(self, units: Units, epoch: int, seed: int) -> Whole:
         return self.at(epoch).arrange(units, epoch, seed)
@@ -216,6 +216,20 @@ def order(literal: OrderLike) -> Order:
         f"order={literal!r} is no order. Write a name such as 'random' or 'laplace:.1000', or a function of the epoch "
         f"that gives one. Names: {', '.join(_SPELLINGS)}."
     )
+
+
+def _asked(function: Callable[[int], Any], epoch: int) -> Order:
+    try:
+        given = function(epoch)
+    except EtudeError:
+        raise
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+        raise DataError(
+            f"order={getattr(function, '__qualname__', function)!s} failed in epoch {epoch}: {told}. "
+            "Write a function of the epoch, from 0 on, that gives an order: lambda epoch: 'random'."
+        ) from error
+    return order(given)
 
 
 def _spelled(text: str) -> Order:

@@ -19,7 +19,7 @@ from etude.data.order import SUBEPOCH, generator
 from etude.data.plan.arrangements import Units
 from etude.data.plan.batching import Batching
 from etude.data.plan.clock import Clock, Passed, Uncounted, opaque
-from etude.data.plan.cut import cut, within
+from etude.data.plan.cut import Filling, cut, within
 from etude.data.plan.ends import next_end
 from etude.data.plan.epoch import Cut, Epoch, Repeated, of_lists
 from etude.data.plan.filters import apply
@@ -170,6 +170,17 @@ class Planner:
         allowed: Floats = np.stack([self._clock.ask(limits.most, now) for now in nows], axis=1)
         return allowed if turn is None else allowed[:, turn]
 
+    def counted(self, number: int) -> tuple[int, int, int] | None:
+        """Steps, samples and tokens before an epoch, where budgets or filters need to know them."""
+        if not self._clock.counted:
+            return None
+        start = self._clock.start(number)
+        return int(start.step), int(start.samples), int(start.tokens)
+
+    def remember(self, number: int, steps: int, samples: int, tokens: int) -> None:
+        """Take over what `counted` gave: the epochs before need not be planned to know it."""
+        self._clock.remember(number, steps, samples, tokens)
+
     @property
     def effort(self) -> int:
         """About how many units are looked at to plan an epoch."""
@@ -185,7 +196,7 @@ class Planner:
             made = ready.table
         else:
             made, epoch, left_out = self._in_order(ready, number)
-        left_out = told({**ready.table.left_out, **left_out}, bool(made.windows))
+        left_out = told({**self.samples.dropped, **ready.table.left_out, **left_out}, bool(made.windows))
         if not epoch.batches:
             reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
             raise DataError(
@@ -253,7 +264,8 @@ class Planner:
             ends = np.append(np.arange(0, len(order), ready.size), len(order))
             return made, *_even(order, ends, ready.size, batching.drop_last)
         if not ready.costs.constant:
-            return made, *self._cut_in_time(ready, order, number, called)
+            asked = self._cut_by_function if opaque(ready.costs.schedules) else self._cut_in_time
+            return made, *asked(ready, order, number, called)
         most, values = ready.costs.most(self._start(number)), ready.costs.values[:, order]
         if batching.pack == "first_fit":
             row, limit = one_packed(ready.costs)
@@ -283,6 +295,33 @@ class Planner:
             given += int(frames[stop] - frames[start])
             start, last = stop, stop - start
         return of_lists(batches), {BEYOND: dropped}
+
+    def _cut_by_function(
+        self, ready: Prepared, order: Whole, number: int, called: Callable[[int], str]
+    ) -> tuple[Cut, LeftOut]:
+        """The same for a budget that is a function of `Progress`: it is asked for every unit, as RETURNN does."""
+        limits, frames = ready.costs, ready.table.frames(order)
+        moments, values = self._clock.moments(number, len(order)), limits.values[:, order].T.tolist()
+        batches: list[Whole] = []
+        filling, held, dropped, given = Filling(limits.kinds), list[int](), 0, 0
+        for place, costs in enumerate(values):
+            now = moments.at(len(batches), place - dropped, given)
+            most = self._clock.ask(limits.most, now).tolist()
+            if held and not filling.add(costs, most):
+                batches.append(order[held])
+                filling.clear()
+                held = []
+                most = self._clock.ask(limits.most, moments.at(len(batches), place - dropped, given)).tolist()
+            if not held:
+                alone, allowed = np.array(costs)[:, None], np.array(most)
+                name = partial(_called_at, called, place)
+                if not len(within(alone, limits.kinds, allowed, self.batching.too_long, name)[0]):
+                    dropped += 1
+                    continue
+                filling.add(costs, most)
+            held.append(place)
+            given += int(frames[place + 1] - frames[place])
+        return of_lists([*batches, order[held]] if held else batches), {BEYOND: dropped}
 
     # ------------------------------------------------------------------------------------------------------ strata
 

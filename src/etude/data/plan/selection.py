@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any, final
 from zlib import crc32
@@ -35,6 +35,10 @@ class Selection(ABC):
                 other; of one part if not said.
         """
 
+    def only(self, places: Whole) -> Selection:
+        """The same for some of the samples."""
+        return self
+
     @abstractmethod
     def choose(self, n: int, epoch: int, seed: int, parts: Sequence[int] = ()) -> Whole:
         """Numbers of samples, 0 to n - 1, int64, shape (number,).
@@ -55,6 +59,11 @@ class Weighted(Selection):
 
     def number(self, n: int, parts: Sequence[int] = ()) -> int:
         return n if self.many is None else self.many
+
+    def only(self, places: Whole) -> Selection:
+        if len(self.weights) <= int(places.max(initial=-1)):
+            return self  # not one weight for every sample, which `choose` says
+        return replace(self, weights=self.weights[places])
 
     def choose(self, n: int, epoch: int, seed: int, parts: Sequence[int] = ()) -> Whole:
         weights, number = self.weights, self.number(n)

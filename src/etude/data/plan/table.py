@@ -22,12 +22,14 @@ class Samples:
     Attributes:
         number: how many. lengths: theirs, or None. parts: how many belong to each of several sources, one after the
             other. called: how messages call a sample, by its number.
+        dropped: samples that are not even among them, by the reason.
     """
 
     number: int
     lengths: Lengths | None = None
     parts: Sequence[int] = ()
     called: Callable[[int], str] = "sample {}".format
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
