@@ -12,7 +12,7 @@ from etude.data.plan.arrangements import Units
 from etude.data.plan.lengths import Whole
 from etude.data.plan.orders import order
 from etude.data.plan.sorting import by_key
-from etude.data.plan.strata import Sorted, Strata, batches_of, in_time, sort
+from etude.data.plan.strata import Sorted, Strata, batches_in_stratum, in_time, sort
 from etude.errors import DataError
 
 LENGTHS = np.random.default_rng(0).lognormal(5.5, 0.6, 4000).astype(np.int64) + 1
@@ -25,7 +25,7 @@ def sorted_of(lengths: Whole, *more: Any) -> Sorted:
 
 def strata(lengths: Whole = LENGTHS, budget: float = 8000, seed: int = 1, epoch: int = 0) -> Strata:
     data, most = sorted_of(lengths), np.array([float(budget)])
-    return Strata(data, most, batches_of(data, most), seed, epoch, NOBODY)
+    return Strata(data, most, batches_in_stratum(data, most), seed, epoch, NOBODY)
 
 
 def batches(epoch: Any) -> list[list[int]]:
@@ -87,7 +87,7 @@ def test_units_that_are_alone_come_somewhere_in_between() -> None:
     data, most = sorted_of(np.array([3, 4, 5, 6])), np.array([12.0])
     places = set()
     for seed in range(20):
-        found = batches(Strata(data, most, batches_of(data, most), seed, 0, np.array([7, 9])))
+        found = batches(Strata(data, most, batches_in_stratum(data, most), seed, 0, np.array([7, 9])))
         assert sorted(unit for units in found for unit in units) == [0, 1, 2, 3, 7, 9]
         assert [7] in found
         places.add(found.index([7]))
@@ -98,7 +98,7 @@ def test_the_costliest_unit_of_a_stratum_counts_where_cost_does_not_rise_with_le
     labels = np.random.default_rng(1).integers(1, 400, len(LENGTHS))
     data, most = sorted_of(LENGTHS, labels), np.array([8000.0, 3000.0])
     assert not data.rising
-    found = batches(Strata(data, most, batches_of(data, most), 0, 0, NOBODY))
+    found = batches(Strata(data, most, batches_in_stratum(data, most), 0, 0, NOBODY))
     assert all(len(units) * labels[units].max() <= 3000 for units in found)
     assert all(len(units) * LENGTHS[units].max() <= 8000 for units in found)
 

@@ -53,8 +53,9 @@ def read_ahead(
                 raise DataError(made.message) from WorkerTraceback(made.traceback)
             yield made
     except (RuntimeError, OSError, EOFError) as error:  # told of, or found out by its end of a connection
+        told = str(error).strip().rstrip(".") or type(error).__name__
         raise DataError(
-            f"A worker reading the data set {title} ended: {error} Write workers=0 to see why in this process."
+            f"A worker reading the data set {title} ended: {told}. Write workers=0 to see why in this process."
         ) from error
 
 

@@ -16,6 +16,7 @@ from etude.data.assembled import Assembled
 from etude.data.batch import Batch, moved
 from etude.data.cursor import Cursor
 from etude.data.items import Reader
+from etude.data.plan.arrangements import SideBySide
 from etude.data.plan.lengths import Whole
 from etude.data.plan.planner import Planned, Planner
 from etude.data.plan.shares import share
@@ -26,6 +27,10 @@ from etude.errors import DataError
 
 _AT_ONCE = 16
 """Batches that are found together: between two that are copied, everything that finds them has left the caches."""
+
+
+_LOST, _COUNTED = 2, 4
+"""Numbers in a row of the state: an epoch with the samples lost in it, or with what was counted before it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,13 +92,18 @@ class Assembly:
         return report(self.planner, epoch, self._source.packed, self._lost_before(Cursor(epoch + 1, 0), epoch))
 
     def state(self, cursor: Cursor) -> list[Tensor]:
-        """What is known besides the cursor: samples that could not be read in its epoch, before it."""
-        lost = self._lost_before(cursor, cursor.epoch)
-        return [torch.tensor([cursor.epoch, lost])] if lost else []
+        """What is known besides the cursor: samples of its epoch that could not be read, what was counted before it."""
+        lost, counted = self._lost_before(cursor, cursor.epoch), self.planner.counted(cursor.epoch)
+        kept = [torch.tensor([cursor.epoch, lost])] if lost else []
+        return kept if counted is None else [*kept, torch.tensor([cursor.epoch, *counted])]
 
     def load(self, cursor: Cursor, state: Iterable[Tensor]) -> None:
         """Take over what `state` gave."""
-        self._lost = {Cursor(int(epoch), 0): int(lost) for epoch, lost in map(Tensor.tolist, state)}
+        rows = [row.tolist() for row in state]
+        self._lost = {Cursor(row[0], 0): row[1] for row in rows if len(row) == _LOST}
+        for row in rows:
+            if len(row) == _COUNTED:
+                self.planner.remember(*row)
 
     def _lost_before(self, cursor: Cursor, epoch: int) -> int:
         """Samples of an epoch that could not be read, in the batches before a cursor."""
@@ -116,7 +126,10 @@ class Assembly:
         if self._ranks > 1:
             everywhere = (len(units), planned.frames(units))
             own, rows = share(planned.costs(units), self._rank, self._ranks), None
-            if wanted.rows is not None:
+            if isinstance(self.planner.batching.order, SideBySide):
+                # A row goes on in the next batch where it ended, so it stays in one process.
+                own = np.arange(len(units) * self._rank // self._ranks, len(units) * (self._rank + 1) // self._ranks)
+            elif wanted.rows is not None:
                 # A fixed shape is the same for every process.
                 own, rows = np.arange(self._rank, len(units), self._ranks), -(-wanted.rows // self._ranks)
             wanted = replace(wanted.only(own), shared=wanted.samples, rows=rows)

@@ -19,17 +19,25 @@ from etude.data.streaming import check_forward
 from etude.errors import DataError, SettingError, nearest
 
 
-def check(batching: Batching, made: Stock, packed: bool, pad: Any, collate: Any, buffer: int) -> None:
+def check(
+    batching: Batching, made: Stock, packed: bool, pad: Any, collate: Any, buffer: int, skips: bool = False
+) -> None:
     """Refuse what these data cannot follow, as far as that can be seen without planning an epoch.
 
     Args:
         batching: how samples become batches. made: the samples.
         packed: whether sequences follow one another. pad, collate, buffer: as `Data` takes them.
+        skips: whether samples that cannot be read are left out.
 
     Raises:
         DataError, SettingError: saying what does not go together, and what to write instead.
     """
-    for said in (*_contradictions(batching, packed, collate is not None), *_packing(batching)):
+    found = (
+        *_contradictions(batching, packed, collate is not None),
+        *_packing(batching),
+        *_side_by_side(batching, skips),
+    )
+    for said in found:
         raise SettingError(said)
     if isinstance(pad, Mapping) and made.names:
         unknown = [name for name in pad if name not in made.names]
@@ -76,6 +84,22 @@ def _contradictions(batching: Batching, packed: bool, collated: bool) -> Iterato
         yield "collate makes the batches itself: leave pack and buckets out."
     if collated and batching.chunk is not None:
         yield f"collate makes the batches of whole samples: leave chunk={batching.chunk!r} out, or collate."
+
+
+def _side_by_side(batching: Batching, skips: bool) -> Iterator[str]:
+    """What would make a row of a batch go on elsewhere than where that row of the batch before ended."""
+    if not isinstance(batching.order, SideBySide):
+        return
+    asked = {
+        "keep": (bool(batching.filters), "Leave samples out before: filtered(data, predicate)."),
+        "subepochs": (batching.subepochs > 1, "Leave it out."),
+        "shuffle_batches": (batching.blocks != 0, "Leave it out."),
+        "unreadable='skip'": (skips, "Leave it out."),
+        "select": (batching.selection is not None, "Leave it out."),
+    }
+    for name, (given, write) in asked.items():
+        if given:
+            yield f"{batching.order!r} and {name}: rows would not go on where those of the batch before ended. {write}"
 
 
 def _packing(batching: Batching) -> Iterator[str]:

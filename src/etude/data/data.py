@@ -156,7 +156,7 @@ class Data:
             drop_last,
         )
         batching = _completed(batching, made)
-        check(batching, made, bool(pack), pad, collate, shuffle_buffer)
+        check(batching, made, bool(pack), pad, collate, shuffle_buffer, unreadable == "skip")
         recast = partial(stock, source, names, lengths, skips=unreadable == "skip")
         packed = bool(pack)
         self.assembled = Assembled(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import floor, inf, isfinite
+from math import inf
 from typing import Any
 
 from torch import Tensor
@@ -41,7 +41,7 @@ class Window:
             )
         self._said.check(extent, uncounted)
         for progress in moments(extent, 33, unknown=0.0):
-            _check(_floor(self._said.at(progress.without(*uncounted))))
+            _check(self._said.at(progress.without(*uncounted)))
         self.count = 0
         self.samples = 0.0
         self._seen = Ledger()
@@ -53,7 +53,7 @@ class Window:
 
     def size(self, progress: Progress) -> int:
         """Micro-batches of the step made at `progress`."""
-        return self._fixed or _check(_floor(self._said.at(progress)))
+        return self._fixed or _check(self._said.at(progress))
 
     def brings_nothing(self, indices: Sequence[int], gradients: Sequence[Tensor | None]) -> bool:
         """Whether no array that moves has a new gradient since the last micro-batch; `gradients` of all arrays."""
@@ -94,11 +94,6 @@ class Window:
     def follow(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> None:
         """The arrays have another order now, or others have come."""
         self._seen.follow(before, after)
-
-
-def _floor(size: Any) -> Any:
-    """What a schedule gives, rounded down where it lies between whole numbers, as a batch size is."""
-    return floor(size) if type(size) is float and isfinite(size) else size
 
 
 def _check(size: Any) -> int:

@@ -163,10 +163,14 @@ class Planner:
         # Batches that change places keep the size that they had where they were made.
         made = planned.epoch if isinstance(planned.epoch, Cut) else None
         turn = None if made is None else made.turn
-        passed = (planned if made is None else replace(planned, epoch=replace(made, turn=None))).passed()
-        moments = self._clock.moments(number, passed.total)
-        each = zip(passed.units[:-1].tolist(), passed.frames.tolist(), strict=False)
-        nows = (moments.at(batch, units, frames) for batch, (units, frames) in enumerate(each))
+        whole = planned if made is None else replace(planned, epoch=replace(made, turn=None))
+        units, offsets = whole.epoch.all()
+        strata = isinstance(self.batching.order.at(self._passed(number)), InStrata)
+        # A function is asked for every unit: the last one has decided. A schedule, when a batch begins.
+        places = offsets[1:] - 1 if opaque(limits.schedules) and not strata else offsets[:-1]
+        frames, moments = whole.table.frames(units), self._clock.moments(number, whole.passed().total)
+        each = enumerate(zip(places.tolist(), frames[places].tolist(), strict=True))
+        nows = (moments.at(batch, given, before) for batch, (given, before) in each)
         allowed: Floats = np.stack([self._clock.ask(limits.most, now) for now in nows], axis=1)
         return allowed if turn is None else allowed[:, turn]
 
@@ -341,8 +345,9 @@ class Planner:
             )
             left_out[BEYOND] = len(dropped)
             alone, data = data.units[places[kept]], data.only(fits)
-        about = ready.about(allowed) * len(data) / max(1, ready.table.number)
-        return _repeated(Strata(data, allowed, about, seed, number, alone), batching.repeat), left_out
+        # Of a part of the units there are as many strata as of all.
+        several = round(ready.several(allowed) * len(data) / max(1, ready.table.number))
+        return _repeated(Strata(data, allowed, several, seed, number, alone), batching.repeat), left_out
 
     def _in_strata_and_time(
         self, ready: Prepared, data: Sorted, number: int, left_out: LeftOut

@@ -12,7 +12,7 @@ from etude.data.plan.buckets import Buckets, shapes
 from etude.data.plan.budgets import Costs, costs
 from etude.data.plan.lengths import Whole
 from etude.data.plan.limits import Floats, SampleLimit
-from etude.data.plan.strata import Sorted, batches_of, sort
+from etude.data.plan.strata import Sorted, batches_in_stratum, sort
 from etude.data.plan.table import Table
 from etude.errors import SettingError
 from etude.values.progress import Progress
@@ -57,13 +57,13 @@ class Prepared:
         assert self.table.lengths is not None
         return shapes(self.table.lengths, given, self._batching.limits)
 
-    def about(self, most: Floats) -> float:
-        """About how many batches all units fill; remembered, as it is asked for by every epoch."""
-        if self._about is None or (self._about[0] != most).any():
-            self._about = (most, batches_of(self.sorted, most))
-        return self._about[1]
+    def several(self, most: Floats) -> int:
+        """Batches in a stratum of all units; remembered, as it is asked for by every epoch."""
+        if self._several is None or (self._several[0] != most).any():
+            self._several = (most, batches_in_stratum(self.sorted, most))
+        return self._several[1]
 
-    _about: tuple[Floats, float] | None = None
+    _several: tuple[Floats, int] | None = None
 
     def called(self, order: Whole, sample: Callable[[int], str]) -> Callable[[int], str]:
         """How messages call the unit at a place of an order."""

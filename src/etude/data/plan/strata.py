@@ -28,10 +28,10 @@ from etude.errors import DataError
 
 Costs = npt.NDArray[np.float64]
 
-_STRATA = 1000
-"""Strata in an epoch, if it has enough batches: they say how alike the lengths in a batch are."""
-_FEWEST = 2
-"""Batches in a stratum at least: with one there would be nothing to draw."""
+_FEWEST, _MIXED = 2, 8
+"""Batches in a stratum at least, for with one there would be nothing to draw; and those that mix an epoch well."""
+_PADDING, _BEARABLE = 0.0015, 0.01
+"""Share of padding up to which strata are made larger; and up to which they are, to be mixed well."""
 _BLOCK = 64
 """Units of which the largest cost is kept, so that a stratum need not look at all of its own."""
 
@@ -123,11 +123,25 @@ def _sorted(units: Whole, lengths: Whole, costs: Costs) -> Sorted:
     return Sorted(units, lengths, costs, runs, rising, blocks)
 
 
-def batches_of(data: Sorted, most: Costs) -> float:
-    """About how many batches the units fill."""
+def batches_in_stratum(data: Sorted, most: Costs) -> int:
+    """How many batches a stratum should have.
+
+    The more it has, the more other samples a sample is in a batch with, from epoch to epoch, and the more is padded.
+
+    Args:
+        data: the units. most: what each limit allows, float64, shape (limits,).
+    """
     if not len(data) or not len(most):
-        return 0.0
-    return float((data.costs / most[:, None]).max(0).sum())
+        return _FEWEST
+    filled = np.cumsum((data.costs / most[:, None]).max(0))
+    best, frames = _FEWEST, max(1, int(data.lengths.sum()))
+    for several in (3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128):
+        starts = np.unique(np.searchsorted(filled, np.arange(0.0, filled[-1], several)))
+        ends = np.append(starts[1:], len(data))
+        padded = int((data.lengths[ends - 1] * (ends - starts)).sum())
+        if 1 - frames / max(1, padded) <= (_BEARABLE if several <= _MIXED else _PADDING):
+            best = several
+    return best
 
 
 class Strata(Epoch):
@@ -136,15 +150,15 @@ class Strata(Epoch):
     Args:
         data: the units, sorted; each must fit into a batch alone.
         most: what each limit allows, float64, shape (limits,).
-        about: how many batches the units fill; see `batches_of`.
+        several: batches in a stratum; see `batches_in_stratum`.
         seed, epoch: what is drawn depends on nothing else.
         alone: units that are batches of their own.
     """
 
     __slots__ = ("_alone", "_counts", "_drawn", "_firsts", "_members", "_turn", "batches", "units")
 
-    def __init__(self, data: Sorted, most: Costs, about: float, seed: int, epoch: int, alone: Whole) -> None:
-        places, self._counts = _layout(data, most, about, seed, epoch)
+    def __init__(self, data: Sorted, most: Costs, several: int, seed: int, epoch: int, alone: Whole) -> None:
+        places, self._counts = _layout(data, most, several, seed, epoch)
         self._members = _Members(data, places, seed, epoch)
         self._firsts = np.concatenate(([0], np.cumsum(self._counts))).astype(np.int64)
         self._alone = alone
@@ -217,7 +231,7 @@ class _Layer:
     __slots__ = ("_costs", "_largest", "_lengths", "_strata", "left")
 
     def __init__(self, data: Sorted, budget: Costs, seed: int, epoch: int) -> None:
-        places, _ = _layout(data, budget, batches_of(data, budget), seed, epoch)
+        places, _ = _layout(data, budget, batches_in_stratum(data, budget), seed, epoch)
         members = _Members(data, places, seed, epoch)
         self._strata = [members.of(number) for number in range(len(places) - 1)]
         self.left = np.array([len(units) for units in self._strata], dtype=np.int64)
@@ -330,13 +344,13 @@ class _Members:
         return seed, STRATA, epoch, what, number
 
 
-def _layout(data: Sorted, most: Costs, about: float, seed: int, epoch: int) -> tuple[list[int], list[int]]:
+def _layout(data: Sorted, most: Costs, several: int, seed: int, epoch: int) -> tuple[list[int], list[int]]:
     """Where strata lie, the longest units first, and how many batches each has.
 
     A stratum takes as many units as fill its batches, given the longest of it. The first one takes a random number, so
     that all that follow lie elsewhere in every epoch.
     """
-    several = max(_FEWEST, round(about / _STRATA))
+    several = max(_FEWEST, several)
     places = [len(data)]
     counts: list[int] = []
     while (stop := places[-1]) > 0:
