@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from etude.data.plan.arrangements import Units
+from etude.data.plan.changing import in_time
 from etude.data.plan.lengths import Whole
 from etude.data.plan.orders import order
 from etude.data.plan.sorting import by_key
-from etude.data.plan.strata import Sorted, Strata, batches_in_stratum, in_time, sort
+from etude.data.plan.strata import Sorted, Strata, batches_in_stratum, sort
 from etude.errors import DataError
 
 LENGTHS = np.random.default_rng(0).lognormal(5.5, 0.6, 4000).astype(np.int64) + 1

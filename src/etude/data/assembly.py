@@ -18,7 +18,8 @@ from etude.data.cursor import Cursor
 from etude.data.items import Reader
 from etude.data.plan.arrangements import SideBySide
 from etude.data.plan.lengths import Whole
-from etude.data.plan.planner import Planned, Planner
+from etude.data.plan.planned import Planned
+from etude.data.plan.planner import Planner
 from etude.data.plan.shares import share
 from etude.data.reading import Read, SampleReader, collated, emptied
 from etude.data.report import Report, report

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from etude.data.plan.measures import Measures, measure
-from etude.data.plan.planner import Planned, Planner
+from etude.data.plan.planned import Planned
+from etude.data.plan.planner import Planner
 from etude.draw.batches import Drawn, plot_batches
 from etude.draw.histograms import Stream
 from etude.errors import SettingError

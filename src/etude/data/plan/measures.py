@@ -10,7 +10,8 @@ import numpy as np
 from etude.data.plan.budgets import costs
 from etude.data.plan.lengths import Whole
 from etude.data.plan.limits import Floats, Kind, Limit
-from etude.data.plan.planner import Planned, Planner
+from etude.data.plan.planned import Planned
+from etude.data.plan.planner import Planner
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,9 +11,7 @@ once, also in a million units.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import final
 
 import numpy as np
@@ -21,7 +19,7 @@ import numpy.typing as npt
 
 from etude.data.order import BATCHES, STRATA, generator
 from etude.data.plan.arrangements import Order, Units
-from etude.data.plan.epoch import Cut, Epoch, of_lists
+from etude.data.plan.epoch import Epoch, of_lists
 from etude.data.plan.lengths import Whole
 from etude.data.plan.sorting import by_key
 from etude.errors import DataError
@@ -158,8 +156,8 @@ class Strata(Epoch):
     __slots__ = ("_alone", "_counts", "_drawn", "_firsts", "_members", "_turn", "batches", "units")
 
     def __init__(self, data: Sorted, most: Costs, several: int, seed: int, epoch: int, alone: Whole) -> None:
-        places, self._counts = _layout(data, most, several, seed, epoch)
-        self._members = _Members(data, places, seed, epoch)
+        places, self._counts = layout(data, most, several, seed, epoch)
+        self._members = Members(data, places, seed, epoch)
         self._firsts = np.concatenate(([0], np.cumsum(self._counts))).astype(np.int64)
         self._alone = alone
         self.batches = int(self._firsts[-1]) + len(alone)
@@ -190,118 +188,7 @@ class Strata(Epoch):
         return self._drawn[number]
 
 
-def in_time(
-    data: Sorted,
-    most: Callable[[int, int, int], Costs],
-    leaves: Callable[[int, Costs], bool],
-    seed: int,
-    epoch: int,
-    times: int = 1,
-) -> Cut:
-    """The same for a budget that changes during the epoch: every batch is as large as the budget then allows.
-
-    The next batch is of a stratum drawn in proportion to what is left of it. Units that do not fit yet wait until they
-    do; those that never fit come last, each a batch of its own, or are left out.
-
-    Args:
-        data: the units, sorted.
-        most: what each limit allows, float64, shape (limits,), after so many batches, units and frames of this epoch.
-        leaves: whether a unit that is beyond what is allowed is left out; it counts it then.
-        seed, epoch: what is drawn depends on nothing else.
-        times: how often the epoch goes over its units.
-    """
-    chance, batches, given, frames = generator(seed, BATCHES, epoch), list[Whole](), 0, 0
-    for _ in range(times):
-        layer = _Layer(data, most(len(batches), given, frames), seed, epoch)
-        while layer.left.any():
-            batch = layer.draw(most(len(batches), given, frames), chance.random(), leaves)
-            if len(batch):
-                batches.append(batch)
-                given, frames = given + len(batch), frames + layer.frames(batch)
-    return of_lists(batches)
-
-
-class _Layer:
-    """Strata from which batches are drawn one by one.
-
-    Attributes:
-        left: how many units each stratum still has, int64, shape (strata,).
-    """
-
-    __slots__ = ("_costs", "_largest", "_lengths", "_strata", "left")
-
-    def __init__(self, data: Sorted, budget: Costs, seed: int, epoch: int) -> None:
-        places, _ = _layout(data, budget, batches_in_stratum(data, budget), seed, epoch)
-        members = _Members(data, places, seed, epoch)
-        self._strata = [members.of(number) for number in range(len(places) - 1)]
-        self.left = np.array([len(units) for units in self._strata], dtype=np.int64)
-        largest = [data.largest(stop, start) for start, stop in pairwise(places)]
-        self._largest = np.array(largest).reshape(len(self._strata), len(budget))
-        number = int(data.units.max(initial=-1)) + 1
-        self._lengths, self._costs = np.zeros(number, np.int64), np.zeros((len(budget), number))
-        self._lengths[data.units], self._costs[:, data.units] = data.lengths, data.costs
-
-    def frames(self, units: Whole) -> int:
-        """Frames of some units in the leading stream."""
-        return int(self._lengths[units].sum())
-
-    def draw(self, budget: Costs, chance: float, leaves: Callable[[int, Costs], bool]) -> Whole:
-        """The next batch; no unit where one was left out, or was found to fit after all."""
-        # A stratum counts for the batches that it still has.
-        share = (self._largest / budget).max(1, initial=0.0)
-        fits = (share <= 1) & (self.left > 0)
-        if not fits.any():
-            return self._beyond(_draw(self.left.astype(np.float64), chance), budget, leaves)
-        weights = np.where(fits, share * self.left, 0.0)
-        drawn = _draw(weights if weights.any() else (fits * self.left).astype(np.float64), chance)
-        return _fill(self._strata, self.left, self._largest, budget, drawn)
-
-    def _beyond(self, stratum: int, budget: Costs, leaves: Callable[[int, Costs], bool]) -> Whole:
-        """One unit that does not fit alone, out of a stratum of which the largest did not."""
-        units = self._strata[stratum][: self.left[stratum]]
-        over = np.flatnonzero((self._costs[:, units] > budget[:, None]).any(0))
-        taken = units[over[-1:]]
-        self._strata[stratum] = np.delete(units, over[-1:])
-        self.left[stratum] -= len(taken)
-        self._largest[stratum] = self._costs[:, self._strata[stratum]].max(1, initial=0.0)
-        return taken[:0] if len(taken) and leaves(int(taken[0]), budget) else taken
-
-
-def _fill(strata: list[Whole], left: Whole, largest: Costs, most: Costs, drawn: int) -> Whole:
-    """A full batch, taken out of a stratum and, where that has not enough left, of the shorter ones that follow."""
-    pieces: list[Whole] = []
-    top, have, stratum = largest[drawn], 0, drawn
-    while stratum < len(strata):
-        if left[stratum]:
-            top = np.maximum(top, largest[stratum])
-            fits = _fits(top, most, have + int(left[stratum]))
-            if fits <= have:
-                break
-            stop = int(left[stratum])
-            start = max(0, stop - (fits - have))
-            pieces.append(strata[stratum][start:stop])
-            left[stratum] = start
-            have += stop - start
-            if start:
-                break
-        stratum = _next(left, stratum)
-    return np.concatenate(pieces)
-
-
-def _next(left: Whole, stratum: int) -> int:
-    """The stratum after `stratum` in which something is left; the number of strata where there is none."""
-    after = left[stratum + 1 :]
-    place = int((after > 0).argmax()) if len(after) else 0
-    return stratum + 1 + place if len(after) and after[place] else len(left)
-
-
-def _draw(weights: Costs, chance: float) -> int:
-    """One of several in proportion to weights."""
-    ends = np.cumsum(weights)
-    return int(np.searchsorted(ends, chance * ends[-1], "right"))
-
-
-class _Members:
+class Members:
     """The units of each stratum in random order.
 
     Units of one length that cost the same lie in the order of the data. Where a stratum ends among them, who belongs to
@@ -344,7 +231,7 @@ class _Members:
         return seed, STRATA, epoch, what, number
 
 
-def _layout(data: Sorted, most: Costs, several: int, seed: int, epoch: int) -> tuple[list[int], list[int]]:
+def layout(data: Sorted, most: Costs, several: int, seed: int, epoch: int) -> tuple[list[int], list[int]]:
     """Where strata lie, the longest units first, and how many batches each has.
 
     A stratum takes as many units as fill its batches, given the longest of it. The first one takes a random number, so
@@ -364,14 +251,14 @@ def _layout(data: Sorted, most: Costs, several: int, seed: int, epoch: int) -> t
 
 def _size(data: Sorted, most: Costs, stop: int, several: int) -> tuple[int, int]:
     """Units in the stratum that ends at `stop`, and how many of them fit into a batch."""
-    fits = _fits(data.costs[:, stop - 1], most, stop)
+    fits = fits_in(data.costs[:, stop - 1], most, stop)
     if data.rising:
         return several * fits, fits
-    fits = _fits(data.largest(max(0, stop - several * fits), stop), most, fits)
+    fits = fits_in(data.largest(max(0, stop - several * fits), stop), most, fits)
     return several * fits, fits
 
 
-def _fits(costs: Costs, most: Costs, limit: int) -> int:
+def fits_in(costs: Costs, most: Costs, limit: int) -> int:
     """How many units of such costs fit into a batch; at least one."""
     each = [budget // cost for cost, budget in zip(costs.tolist(), most.tolist(), strict=True) if cost]
     return max(1, int(min(each, default=limit)))
