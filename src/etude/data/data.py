@@ -46,8 +46,6 @@ _CHOICES = {
     "too_long": ("alone", "drop", "error"),
     "unreadable": ("raise", "skip"),
 }
-_LOOKED_AHEAD = 1000
-"""Samples of a stream that are sorted together where nothing is said."""
 
 
 @named_class
@@ -73,9 +71,11 @@ class Data:
         batch_size: samples in a batch, a number or a schedule.
         budget: what a batch may hold instead or besides: a number of padded frames (of every stream), a dict by
             stream, `padded`, `packed`, `padding`, `cost`, or a list of these; each a number or a schedule.
-        order: of the samples, see `etude.data.order`. Default: "strata" with a budget, else "random".
+        order: of the samples: a name such as "random", "sorted" or "laplace:.1000", what a function of `etude.data`
+            gives (`pools(1000)`, ...), or a function of the epoch. Default: "strata" with a budget, else "random".
         select: how often a sample comes: `weighted`, `mixed`. Default: each once.
-        keep: filters, see `etude.data.keep`.
+        keep: filters: `length(most=1600)`, `shortest(0.5)`, a function of the lengths, `{range(0, 5): filter}`, a
+            schedule whose values are filters, or a list of these.
         chunk: size, (size, step) or `chunk(...)` of the pieces that samples are cut into, or a schedule of such.
         buckets: `buckets((100, 64), (200, 32))`, or how many shapes the batches may have, for torch.compile.
         pack: sequences follow one another, with offsets, instead of being padded; "first_fit" fills batches with what

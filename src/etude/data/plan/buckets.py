@@ -160,7 +160,7 @@ def shapes(lengths: Lengths, n: int, limits: Sequence[Limit]) -> Buckets:
         place = int(np.flatnonzero(numbers == 0)[0])
         raise DataError(
             f"buckets={n}: a sample of length {tops[lengths.names[0]][ends[place] - 1]} is over the budget even alone. "
-            "Raise the budget, or leave long samples out with a filter."
+            "Raise the budget, or leave such samples out: too_long='drop'."
         )
     return _chosen(ends, numbers, tops, lengths.names, int(n))
 

@@ -51,7 +51,7 @@ class _Layer:
         left: how many units each stratum still has, int64, shape (strata,).
     """
 
-    __slots__ = ("_costs", "_largest", "_lengths", "_strata", "left")
+    __slots__ = ("_costs", "_largest", "_lengths", "_strata", "_top", "_weights", "left")
 
     def __init__(self, data: Sorted, budget: Costs, seed: int, epoch: int) -> None:
         places, _ = layout(data, budget, batches_in_stratum(data, budget), seed, epoch)
@@ -63,6 +63,9 @@ class _Layer:
         number = int(data.units.max(initial=-1)) + 1
         self._lengths, self._costs = np.zeros(number, np.int64), np.zeros((len(budget), number))
         self._lengths[data.units], self._costs[:, data.units] = data.lengths, data.costs
+        # Under one limit strata count in proportion to their costs, whatever it is; that is kept up to date.
+        self._top = float(self._largest.max(initial=0.0)) if len(budget) == 1 else np.inf
+        self._weights = self._largest[:, 0] * self.left if len(budget) == 1 else np.zeros(0)
 
     def frames(self, units: Whole) -> int:
         """Frames of some units in the leading stream."""
@@ -70,6 +73,11 @@ class _Layer:
 
     def draw(self, budget: Costs, chance: float, leaves: Callable[[int, Costs], bool]) -> Whole:
         """The next batch; no unit where one was left out, or was found to fit after all."""
+        if 0 < self._top <= budget[0]:
+            drawn = _draw(self._weights, chance)
+            batch = _fill(self._strata, self.left, self._largest, budget, drawn)
+            np.multiply(self._largest[drawn:, 0], self.left[drawn:], out=self._weights[drawn:])
+            return batch
         # A stratum counts for the batches that it still has.
         share = (self._largest / budget).max(1, initial=0.0)
         fits = (share <= 1) & (self.left > 0)
@@ -77,7 +85,13 @@ class _Layer:
             return self._beyond(_draw(self.left.astype(np.float64), chance), budget, leaves)
         weights = np.where(fits, share * self.left, 0.0)
         drawn = _draw(weights if weights.any() else (fits * self.left).astype(np.float64), chance)
-        return _fill(self._strata, self.left, self._largest, budget, drawn)
+        batch = _fill(self._strata, self.left, self._largest, budget, drawn)
+        self._weigh()
+        return batch
+
+    def _weigh(self) -> None:
+        if len(self._weights):
+            np.multiply(self._largest[:, 0], self.left, out=self._weights)
 
     def _beyond(self, stratum: int, budget: Costs, leaves: Callable[[int, Costs], bool]) -> Whole:
         """One unit that does not fit alone, out of a stratum of which the largest did not."""
@@ -87,6 +101,7 @@ class _Layer:
         self._strata[stratum] = np.delete(units, over[-1:])
         self.left[stratum] -= len(taken)
         self._largest[stratum] = self._costs[:, self._strata[stratum]].max(1, initial=0.0)
+        self._weigh()
         return taken[:0] if len(taken) and leaves(int(taken[0]), budget) else taken
 
 

@@ -55,7 +55,11 @@ class Prepared:
         if given is None or isinstance(given, Buckets):
             return given
         assert self.table.lengths is not None
-        return shapes(self.table.lengths, given, self._batching.limits)
+        lengths = self.table.lengths
+        if self._batching.too_long == "drop" and self.costs.constant:
+            fits = (self.costs.values <= self.costs.most(Progress())[:, None]).all(0)
+            lengths = lengths.take(np.flatnonzero(fits)) if fits.any() else lengths
+        return shapes(lengths, given, self._batching.limits)
 
     def several(self, most: Floats) -> int:
         """Batches in a stratum of all units; remembered, as it is asked for by every epoch."""
