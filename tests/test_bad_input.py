@@ -91,7 +91,7 @@ DATA: list[tuple[str, Any, dict[str, Any], type[EtudeError], str]] = [
     ("targets missing", X, {}, EtudeError, "target"),
     ("names", {"image": X, "label": Y}, {}, SettingError, "name the inputs as forward does"),
     ("loader, batch size", DataLoader(TensorDataset(X, Y)), {}, DataError, "batches of its own"),
-    ("loader, workers", DataLoader(TensorDataset(X, Y)), {"batch_size": None, "workers": 1}, PlanError, "its loader"),
+    ("loader, workers", DataLoader(TensorDataset(X, Y)), {"batch_size": None, "workers": 1}, PlanError, "its own"),
 ]
 
 

@@ -178,7 +178,7 @@ def _greedy(units: Iterator[Unit], price: Price, drop_last: bool, moment: Moment
         held.append(unit)
         given += 1
         frames += lead(unit) if unit.lengths else 0
-        if price.counted(len(held), most):
+        if not asks and price.counted(len(held), most):
             yield Group(held)
             held, batches = [], batches + 1
     if held and drop_last:

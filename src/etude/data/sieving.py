@@ -30,7 +30,7 @@ class Sieve:
         left_out: where what they leave out is counted.
     """
 
-    __slots__ = ("_chance", "_epoch", "_filters", "_left_out", "_seed", "_start")
+    __slots__ = ("_chance", "_drawn", "_epoch", "_filters", "_left_out", "_seed", "_start")
 
     def __init__(self, filters: tuple[Filter, ...], epoch: int, seed: int, start: Progress, left_out: Counts) -> None:
         self._filters: list[tuple[str, int, Filter]] = []
@@ -40,6 +40,7 @@ class Sieve:
                 name += " again"
             self._filters += [(name, place + later, one) for later, one in enumerate(_acting(each, epoch, start))]
         self._chance = {place: generator(seed, FILTER, epoch, place) for _, place, _ in self._filters}
+        self._drawn: dict[int, int] = {}
         self._epoch, self._seed, self._start, self._left_out = epoch, seed, start, left_out
 
     def keeps(self, number: int, lengths: Mapping[str, int]) -> bool:
@@ -52,7 +53,9 @@ class Sieve:
 
     def _stays(self, each: Filter, place: int, number: int, lengths: Mapping[str, int]) -> bool:
         if isinstance(each, Dropped):  # one number after another, as a plan of all samples draws them at once
-            return bool(self._chance[place].random() >= share_of(value_of(each.probability, self._start, each), each))
+            drawn = self._chance[place].random(number + 1 - self._drawn.get(place, 0))[-1]
+            self._drawn[place] = number + 1
+            return bool(drawn >= share_of(value_of(each.probability, self._start, each), each))
         known = lengths_of_one(lengths) if lengths else None
         asked = Candidates(np.array([number]), known, self._start, self._epoch, self._seed, place)
         return bool(each.mask(asked)[0])

@@ -74,7 +74,9 @@ class Dropped(Filter):
     def mask(self, candidates: Candidates) -> Truth:
         probability = share_of(value_of(self.probability, candidates.progress, self), self)
         chance = generator(candidates.seed, FILTER, candidates.epoch, candidates.place)
-        return np.asarray(chance.random(len(candidates)) >= probability)
+        # Every sample has a number of its own, whatever others are there.
+        drawn = chance.random(int(candidates.samples.max(initial=-1)) + 1)
+        return np.asarray(drawn[candidates.samples] >= probability)
 
     def fitting(self, candidates: Candidates) -> str:
         return "Write a smaller probability"
