@@ -166,7 +166,7 @@ def test_data_that_are_looked_at_are_read_whole() -> None:
     data.read.clear()
     (batch,) = flow.batches(epochs=1)
     assert sorted(batch.values["audio_lengths"].tolist()) == [6, 8]
-    assert sorted(data.read) == [(0, "whole"), (1, "whole")]
+    assert set(data.read) == {(0, "whole"), (1, "whole")}  # twice where chance may have had a part
 
 
 def test_workers_change_nothing() -> None:
