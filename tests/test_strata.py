@@ -225,3 +225,10 @@ def test_of_several_limits_that_change_all_hold() -> None:
         assert len(units) == 1 or (
             len(units) * LENGTHS[units].max() <= own and len(units) * labels[units].max() <= other
         )
+
+
+def test_units_without_frames_are_drawn_too_while_a_budget_grows() -> None:
+    lengths = np.array([0, 0, 0, 4, 5, 0, 6, 0])
+    data = sort(np.arange(8), lengths, lengths[None].astype(np.float64))
+    found = in_time(data, lambda batch, units, frames: np.array([6.0 + batch]), lambda unit, most: False, 1, 0)
+    assert sorted(found.all()[0].tolist()) == list(range(8))

@@ -73,7 +73,7 @@ class _Layer:
 
     def draw(self, budget: Costs, chance: float, leaves: Callable[[int, Costs], bool]) -> Whole:
         """The next batch; no unit where one was left out, or was found to fit after all."""
-        if 0 < self._top <= budget[0]:
+        if self._top <= budget[0] and self._weights.any():
             drawn = _draw(self._weights, chance)
             batch = _fill(self._strata, self.left, self._largest, budget, drawn)
             np.multiply(self._largest[drawn:, 0], self.left[drawn:], out=self._weights[drawn:])
