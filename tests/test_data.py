@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 import etude
 from batchings import rows, samples
 from etude import Cursor, Data
-from etude.data import buckets, chunk, cost, length, packed, padded, padding, shortest, weighted
+from etude.data import buckets, chunk, cost, easiest, joined, length, packed, padded, padding, shortest, weighted
 from etude.data.flow import Flow
 from etude.errors import DataError, EtudeError, SettingError
 
@@ -263,3 +263,22 @@ def test_streams_of_unequal_numbers_of_chunks_name_the_sample() -> None:
     made = Data(two, lengths=("x", "y"), budget=40, chunk=chunk({"x": 4, "y": 2}))
     with pytest.raises(DataError, match="sample 1 has unequal numbers of chunks: 2 in 'x'"):
         made.report()
+
+
+def test_a_part_of_the_data_is_filtered_by_the_scores_of_its_own_samples_and_tells_what_the_data_left_out() -> None:
+    whole = [{"id": f"u{number}", "x": torch.zeros(number % 5 + 1)} for number in range(40)]
+    other = [{"id": f"u{number}", "y": number} for number in range(30)]
+    scores = np.random.default_rng(0).permutation(30)
+    data = Data(
+        joined({"x": whole, "y": other}, on="id", missing="drop"),
+        lengths="x",
+        batch_size=4,
+        keep=easiest(scores, 0.5),
+    )
+    part = data.assembled.only(torch.arange(10, 30))
+    flow = Flow(part)
+    found = sorted(number for batch in flow.batches(epochs=1) for number in batch.values["y"].tolist())
+    assert found == sorted(sorted(range(10, 30), key=scores.__getitem__)[:10])
+    told = flow.report(0)
+    assert told is not None
+    assert sorted(told.left_out.values()) == [10, 10]

@@ -111,7 +111,7 @@ class Assembled(Source):
             return Samples(stock.number, stock.lengths, stock.parts, stock.called, stock.dropped)
         own = indices.numpy()
         lengths = None if stock.lengths is None else stock.lengths.take(own)
-        return Samples(len(own), lengths, (), lambda sample: stock.called(int(own[sample])))
+        return Samples(len(own), lengths, (), lambda sample: stock.called(int(own[sample])), stock.dropped, own)
 
     def joining(self) -> Joining:
         """How samples become a batch."""

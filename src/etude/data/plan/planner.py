@@ -330,7 +330,8 @@ class Planner:
         own = np.unique(samples)
         lengths = None if self.samples.lengths is None else self.samples.lengths.take(own)
         kept, counts = self._clock.ask(
-            lambda progress: apply(filters, own, lengths, progress, number, self._seed), self._start(number)
+            lambda progress: apply(filters, self.samples.named(own), lengths, progress, number, self._seed),
+            self._start(number),
         )
         stay = np.zeros(self.samples.number, np.bool_)
         stay[own[kept]] = True

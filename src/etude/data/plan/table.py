@@ -23,6 +23,7 @@ class Samples:
         number: how many. lengths: theirs, or None. parts: how many belong to each of several sources, one after the
             other. called: how messages call a sample, by its number.
         dropped: samples that are not even among them, by the reason.
+        numbers: those of the samples in the whole data, int64, shape (number,), where these are a part of it.
     """
 
     number: int
@@ -30,6 +31,11 @@ class Samples:
     parts: Sequence[int] = ()
     called: Callable[[int], str] = "sample {}".format
     dropped: Mapping[str, int] = field(default_factory=dict)
+    numbers: Whole | None = None
+
+    def named(self, places: Whole) -> Whole:
+        """The numbers in the whole data of the samples at some places."""
+        return places if self.numbers is None else self.numbers[places]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
