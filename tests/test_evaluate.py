@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from etude import DataError, Evaluate, ScheduleError, SettingError, Update, epochs, every, fraction, samples, seconds
 from etude import steps as steps_
 from etude.errors import PlanError
-from etude.run.evaluate import Means, looking, numbers
+from etude.run.evaluate import Means, numbers
 from etude.run.events import Evaluated, Event, Settled, Stepped
+from etude.step.looking import looking
 from etude.step.loss import Measured
 from small import Noisy, arrays, batches, classified, mlp, randomness, run, same, trained
 

@@ -38,7 +38,7 @@ _ODD: tuple[Any, ...] = (
     *("\u202ename", "\ud800", "%s%n", "{0.__class__}", "__import__('os')", "x" * 4000, [0] * 500, "\x1b[2J", "a\nb"),
 )
 _NAMES = (
-    *("../../../../tmp/x", "/etc/passwd", "/dev/zero", "..", ".", "", "a/../../b", "C:\\x", "\\\\host\\x", "~/x"),
+    *("../../../../x", "/etc/passwd", "/dev/zero", "..", ".", "", "a/../../b", "C:\\x", "\\\\host\\x", "~/x"),
     *("0.weight\0", "\n", "\x1b]0;x\x07", "\u202e", "\ud800", "a" * 5000, "__metadata__ ", "__class__", "file:///x"),
     *("buffer:", "optimizer:::", "average:../x:y", "best:", "history:a:b:c", "state:" + "[0]" * 500, "$(touch x)"),
 )

@@ -17,11 +17,12 @@ from etude.data.cursor import Cursor
 from etude.data.flow import Flow
 from etude.data.source import Source, check_finite, source, split_validation
 from etude.errors import DataError, PlanError
-from etude.run.dry_run import dry_run, materialise, prove_validation, restored_on_error, same_buffers, try_single
-from etude.run.evaluate import Evaluate, Evaluator, looking
+from etude.run.dry_run import dry_run, materialise, prove_validation, restored_on_error, try_single
+from etude.run.evaluate import Evaluate, Evaluator
 from etude.run.said import first_batch
 from etude.step.averaging import Averages
 from etude.step.gan import GAN
+from etude.step.looking import looking, same_buffers
 from etude.step.precision import Precision
 from etude.step.update import Update
 from etude.step.window import Window

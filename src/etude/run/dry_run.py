@@ -13,7 +13,8 @@ from etude.data.assembled import Assembled
 from etude.data.batch import each, outline
 from etude.data.source import Arrays, Source
 from etude.errors import EtudeError, PlanError
-from etude.run.evaluate import Evaluator, looking
+from etude.run.evaluate import Evaluator
+from etude.step.looking import looking
 from etude.step.reading import Reader
 from etude.step.work import Work
 from etude.values.progress import Extent, Progress
@@ -86,17 +87,6 @@ def materialise(net: nn.Module, batch: Any) -> None:
             net(*args, **kwargs)
     except Exception as error:
         raise PlanError(_explained(error, net, batch, "loss")) from error
-
-
-@contextmanager
-def same_buffers(net: nn.Module) -> Iterator[None]:
-    """Some nets write to their buffers even in evaluation mode: afterwards they hold what they held."""
-    kept = [(buffer, buffer.detach().clone()) for buffer in net.buffers() if has_shape(buffer)]
-    try:
-        yield
-    finally:
-        for buffer, before in kept:
-            buffer.data.copy_(before)
 
 
 def _explained(error: Exception, net: nn.Module, batch: Any, name: str) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from etude.data.flow import Flow
 from etude.errors import SettingError, nearest
 from etude.run.metrics import MetricLike, Metrics
 from etude.run.randomness import own_randomness, seed_look
+from etude.step.looking import looking
 from etude.step.loss import Measured
 from etude.step.reading import Reader
 from etude.step.work import Work
@@ -176,19 +176,6 @@ def total_losses(works: Sequence[Work], means: Mapping[str, float], progress: Pr
             found["loss"] += total
             found[name] = total if len(works) > 1 else found["loss"]
     return found
-
-
-@contextmanager
-def looking(net: nn.Module) -> Iterator[None]:
-    """The net in evaluation mode and without gradients; every module is afterwards in the mode it had."""
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 class Means:

@@ -7,14 +7,13 @@ right afterwards, by one number.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from etude.errors import SettingError
+from etude.step.looking import looking, same_buffers
 from etude.step.loss import Losses, Measured, weighted_sum
 from etude.step.reading import Reader
 
@@ -110,21 +109,6 @@ def counts_of(losses: Losses, net: nn.Module, read: Reader, many: Sequence[Any])
     if losses.told:
         return [[float(count) for count in losses.counts(read, values)] for values in many]
     modules = [term.function for term in losses.terms if isinstance(term.function, nn.Module)]
-    with _looking(nn.ModuleList([net, *modules])):
+    whole = nn.ModuleList([net, *modules])
+    with looking(whole), same_buffers(whole):
         return [[float(one.count) for one in losses.measure_each(net, read, values)[0]] for values in many]
-
-
-@contextmanager
-def _looking(net: nn.Module) -> Iterator[None]:
-    """Modules in evaluation mode and without gradients; the buffers that some write to even so are kept."""
-    modes = [(module, module.training) for module in net.modules()]
-    kept = [(buffer, buffer.detach().clone()) for buffer in net.buffers()]
-    net.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for buffer, before in kept:
-            buffer.data.copy_(before)
