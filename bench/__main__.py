@@ -14,6 +14,7 @@ import torch
 import batching
 import checkpoints
 import imports
+import knobs
 import loading
 import loops
 import optimizers
@@ -58,6 +59,7 @@ def _files(wide: bool) -> dict[str, Results]:
         "optimizers": partial(optimizers.results, wide=wide),
         "whole_steps": partial(whole_steps.results, wide=wide),
         "schedules": schedules.results,
+        "knobs": knobs.results,
         "loops": loops.results,
         "checkpoints": checkpoints.results,
         "batching": partial(batching.results, wide=wide),

@@ -7,9 +7,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from etude import FROZEN, Data, Plan, cosine, cycle, demo, epochs, linear, part, pieces, steps, train, warmup
+from etude import (
+    FROZEN,
+    Data,
+    Plan,
+    cosine,
+    cycle,
+    demo,
+    epochs,
+    exponential,
+    linear,
+    part,
+    pieces,
+    steps,
+    train,
+    warmup,
+)
 from etude.data import shortest
 
 IMAGES = Path(__file__).parent / "images"
@@ -35,6 +50,33 @@ def small_net() -> nn.Module:
     )
 
 
+def scheduled() -> Plan:
+    """What the page on scheduling shows: a rate, and numbers that change beside it, as lines under the score."""
+    late = pieces(0.0, (steps(16), linear(0.0, 0.3, over=steps(24))))
+    return Plan(
+        "mse",
+        learning_rate=warmup(steps(8)) * cosine(1e-3, 2e-5),
+        update_schedule=pieces("head", (steps(16), part("body") | "head")),
+        clip_value=pieces(10, (steps(32), None)),
+        weight_noise={"body": linear(0.0, 0.02)},
+        knobs={"p": {"body": late}, "temperature": exponential(2.0, 1.0)},
+        steps=64,
+    )
+
+
+class Tempered(nn.Sequential):
+    """Layers with dropout, and an output that is divided by a temperature."""
+
+    def __init__(self) -> None:
+        body = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Dropout(0.0), nn.Linear(8, 8), nn.ReLU())
+        super().__init__(OrderedDict(body=body, head=nn.Linear(8, 1)))
+        self.temperature = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = super().forward(x)
+        return made / self.temperature
+
+
 def sequences() -> Data:
     """What the page on batches draws: log-normal lengths, and a curriculum."""
     lengths = np.exp(np.random.default_rng(0).normal(4, 0.6, 6000)).astype(int) + 1
@@ -46,6 +88,7 @@ def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     torch.manual_seed(0)
     fine_tuning().check(small_net(), (torch.randn(64, 4), torch.randn(64, 1))).plot(IMAGES / "score.png")
+    scheduled().plot(Tempered(), (torch.randn(64, 8), torch.randn(64, 1)), IMAGES / "knobs.png")
     sequences().plot(IMAGES / "batches.png", epochs=4)
     net, data, plan = demo.experiment()
     train(net, data, plan, progress=False).plot("loss", IMAGES / "loss.png")

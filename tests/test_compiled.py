@@ -109,7 +109,7 @@ def test_arrays_that_the_loss_does_not_reach() -> None:
     ("options", "said"),
     [
         ({"optimizer": "rmsprop"}, "not one of étude's own rules"),
-        ({"clip_norm": 1.0}, "clipping, noise, centralise, l2 and shrink are not compiled"),
+        ({"clip_norm": 1.0}, "clip_norm= is not compiled: no setting besides those of the update rule"),
         ({"precision": "fp16"}, "fp16 needs a loss scale"),
     ],
 )

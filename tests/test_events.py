@@ -8,7 +8,19 @@ from typing import get_args
 import pytest
 import torch
 
-from etude.run.events import Began, Ended, EpochEnded, Evaluated, Event, Saved, SaveFailed, Settled, Skipped, Stepped
+from etude.run.events import (
+    Began,
+    Ended,
+    EpochEnded,
+    Evaluated,
+    Event,
+    RolledBack,
+    Saved,
+    SaveFailed,
+    Settled,
+    Skipped,
+    Stepped,
+)
 from etude.values.progress import Progress
 from small import kinds, run
 
@@ -16,6 +28,7 @@ ALL = (
     Began(Progress()),
     Stepped(Progress(1), {"loss": torch.tensor(1.0)}, 4, 1e-3, ("loss",), 0.1),
     Skipped(Progress(1), "the loss is not finite"),
+    RolledBack(Progress(4), "the loss is not finite", 2, 0.5),
     EpochEnded(Progress(1), 1, {"loss": 1.0}),
     EpochEnded(Progress(1), 1, {"loss": 1.0}, {"padding.audio": 0.02}),
     Evaluated(Progress(1), {"loss": 1.0}, True),

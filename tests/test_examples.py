@@ -20,6 +20,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 HELPERS = {"pictures"}
 NAMES = sorted({path.stem for path in EXAMPLES.glob("*.py")} - HELPERS)
 RECORDINGS = Path(__file__).parents[2] / "shared" / "data" / "fsdd"
+TEXT = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.txt"
 
 
 @pytest.fixture(autouse=True)
@@ -220,4 +221,35 @@ def test_full_size(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         if not RECORDINGS.is_dir():
             pytest.skip("the recordings of spoken digits are not here")
         monkeypatch.setenv("ETUDE_DATA", str(RECORDINGS))
+    if name == "speedrun":
+        if not TEXT.is_file():
+            pytest.skip("the text is not here")
+        monkeypatch.setenv("ETUDE_DATA", str(TEXT))
     run(name, quick=False)
+
+
+@pytest.mark.skipif(not TEXT.is_file(), reason="the text is not here")
+def test_speedrun_follows_its_recipe(here: Path) -> None:
+    result = importlib.import_module("speedrun").main(quick=True, data=str(TEXT))
+    history = result.history
+    assert history["val.loss"].values[-1] < 3.0 < history["loss"].values[0]
+    assert [history["setting.batch_size"].values[step] for step in (0, 23, 24, 41, 42, 59)] == [4, 4, 6, 6, 8, 8]
+    assert [history["knob.length"].values[step] for step in (0, 23, 24, 41, 42, 59)] == [64, 64, 128, 128, 256, 256]
+    momentum = history["setting.momentum[blocks.*.*.weight]"].values
+    assert (momentum[0], max(momentum)) == (0.85, 0.95)
+    assert momentum[-1] < 0.87
+    assert history["setting.tie[embed.weight | head.weight]"].values == [1.0] * 40 + [0.0] * 20
+    # One array in two places, until they go their own ways.
+    assert not torch.equal(result.net.embed.weight, result.net.head.weight)
+    # Everything but the matrices is stepped at every other step.
+    places = [result.score["names"].index(name) for name in ("embed.weight", "blocks.0.up.weight")]
+    words, matrix = (result.score["rates"][place] for place in places)
+    assert [rate is None for rate in words[:4]] == [True, False, True, False]
+    assert None not in matrix
+    assert (here / "out" / "speedrun.png").stat().st_size > 20_000
+
+
+def test_the_plan_of_the_speedrun_is_short() -> None:
+    source = (EXAMPLES / "speedrun.py").read_text()
+    said = source[source.index("recipe = phases(") : source.index("# ---- the net")]
+    assert len(said.splitlines()) <= 60

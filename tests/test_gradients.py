@@ -589,8 +589,19 @@ def test_complex_arrays_are_centralised_as_complex_numbers() -> None:
 @pytest.mark.parametrize("rule", ["adamw", "nadam"])
 def test_the_gradient_that_can_be_read_is_never_changed(name: str, rule: str) -> None:
     net = graph()
-    trainer = Trainer(net, rule, **{name: True if name == "centralise" else 0.1})
-    give_gradients(net, 0)
+    values: dict[str, Any] = {
+        "centralise": True,
+        "drop_non_finite": True,
+        "carry": "sum",
+        "tie": {part("a.bias") | "b.bias": True},
+        "max_norm": 0.1,
+    }
+    with torch.no_grad():
+        net.b.bias.copy_(net.a.bias)
+    more = {"update_schedule": [part("a") | "b" | "out", "out"]} if name == "carry" else {}
+    trainer = Trainer(net, rule, **{name: values.get(name, 0.1)}, **more)
+    with trainer.perturbed():
+        give_gradients(net, 0)
     before = [p.grad.clone() for p in net.parameters() if p.grad is not None]
     trainer.step(3)
     assert all(torch.equal(old, p.grad) for old, p in zip(before, net.parameters(), strict=True) if p.grad is not None)

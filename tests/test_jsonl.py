@@ -100,6 +100,14 @@ def test_steps_are_read_and_written_in_bulk(tmp_path: Path, monkeypatch: pytest.
     assert reads == [BULK, 1]
 
 
+def test_tables_are_lists(tmp_path: Path) -> None:
+    with JsonLines(tmp_path / "run.jsonl") as listener:
+        listener(Evaluated(at(1), {"loss": 1.0}, True, {"f1": torch.tensor([0.5, math.nan]), "t": torch.eye(2).long()}))
+    (told,) = lines(tmp_path / "run.jsonl")
+    assert told["event"] == "evaluated"
+    assert told["tables"] == {"f1": [0.5, "nan"], "t": [[1, 0], [0, 1]]}
+
+
 def test_terms_that_come_in_turns_keep_their_step(tmp_path: Path) -> None:
     with JsonLines(tmp_path / "run.jsonl") as listener:
         listener(stepped(at(1), critic=1.0))

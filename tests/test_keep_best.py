@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from etude import Evaluate, SettingError, every, minutes, steps
+import etude
+from etude import Directory, Evaluate, Run, SettingError, epochs, every, minutes, pieces, steps
 from etude.errors import PlanError
-from etude.run.events import Evaluated
+from etude.run.events import Evaluated, Settled
 from etude.run.result import Result
-from small import Noisy, arrays, classified, mlp, same, trained
+from etude.values.reactive import newbob
+from small import Noisy, arrays, classified, close, mlp, run, same, trained
 
 VALIDATION = classified(6, seed=5)
 
@@ -228,3 +230,150 @@ def test_patience_without_epochs_that_end_is_an_error() -> None:
 
     with pytest.raises(PlanError, match="patience needs validation data"):
         trained(data=Forward(), patience=1, time_limit=minutes(1))
+
+
+# --------------------------------------------------------------------------------------------- back to the best net
+
+
+def best_and_back(values: list[float], back: str, larger: bool = False, **changed: Any) -> Run:
+    """A run of one look an epoch whose rate falls to half, and the net goes back, where a score did not improve."""
+    made = Evaluate(VALIDATION, {"s": Scripted(values, larger)}, best="s")
+    rate = 0.05 * newbob("val.s", "max" if larger else "min", back_to_best=back)
+    return run(Noisy(), validation=made, epochs=len(values), learning_rate=rate, **changed)
+
+
+def followed(made: Run) -> tuple[list[dict[str, Tensor]], list[float]]:
+    """The arrays after each look, and the rate of each step."""
+    after = [arrays(made.net) for event in made if isinstance(event, Evaluated)]
+    return after, made.result().history["rate"].values
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", torch.optim.Adam])
+@pytest.mark.parametrize("back", ["clear", "keep"])
+def test_where_a_rate_falls_the_net_goes_back_to_its_best_arrays(back: str, optimizer: Any) -> None:
+    made = best_and_back([5, 3, 4, 2], back, optimizer=optimizer)
+    after, rates = followed(made)
+    assert same(after[2], after[1])
+    assert not same(after[3], after[1])
+    assert rates[::3] == pytest.approx([0.05, 0.05, 0.05, 0.025])
+
+
+def test_the_optimizer_forgets_or_keeps_what_it_knows() -> None:
+    counts = {}
+    for back in ("clear", "keep"):
+        made = best_and_back([5, 3, 4, 2], back)
+        for event in made:
+            if isinstance(event, Evaluated) and event.progress.epoch == 3:
+                kept = made.checked.works[0].stepper.state()["arrays"]["head.weight"]
+                counts[back] = kept.get("count", 0)
+    assert counts == {"clear": 0, "keep": 9}
+
+
+def test_after_going_back_it_is_as_if_it_went_on_from_there() -> None:
+    after, _ = followed(best_and_back([5, 3, 4, 2], "clear", optimizer="sgd"))
+    # Steps 10 to 12 from the arrays after step 6, at half the rate.
+    net = Noisy()
+    again = run(net, epochs=4, learning_rate=pieces(0.05, (epochs(3), 0.025)), optimizer="sgd")
+    for event in again:
+        if isinstance(event, Settled) and event.progress.step == 9:
+            with torch.no_grad():
+                for name, array in (*net.named_parameters(), *net.named_buffers()):
+                    array.copy_(after[1][name])
+        if isinstance(event, Settled) and event.progress.step == 12:
+            assert same(arrays(net), after[3])
+            return
+    raise AssertionError("the twelfth step was not made")
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float32])
+def test_arrays_in_half_precision_go_back_with_their_copies(precision: torch.dtype) -> None:
+    data = (VALIDATION[0].to(precision), VALIDATION[1])
+    made = Evaluate(data, {"s": Scripted([5, 3, 4, 4.5], False)}, best="s")
+    rate = 0.05 * newbob("val.s", "min", back_to_best="keep", decay=1e-9)
+    net = mlp().to(precision)
+    going = run(net, data, validation=made, epochs=4, learning_rate=rate)
+    after, _ = followed(going)
+    # At a rate of nearly 0 nothing moves: whatever was remembered of the arrays is that of the best net.
+    assert same(after[2], after[1])
+    assert close(after[3], after[1])
+
+
+@pytest.mark.parametrize("cut", [7, 9, 10])
+@pytest.mark.parametrize("back", ["clear", "keep"])
+def test_interrupted_around_going_back_it_is_the_same(cut: int, back: str, tmp_path: Any) -> None:
+    values = [5.0, 3.0, 4.0, 2.0]
+    whole = best_and_back(values, back).result()
+    place = Directory(tmp_path, every(steps(1)))
+    for event in best_and_back(values, back, checkpoint=place):
+        if isinstance(event, Settled) and event.progress.step == cut:
+            break
+    rest = values[cut // 3 :]
+    made = Evaluate(VALIDATION, {"s": Scripted(rest, False)}, best="s")
+    rate = 0.05 * newbob("val.s", "min", back_to_best=back)
+    result = trained(
+        Noisy(), validation=made, epochs=4, learning_rate=rate, checkpoint=place, resume="auto", accept=True
+    )
+    assert same(arrays(result.net), arrays(whole.net))
+    assert result.history["rate"].values == whole.history["rate"].values
+
+
+def test_an_epoch_that_was_no_better_goes_back_to_the_best_look() -> None:
+    rate = 0.05 * newbob("epoch.loss", min_improvement=1e6, back_to_best="clear")
+    made = run(validation=VALIDATION, epochs=2, learning_rate=rate)
+    looked: list[dict[str, Tensor]] = []
+    for event in made:
+        if isinstance(event, Evaluated):
+            looked.append(arrays(made.net))
+    assert same(looked[0], looked[1])
+
+
+def test_without_validation_there_is_no_best_net_to_go_back_to() -> None:
+    net = mlp()
+    before = arrays(net)
+    with pytest.raises(PlanError, match=r"goes back to the best net.*Write validation=0\.2"):
+        trained(net, learning_rate=0.1 * newbob("epoch.loss", back_to_best="keep"))
+    assert same(arrays(net), before)
+
+
+class Two(torch.optim.SGD):
+    """An optimizer that says which arrays are trained and which are evaluated."""
+
+    def train(self) -> None: ...
+
+    def eval(self) -> None: ...
+
+
+def test_an_optimizer_that_evaluates_other_arrays_cannot_go_back() -> None:
+    rate = 0.1 * newbob("val.loss", back_to_best="keep")
+    with pytest.raises(PlanError, match="Two trains other arrays than it evaluates"):
+        trained(optimizer=Two, learning_rate=rate, validation=VALIDATION)
+    assert trained(optimizer=Two, learning_rate=0.1, validation=VALIDATION).epochs == 1
+
+
+class Warm(nn.Module):
+    """Scores divided by a temperature, which is no array."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = nn.Linear(4, 3)
+        self.temperature = 5.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scores(x) / self.temperature  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("stop_after", [None, 4])
+def test_the_best_net_has_the_knobs_that_it_was_best_with(tmp_path: Any, stop_after: int | None) -> None:
+    made = Evaluate(VALIDATION, {"s": Scripted([3.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0], False)}, best="s")
+    cooling = {"temperature": pieces(5.0, (epochs(2), 2.0), (epochs(3), 1.0))}
+    folder = Directory(tmp_path, every(epochs(1)))
+    plan = etude.Plan("cross_entropy", epochs=4, batch_size=8, validation=made, knobs=cooling, checkpoint=folder)
+    net = Warm()
+    result = Run(plan, net, classified(16)).result()
+    # The best look was after the second epoch, and measured under the temperature of its last step.
+    assert result.best_epoch == 2
+    assert net.temperature == 5.0
+    if stop_after is not None:
+        again = Warm()
+        assert Run(plan, again, classified(16), resume="auto").result().best_epoch == 2
+        assert again.temperature == 5.0

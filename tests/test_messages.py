@@ -57,6 +57,10 @@ from etude.values.spans import steps
 from etude.values.tree import Tree
 from nets import chain, data, give_gradients, graph, tied
 from told_averages import AVERAGES
+from told_broken_numbers import BROKEN_NUMBERS
+from told_gradients import GRADIENTS
+from told_knobs import KNOBS
+from told_losses import LOSSES
 
 SRC = Path(__file__).parents[1] / "src" / "etude"
 LOOKED_AT = [
@@ -261,7 +265,9 @@ def of_streams(**values: Tensor) -> Any:
 
 def micro_batches(counts: list[float]) -> None:
     """Measure a micro-batch of one element, of which this was told beforehand."""
-    measured = Losses(terms("mse")).measure_each(nn.Identity(), Reader(nn.Identity()), (torch.ones(1), torch.ones(1)))
+    measured = Losses(terms("mse")).measure_each(
+        nn.Identity(), Reader(nn.Identity()), (torch.ones(1), torch.ones(1)), (1.0,)
+    )
     Together(["loss"], [1.0], 1, [counts]).share(measured[0])
 
 
@@ -815,6 +821,11 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
         SettingError,
         ["accumulate=plateau('val.loss'", "listens to metrics", "Write a number or a schedule of progress"],
     ),
+    "best net by hand": (
+        lambda: trainer(learning_rate=0.1 * plateau("val.loss", back_to_best="keep")),
+        SettingError,
+        ["back_to_best='keep') goes back to the best net", "a Trainer keeps none", "Leave back_to_best= out, or train"],
+    ),
     "window cleared": (
         cleared,
         StaleGradientError,
@@ -1184,7 +1195,7 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
     "compiled clipping": (
         lambda: run(compile=True, clip_norm=1.0),
         PlanError,
-        ["clipping, noise, centralise, l2 and shrink", "leave compile out"],
+        ["clip_norm= is not compiled", "leave compile out"],
     ),
     "compiled halves": (
         lambda: etude.train(
@@ -1219,6 +1230,11 @@ CASES |= {
         ["The loss 'loss' is a mean over 1 in micro-batch 0, and over 2 was told", "Give a pair (sum, count) always"],
     ),
 }
+
+CASES.update(BROKEN_NUMBERS)
+CASES.update(KNOBS)
+CASES.update(LOSSES)
+CASES.update(GRADIENTS)
 
 
 def _stepped(made: Trainer) -> Trainer:
@@ -1305,7 +1321,7 @@ def test_every_message_has_a_case() -> None:
 def test_errors_are_those_of_the_package() -> None:
     """Nothing else is raised on purpose, and nothing is swallowed."""
     kinds = {"PartError", "RuleError", "ScheduleError", "SettingError", "DataError", "PlanError", "StateError"}
-    kinds |= {"StaleGradientError", "NonFiniteError"}
+    kinds |= {"StaleGradientError", "NonFiniteError", "OutOfMemoryError"}
     for path in LOOKED_AT:
         for line, _, text in raises_in(path):
             # A method of one's own makes the error: what it makes is raised by some case, and looked at there.

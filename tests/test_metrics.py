@@ -11,9 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from etude import Directory, every, steps
 from etude.errors import SettingError
 from etude.run.evaluate import Evaluate
 from etude.run.metrics import Metrics
+from etude.values.reactive import newbob
+from etude.values.stopping import no_improvement
 from small import batches, classified, trained
 
 torchmetrics: Any = None
@@ -241,3 +244,98 @@ def test_torchmetrics_in_a_run_start_afresh_at_every_look() -> None:
     history = result.history
     assert history["val.multiclass_accuracy"].values == pytest.approx(history["val.accuracy"].values)
     assert len(history["val.accuracy"]) == 3
+
+
+@needs_torchmetrics
+def test_a_table_of_torchmetrics_is_kept_whole_and_a_short_vector_has_series_too() -> None:
+    confusion = torchmetrics.ConfusionMatrix(task="multiclass", num_classes=3)
+    recall = torchmetrics.Recall(task="multiclass", num_classes=3, average=None)
+    made = Metrics({"table": confusion, "recall": recall, "mine": "confusion"})
+    for part in batches(10, 4):
+        made.update(OUTPUT[part], TARGET[part])
+    assert set(made.values()) == {"recall.0", "recall.1", "recall.2"}
+    assert torch.equal(made.tables["table"], made.tables["mine"])
+    assert made.tables["recall"].shape == (3,)
+
+
+@needs_torchmetrics
+def test_ours_by_name_are_those_of_torchmetrics() -> None:
+    make = lambda kind, **more: getattr(torchmetrics, kind)(task="multiclass", num_classes=3, **more)  # noqa: E731
+    theirs = {
+        "macro_f1": make("F1Score", average="macro"),
+        "macro_precision": make("Precision", average="macro"),
+        "macro_recall": make("Recall", average="macro"),
+        "macro_accuracy": make("Accuracy", average="macro"),
+        "top_2": make("Accuracy", average="micro", top_k=2),
+    }
+    assert over(theirs, OUTPUT, TARGET) == pytest.approx(over(list(theirs), OUTPUT, TARGET))
+    target = REAL + 0.1 * OUTPUT[:, :2]
+    assert over({"r2": torchmetrics.R2Score()}, REAL, target) == pytest.approx(over("r2", REAL, target), abs=1e-5)
+
+
+# ------------------------------------------------------------------------------------------- failing in the run
+
+
+class Failing:
+    """A metric that fails in looks of the run, and only there: the first pass is the proof before it."""
+
+    higher_is_better = True
+
+    def __init__(self, looks: tuple[int, ...], where: str = "update") -> None:
+        self._looks, self._where, self._passes = looks, where, -2
+
+    def reset(self) -> None:
+        self._passes += 1
+
+    def update(self, output: Any, target: Any) -> None:
+        self._fail("update")
+
+    def compute(self) -> float:
+        self._fail("compute")
+        return float(self._passes)
+
+    def _fail(self, where: str) -> None:
+        if where == self._where and self._passes in self._looks:
+            raise OSError("no space left")
+
+
+@pytest.mark.parametrize("where", ["update", "compute"])
+def test_a_metric_that_fails_in_the_run_is_nan_and_named_and_the_run_goes_on(where: str) -> None:
+    with pytest.warns(UserWarning, match="The metric 'm' failed: OSError: no space left") as told:
+        result = trained(validation=0.3, metrics=["accuracy", {"m": Failing((2, 3), where)}], epochs=4)
+    values = result.history["val.m"].values
+    assert [isnan(value) for value in values] == [False, True, True, False]
+    assert not any(map(isnan, result.history["val.accuracy"].values))
+    assert result.epochs == 4
+    assert len([one for one in told if "failed" in str(one.message)]) == 1
+
+
+DEPENDS: list[dict[str, Any]] = [
+    {"validation": Evaluate(classified(6), {"m": Failing((2,))}, best="m")},
+    {"validation": Evaluate(classified(6), {"m": Failing((2,))}), "stop": no_improvement("val.m", 3, mode="max")},
+    {"validation": Evaluate(classified(6), {"m": Failing((2,))}), "learning_rate": 0.01 * newbob("val.m", "max")},
+]
+
+
+@pytest.mark.parametrize("given", DEPENDS, ids=["best", "stop", "schedule"])
+def test_where_something_depends_on_it_the_run_ends_and_the_state_is_saved(
+    given: dict[str, Any], tmp_path: Any
+) -> None:
+    given = {**given, "epochs": 4, "checkpoint": Directory(tmp_path, every(steps(1000)))}
+    with pytest.raises(SettingError, match=r"The metric 'm' failed.*decides about the run") as told:
+        trained(**given)
+    assert "The state after step 6 is in" in told.value.__notes__[0]
+
+
+def test_a_look_that_failed_is_made_up_for(tmp_path: Any) -> None:
+    def evaluate(*looks: int) -> Evaluate:
+        return Evaluate(classified(6), {"m": Failing(looks), "a": "accuracy"}, best="m")
+
+    place = Directory(tmp_path, every(steps(1000)))
+    with pytest.raises(SettingError, match="The metric 'm' failed"):
+        trained(validation=evaluate(2), epochs=4, checkpoint=place)
+    result = trained(validation=evaluate(), epochs=4, checkpoint=place, resume="auto")
+    whole = trained(validation=evaluate(), epochs=4)
+    assert result.history["val.a"].values == whole.history["val.a"].values
+    assert result.history["val.a"].steps == [3, 6, 9, 12]
+    assert result.history["loss"].values == whole.history["loss"].values

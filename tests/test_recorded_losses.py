@@ -1,4 +1,4 @@
-"""Losses and micro-batches as RETURNN recorded them: padded frames, several terms, scales, accumulated gradients."""
+"""Losses as RETURNN recorded them: padded frames, terms, scales, accumulated gradients, CTC, smoothed targets."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import etude
+from etude import losses
 from etude.run.evaluate import Means
 from etude.run.events import EpochEnded, Stepped
 from etude.step.loss import Losses, terms
@@ -68,15 +69,15 @@ def said(settings: dict[str, Any]) -> Losses:
     made: dict[str, Any] = {}
     for name, options in settings.items():
         what: Any = by_sequences if "custom_inv_norm_factor" in options else "l1"
-        made[name] = (what, 0.0 if options.get("as_error") else options.get("scale", 1.0))
+        made[name] = losses.error(what) if options.get("as_error") else losses.term(what, options.get("scale", 1.0))
     return Losses(terms(made))
 
 
 @pytest.mark.parametrize("case", RECORDED["losses"], ids=lambda case: case["id"])
 def test_sums_counts_and_epoch_scores(case: dict[str, Any]) -> None:
-    losses, net, epoch = said(case["settings"]), AsItIs(), Means()
+    made, net, epoch = said(case["settings"]), AsItIs(), Means()
     for recorded, expected in zip(case["batches"], case["expect"]["per_batch"], strict=True):
-        total, measured, _, _ = losses.measure(net, Reader(net), batch_of(recorded), losses.weights(Progress()))
+        total, measured, _, _ = made.measure(net, Reader(net), batch_of(recorded), made.now(Progress()))
         found = dict(zip(case["settings"], measured, strict=True))
         for name, numbers in expected["losses"].items():
             assert float(found[name].mean) == pytest.approx(numbers["reported"])
@@ -97,6 +98,61 @@ def test_sums_counts_and_epoch_scores(case: dict[str, Any]) -> None:
     scores = epoch.values()
     for name, score in case["expect"]["epoch_scores"].items():
         assert scores[name] == pytest.approx(score)
+
+
+# smoothed targets
+
+
+@pytest.mark.parametrize("case", RECORDED["label_smoothing"], ids=lambda case: case["id"])
+def test_smoothed_targets_in_both_conventions(case: dict[str, Any]) -> None:
+    smoothing, net = case["settings"]["smoothing"], nn.Identity()
+    for share, expected in (
+        ("others", case["expect"]["cross_entropy"]),
+        ("all", case["torch_cross_entropy_same_smoothing"]),
+    ):
+        made = Losses(terms(losses.cross_entropy(smoothing, share=share)))
+        for logits, target, value in zip(case["logits"], case["targets"], expected, strict=True):
+            batch = (torch.tensor([logits]), torch.tensor([target]))
+            assert float(made.measure(net, Reader(net), batch, made.now(Progress()))[0]) == pytest.approx(
+                value, rel=1e-6
+            )
+    # The same of the distribution: it is the gradient of the loss by the logarithms of the output.
+    logs = torch.tensor(case["logits"]).log_softmax(1).requires_grad_()
+    made = Losses(terms(losses.cross_entropy(smoothing, share="others")))
+    made.measure(net, Reader(net), (logs, torch.tensor(case["targets"])), made.now(Progress()))[0].backward()
+    assert logs.grad is not None
+    softmax = logs.detach().exp()
+    found = softmax - logs.grad * len(logs)
+    assert torch.allclose(found, torch.tensor(case["expect"]["distribution"]), atol=1e-6)
+
+
+# connectionist temporal classification
+
+
+@pytest.mark.parametrize("case", RECORDED["ctc"], ids=lambda case: case["id"])
+def test_losses_over_all_alignments(case: dict[str, Any]) -> None:
+    longest = max(map(len, case["targets"]))
+    logits = torch.tensor(case["logits"]).requires_grad_()
+    batch = {
+        "input": logits,
+        "input_lengths": torch.tensor(case["lens"]),
+        "labels": torch.tensor([row + [0] * (longest - len(row)) for row in case["targets"]]),
+        "labels_lengths": torch.tensor([len(row) for row in case["targets"]]),
+    }
+    net, made = nn.Identity(), Losses(terms({"ctc": losses.ctc(case["blank"])}))
+    total, (main, without), _, _ = made.measure(net, Reader(net), batch, made.now(Progress()))
+    expected = case["expect"]["loss"]
+    assert float(total) == float(main.mean) == pytest.approx(sum(expected) / len(expected), rel=1e-6)
+    # What has no path is 0 there without a word; here it is counted too.
+    assert float(without.mean * without.count) == sum(value == 0 for value in expected)
+    total.backward()
+    assert logits.grad is not None
+    sums = (logits.grad.abs().sum((1, 2)) * len(expected)).tolist()
+    for found, recorded in zip(sums, case["expect"].get("grad_abs_sum_per_seq", sums), strict=True):
+        assert found == pytest.approx(recorded, rel=1e-5)
+    for place, value in enumerate(expected):
+        alone = {name: tensor[place : place + 1] for name, tensor in batch.items()}
+        assert float(made.measure(net, Reader(net), alone, made.now(Progress()))[0]) == pytest.approx(value, rel=1e-6)
 
 
 # whole runs of y = w·x + b from zero, of which every frame of a sequence of length n has x = 1/n and the target 1

@@ -85,12 +85,12 @@ def planted(seed: int) -> Iterator[Finding]:
 def _faults() -> dict[str, Callable[[], AbstractContextManager[Any]]]:
     """What to plant, by name."""
     from etude.run import history
-    from etude.step import averaging, stepper, work
+    from etude.step import averaging, broken, kept, stepper, work
 
     return {
         "the loss is not looked at": lambda: instead(work, "isfinite", lambda _: True),
         "gradients are not looked at": lambda: instead(stepper, "all_finite", lambda _: True),
-        "buffers are not put back": lambda: instead(work._Statistics, "restore", nothing),
+        "buffers are not put back": lambda: instead(kept.Kept, "restore", nothing),
         "memory is written before the look": lambda: instead(
             stepper.Stepper, "attempt", _writing(stepper.Stepper.attempt)
         ),
@@ -102,7 +102,7 @@ def _faults() -> dict[str, Callable[[], AbstractContextManager[Any]]]:
             history, "_read_scalars", _zeros(history._read_scalars)
         ),
         "the history passes skipped steps over": lambda: instead(history.History, "see", _passing(history.History.see)),
-        "an error names the step before": lambda: instead(work.Work, "_not_finite", _early(work.Work._not_finite)),
+        "an error names the step before": lambda: instead(broken.Broken, "error", _early(broken.Broken.error)),
         "an error names every array": lambda: instead(stepper, "names_not_finite", lambda names, _: tuple(names)),
     }
 
@@ -160,4 +160,4 @@ def _passing(see: Callable[..., None]) -> Callable[..., None]:
 
 
 def _early(made: Callable[..., Exception]) -> Callable[..., Exception]:
-    return lambda self, number, found: made(self, number - 1, found)
+    return lambda self, number, before: made(self, number - 1, before)

@@ -1,6 +1,6 @@
 """étude: training for PyTorch in one grammar, setting[where, when] = value."""
 
-from etude import data, optim
+from etude import data, initial, layers, losses, optim, returnn
 from etude._version import __version__
 from etude.bind.left import learning_rate_multipliers, rules_of, set_rules
 from etude.data.cursor import Cursor
@@ -12,6 +12,7 @@ from etude.errors import (
     Interrupted,
     MissingPackageError,
     NonFiniteError,
+    OutOfMemoryError,
     PartError,
     PlanError,
     RuleError,
@@ -21,6 +22,8 @@ from etude.errors import (
     StateError,
 )
 from etude.front import train
+from etude.initial.initial import initialize
+from etude.initial.load import Fresh, Load
 from etude.keep.destination import Directory, File
 from etude.keep.load import load_net
 from etude.keep.loop import Checkpoints
@@ -30,10 +33,12 @@ from etude.listen.jsonl import JsonLines
 from etude.run import events
 from etude.run.evaluate import Evaluate
 from etude.run.plan import Plan
+from etude.run.probe import Probe
 from etude.run.result import Result
 from etude.run.run import Run
 from etude.step.averages import ema, swa
 from etude.step.gan import GAN
+from etude.step.policies import roll_back, skip
 from etude.step.trainer import Trainer
 from etude.step.update import Update
 from etude.values.cadence import every
@@ -50,8 +55,12 @@ from etude.values.curves import (
     warm_restarts,
     warmup,
 )
+from etude.values.decay import decay, no_decay
+from etude.values.following import following
 from etude.values.marks import FROZEN, INHERIT
+from etude.values.newbob import newbob
 from etude.values.part import Part, everything, part, where
+from etude.values.phases import phase, phases
 from etude.values.progress import Extent, Progress
 from etude.values.reactive import plateau, when
 from etude.values.rules import Rules, rules, times
@@ -67,6 +76,7 @@ from etude.values.spans import (
     steps,
     tokens,
 )
+from etude.values.stopping import limit, no_improvement, reached
 from etude.values.text import read, write
 
 __all__ = [
@@ -84,14 +94,18 @@ __all__ = [
     "Evaluate",
     "Extent",
     "File",
+    "Fresh",
     "Interrupted",
     "JsonLines",
+    "Load",
     "MissingPackageError",
     "NonFiniteError",
+    "OutOfMemoryError",
     "Part",
     "PartError",
     "Plan",
     "PlanError",
+    "Probe",
     "Progress",
     "Result",
     "RuleError",
@@ -112,35 +126,51 @@ __all__ = [
     "cycle",
     "cyclic",
     "data",
+    "decay",
     "ema",
     "epochs",
     "events",
     "every",
     "everything",
     "exponential",
+    "following",
     "fraction",
     "hours",
+    "initial",
+    "initialize",
     "inverse_sqrt",
     "last",
+    "layers",
     "learning_rate_multipliers",
+    "limit",
     "linear",
     "load_net",
+    "losses",
     "minutes",
     "multi_step",
+    "newbob",
+    "no_decay",
+    "no_improvement",
     "one_cycle",
     "optim",
     "part",
+    "phase",
+    "phases",
     "pieces",
     "plateau",
     "polynomial",
+    "reached",
     "read",
     "repeat",
+    "returnn",
+    "roll_back",
     "rules",
     "rules_of",
     "samples",
     "schedule",
     "seconds",
     "set_rules",
+    "skip",
     "step_decay",
     "steps",
     "swa",

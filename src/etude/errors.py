@@ -117,6 +117,18 @@ class NonFiniteError(EtudeError, ArithmeticError):
         self.rows = rows
 
 
+class OutOfMemoryError(EtudeError, MemoryError):
+    """There is not enough memory for one sample of a batch, which cannot be split any more; nothing was changed.
+
+    Attributes:
+        step: the number of the step (1 for the first).
+    """
+
+    def __init__(self, message: str, step: int = 0) -> None:
+        super().__init__(message)
+        self.step = step
+
+
 class MissingPackageError(EtudeError, ImportError):
     """An optional package that is needed here and not installed."""
 

@@ -52,6 +52,7 @@ _ALSO_CALLED = {
     "cross_entropy": "xent ce categorical_crossentropy sparse_categorical_crossentropy",
     "mse": "mean_squared_error l2",
     "l1": "mean_absolute_error",
+    "normal": "untruncated_normal gaussian",
     "val.loss": "validation_loss valid_loss",
     "val.accuracy": "val_acc validation_accuracy",
 }

@@ -241,7 +241,10 @@ _FAULTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     ),
     "best net": ("everything", _instead(Best, "load")),
     "arrays of the best net": ("everything", _after(Best, "load", _forget_best_arrays)),
-    "patience": ("patience that runs out", _after(Best, "load", lambda best: setattr(best, "_waiting", 0))),
+    "patience": (
+        "patience that runs out",
+        _after(Best, "load", lambda best: setattr(best, "_waited", (best._waited[0], 0))),
+    ),
     "when it was looked": ("looks by the clock", _after(Best, "load", lambda best: setattr(best, "_last", None))),
     "means of the epoch": ("everything", _after(Going, "load", lambda of: of.means.load({}))),
     "history": ("everything", _after(Going, "load", lambda of: setattr(of.gatherer, "history", History()))),

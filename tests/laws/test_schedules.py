@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -30,7 +32,7 @@ from etude.values.curves import (
 from etude.values.marks import FROZEN
 from etude.values.part import everything, part
 from etude.values.progress import Extent, Progress
-from etude.values.reactive import plateau, when
+from etude.values.reactive import following, newbob, plateau, when
 from etude.values.schedule import Schedule, constant, cycle, pieces, repeat
 from etude.values.spans import Span, epochs, fraction, samples, steps, tokens
 from etude.values.text import read, write
@@ -110,6 +112,42 @@ def waves(o: Optimizer) -> lr_scheduler.LRScheduler:
     return lr_scheduler.CosineAnnealingWarmRestarts(o, 5, 2)
 
 
+newbobs = st.builds(
+    newbob,
+    names | st.just(("loss", "score")),
+    st.sampled_from(["min", "max"]),
+    start=st.sampled_from([1e-3, 1.0, 2.0]),
+    decay=st.sampled_from([0.1, 0.5, 1.0]),
+    growth=st.sampled_from([1.0, 1.5]),
+    relative=st.booleans(),
+    min_improvement=st.sampled_from([-0.1, 0.0, 0.01]),
+    relative_to=st.sampled_from(["old", "new"]),
+    grow_improvement=st.sampled_from([None, 0.01, 0.5]),
+    window=st.integers(1, 3),
+    every=st.integers(1, 3),
+    hold=st.integers(0, 3),
+    scaled_by_value=st.booleans(),
+    low=st.sampled_from([0.0, 1e-3]),
+    high=st.sampled_from([2.0, float("inf")]),
+    back_to_best=st.sampled_from([False, "clear", "keep"]),
+)
+pinning = st.builds(
+    newbob,
+    names,
+    st.sampled_from(["min", "max"]),
+    pinned=st.dictionaries(st.integers(1, 9), st.sampled_from([1e-3, 0.5, 3.0]), max_size=4),
+    window=st.integers(1, 3),
+)
+
+
+def length(scores: Mapping[str, tuple[float, ...]]) -> float:
+    """How many looks there were, for a schedule that follows what was measured."""
+    return float(sum(map(len, scores.values())))
+
+
+followers = st.builds(lambda seen, start: following(length, *seen, start=start), st.sets(names, min_size=1), numbers)
+
+
 # What has no text form.
 played = st.builds(from_torch, st.sampled_from([fall, waves]), positive, spans(1, 9))
 
@@ -151,10 +189,13 @@ def reckoned(made: st.SearchStrategy[Schedule]) -> st.SearchStrategy[Schedule]:
 
 
 closed = st.builds(linear, numbers, numbers, spans()) | numbers.map(constant)
-of_numbers = st.recursive(curves | plateaus | numbers.map(constant) | turns(numbers, closed), reckoned, max_leaves=5)
+of_numbers = st.recursive(
+    curves | plateaus | newbobs | numbers.map(constant) | turns(numbers, closed), reckoned, max_leaves=5
+)
 of_parts = st.recursive(parts.map(constant) | turns(parts, parts.map(constant)), joined, max_leaves=5)
 of_bools = joined(st.booleans().map(constant) | st.builds(when, names, numbers))
 schedules = of_numbers | of_parts | of_bools
+listening = of_bools | of_numbers | reckoned(pinning | followers | newbobs | plateaus)
 all_numbers = of_numbers | played | reckoned(played | curves)
 
 
@@ -296,28 +337,64 @@ def test_a_local_clock_is_one_in_all_units(span: Span, progress: Progress) -> No
 
 
 @quick
-@given(of_bools | of_numbers, st.lists(st.dictionaries(names, numbers), max_size=6), clocks)
-def test_what_is_remembered_decides_alone(made: Schedule, seen: list[dict[str, float]], progress: Progress) -> None:
+@given(listening, st.lists(st.dictionaries(names, numbers | st.none()), max_size=6), clocks)
+def test_what_is_remembered_decides_alone(
+    made: Schedule, seen: list[dict[str, float | None]], progress: Progress
+) -> None:
     memory, again = made.start(), made.start()
-    for metrics in seen:
-        memory, again = made.see(memory, metrics), made.see(again, metrics)
+    for step, metrics in enumerate(seen, 1):
+        look = before(5 * step)
+        memory, again = made.see(memory, metrics, look), made.see(again, metrics, look)
         made.at(progress, memory)
     assert memory == again
     assert made.at(progress, memory) == made.at(progress, again)
     assert (memory is None) == (not made.reactive)
     assert made.reactive == bool(made.listens)
     told = {name: value for each in seen for name, value in each.items() if name not in made.listens}
-    assert made.see(memory, told) == memory
+    assert made.see(memory, told, progress) == memory
+    assert made.asks_for_best(memory, memory) == ""
 
 
 @quick
-@given(of_bools | of_numbers, st.lists(st.dictionaries(names, numbers), max_size=6), clocks)
+@given(listening, st.lists(st.dictionaries(names, numbers), max_size=6), clocks)
 def test_what_is_remembered_survives_a_file(made: Schedule, seen: list[dict[str, float]], progress: Progress) -> None:
     memory, kept = made.start(), made.start()
-    for metrics in seen:
-        memory = made.see(memory, metrics)
-        kept = json.loads(json.dumps(made.see(kept, metrics), allow_nan=False))
+    for step, metrics in enumerate(seen, 1):
+        look = before(5 * step)
+        memory = made.see(memory, metrics, look)
+        kept = json.loads(json.dumps(made.see(kept, metrics, look), allow_nan=False))
     assert made.at(progress, memory) == made.at(progress, kept)
+
+
+any_scores = numbers | st.sampled_from([0.0, math.nan, math.inf, -math.inf, 1e308, -1e308, 1e-308])
+
+
+@quick
+@given(newbobs, st.lists(any_scores, max_size=20))
+def test_a_newbob_raises_for_no_score_stays_within_its_bounds_and_keeps_json(
+    made: Schedule, scores: list[float]
+) -> None:
+    memory = made.start()
+    for epoch, score in enumerate(scores, 1):
+        value = made.at(before(0), memory)
+        memory = made.see(memory, {"loss": score, "score": score}, before(epoch))
+        after = made.at(before(0), memory)
+        assert made.low <= after <= made.high  # type: ignore[attr-defined]
+        # What is not finite never makes it grow.
+        assert math.isfinite(score) or after <= value
+        json.dumps(memory, allow_nan=False)
+
+
+@quick
+@given(pinning, st.lists(numbers, max_size=9))
+def test_a_pinned_epoch_has_its_value_whatever_was_heard(made: Schedule, scores: list[float]) -> None:
+    memory = made.start()
+    for epoch in range(1, 10):
+        if epoch in dict(made.pinned):  # type: ignore[attr-defined]
+            inside = [before((epoch - 1) * PER_EPOCH + step) for step in range(PER_EPOCH)]
+            assert {made.at(progress, memory) for progress in inside} == {dict(made.pinned)[epoch]}  # type: ignore[attr-defined]
+        if epoch <= len(scores):
+            memory = made.see(memory, {"loss": scores[epoch - 1], "score": 0.5}, before(epoch * PER_EPOCH))
 
 
 @quick

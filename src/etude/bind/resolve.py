@@ -126,7 +126,7 @@ def _matched(tree: Tree, setting: str, place: Part, value: Any) -> frozenset[str
         names = frozenset(place.names(tree))
     except PartError as error:
         raise PartError(f"In the rule {place!r}: {value!r} for {setting}: {error}") from None
-    if not names:
+    if not names and not place.may_be_empty:
         raise PartError(
             f"The rule {place!r}: {value!r} for {setting} selects no arrays, so it would do nothing. "
             f"{_without_arrays(tree, place)}"
@@ -152,7 +152,7 @@ def _covered(rules: Rules, matched: list[frozenset[str]], setting: str) -> list[
     seen: set[str] = set()
     texts = []
     for (place, value), names in zip(rules, matched, strict=True):
-        if names <= seen:
+        if names and names <= seen:
             texts.append(f"{setting}: {place!r}: {value!r}")
         seen |= names
     return texts

@@ -10,15 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etude.errors import PartError, nearest
+from etude.values.decay import no_decay
 from etude.values.progress import Extent, Progress
 
 if TYPE_CHECKING:
     from etude.bind.table import Choice, Table
 
 RATE = "learning_rate"
+DECAYS = ("weight_decay", "l2", "shrink")
+"""Settings that make arrays smaller in every step."""
 LOOKED_AT = 480
 """Steps of a long run at which the table looks for peaks and for what moves."""
 _RUN = 24
+_RULE = 64
+"""Characters of a rule that a table shows."""
 
 
 def progress_at(extent: Extent, step: float) -> Progress:
@@ -78,12 +83,46 @@ def show(table: Table, extent: Extent | None = None) -> str:
     rows = []
     for index, name in enumerate(table.names):
         choices = table.choices[name]
-        cells = [_now_peak_end(choices[s], moments) for s in settings]
-        rule = "; ".join(dict.fromkeys(choices[s].rule for s in settings if choices[s].rule != "no rule")) or "no rule"
+        cells = [_now_peak_end(choices[s], moments, "held" if s == RATE else "off") for s in settings]
+        rules = dict.fromkeys(_short(choices[s].rule) for s in settings if choices[s].rule != "no rule")
+        rule = "; ".join(rules) or "no rule"
         rows.append([name, _shape(table, name), *cells, rule, _steps_text(~np.isnan(moving[index]), moments)])
     notes = [f"frozen statistics: {', '.join(table.frozen_buffers)}"] if table.frozen_buffers else []
     notes += [f"never decides (covered by earlier rules): {text}" for text in table.covered]
     return "\n".join([*_aligned([head, *rows]), *notes])
+
+
+def _short(rule: str) -> str:
+    """A rule as a table has room for it; `why` says it whole."""
+    return rule if len(rule) <= _RULE else f"{rule[: _RULE - 3]}..."
+
+
+def decayed(table: Table) -> list[str]:
+    """Notes on decay that holds for arrays most recipes spare, and how to spare them."""
+    return [note for setting in DECAYS for note in _decayed(table, setting)]
+
+
+def _decayed(table: Table, setting: str) -> list[str]:
+    """What decays by a plain value though most recipes spare it, and how to spare it."""
+    if setting not in table.settings:
+        return []
+    spared = set(no_decay.names(table.tree))
+    moved = [name for name in table.names if not table.choices[name][RATE].frozen]
+    plain = [name for name in moved if name in spared and _is_plain(table, name, setting)]
+    if not plain:
+        return []
+    shown = ", ".join(plain[:3]) + (", ..." if plain[3:] else "")
+    value = _said(table.choices[plain[0]][setting])
+    return [
+        f"{setting}={value} holds for norms, biases and embeddings too ({len(plain)}: {shown}); "
+        f"{setting}=decay({value}) spares them"
+    ]
+
+
+def _is_plain(table: Table, name: str, setting: str) -> bool:
+    choice = table.choices[name][setting]
+    on = choice.base is not None and (not choice.constant or choice.at(Progress()) != 0)
+    return on and choice.rule == "no rule"
 
 
 def _worth_showing(table: Table, setting: str) -> bool:
@@ -104,19 +143,19 @@ def _moments(extent: Extent) -> list[Progress]:
     return [progress_at(extent, step) for step in dict.fromkeys([*range(LOOKED_AT // 2), *late])]
 
 
-def _now_peak_end(choice: Choice, moments: Sequence[Progress]) -> str:
+def _now_peak_end(choice: Choice, moments: Sequence[Progress], nothing: str) -> str:
     if choice.base is None:
         return "frozen"
     if choice.base.constant and (choice.factor is None or choice.factor.constant):
-        return _number(choice.at(moments[0]))
+        return _number(choice.at(moments[0]), nothing)
     values = [choice.at(progress) for progress in moments]
     peak = max((v for v in values if isinstance(v, int | float)), key=abs, default=None)
-    return f"{_number(values[0])}/{_number(peak)}/{_number(values[-1])}"
+    return f"{_number(values[0], nothing)}/{_number(peak, nothing)}/{_number(values[-1], nothing)}"
 
 
-def _number(value: Any) -> str:
+def _number(value: Any, nothing: str = "held") -> str:
     if value is None:
-        return "held"
+        return nothing
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return "off" if value == inf else f"{value:.3g}"

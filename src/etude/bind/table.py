@@ -125,6 +125,7 @@ class Table:
         frozen_buffers: names of buffers that a rule freezes.
         covered: rules that can never decide because earlier ones cover them, in words.
         extent: how long the run is that the table is for, as far as that is known.
+        rate_factor: what every learning rate is multiplied by; see `scale_rates`.
     """
 
     def __init__(
@@ -148,17 +149,18 @@ class Table:
         self.rows = _rows(choices)
         self.choices = dict(choices)
         self.settings: tuple[str, ...] = tuple(next(iter(choices.values()))) if choices else ()
-        self._columns = {setting: _Column([row.choices[setting] for row in self.rows]) for setting in self.settings}
+        self._columns = _Columns(self.settings, self.rows)
         self._moving: dict[tuple[Any, tuple[bool, ...]], Moving] = {}
         self._sets: dict[tuple[tuple[int, tuple[int, ...]], ...], Moving] = {}
         self._less: dict[tuple[Moving, frozenset[int]], Moving] = {}
         self._constant: Now | None = None
+        self.rate_factor = 1.0
 
     @property
     def constant(self) -> bool:
         """Whether every step has the same numbers and the same arrays move."""
         still = self.update_schedule is None or self.update_schedule.constant
-        return still and all(column.constant for column in self._columns.values())
+        return still and self._columns.constant
 
     def at(self, progress: Progress, memory: Memory = MappingProxyType({})) -> Now:
         """The numbers of the step that is made at `progress` (the clock before the step).
@@ -169,7 +171,9 @@ class Table:
         """
         if self._constant is not None:
             return self._constant
-        columns = {setting: column.at(progress, memory) for setting, column in self._columns.items()}
+        columns = self._columns.at(progress, memory)
+        if self.rate_factor != 1.0 and columns:
+            columns[RATE] = [None if rate is None else rate * self.rate_factor for rate in columns[RATE]]
         moves = self.update_schedule
         place = everything if moves is None else moves.at(progress, memory.get(moves))
         rates = columns[RATE] if columns else ()
@@ -179,13 +183,19 @@ class Table:
             self._constant = now
         return now
 
+    def scale_rates(self, factor: float) -> None:
+        """From now on `at` gives every learning rate multiplied by `factor`, in place of an earlier one."""
+        self.rate_factor, self._constant = float(factor), None
+
     def start(self) -> dict[Schedule, Any]:
         """What the schedules that listen to metrics remember before they have seen any."""
         return {of: of.start() for of in self.schedules() if of.reactive}
 
-    def see(self, memory: Memory, metrics: Mapping[str, float]) -> dict[Schedule, Any]:
-        """What they remember after these metrics."""
-        return {of: of.see(kept, metrics) for of, kept in memory.items()}
+    def see(
+        self, memory: Memory, metrics: Mapping[str, float], progress: Progress | None = None
+    ) -> dict[Schedule, Any]:
+        """What they remember after these metrics, which were measured at `progress`."""
+        return {of: of.see(kept, metrics, progress) for of, kept in memory.items()}
 
     def moving(self, progress: Progress, memory: Memory = MappingProxyType({})) -> tuple[str, ...]:
         """Names of the arrays that move at the step made at `progress`."""
@@ -289,38 +299,75 @@ class Table:
         return {name: _multiplier(self.choices[name][RATE], self.base_rate) for name in self.names}
 
 
-class _Column:
-    """One setting over all rows; every distinct schedule in it is asked once a step."""
+class _Columns:
+    """All settings over all rows; every distinct schedule in them is asked once a step, those that are constant never.
 
-    def __init__(self, choices: Sequence[Choice]) -> None:
+    A column is made from the values of the schedules, by their places: behind the last one stand 1, the factor where
+    there is none, and None, the value of what is frozen.
+    """
+
+    def __init__(self, settings: Sequence[str], rows: Sequence[Row]) -> None:
         sources: dict[Schedule, int] = {}
+        plans: dict[str, list[tuple[int, int]]] = {}
+        for setting in settings:
+            choices = [row.choices[setting] for row in rows]
+            for of in (of for choice in choices for of in (choice.base, choice.factor) if of is not None):
+                sources.setdefault(of, len(sources))
+            plans[setting] = [
+                (-1 if c.base is None else sources[c.base], -2 if c.factor is None else sources[c.factor])
+                for c in choices
+            ]
+        still = [of.constant for of in sources]
+        self.constant = all(still)
+        self._values = [_own(of.at(Progress())) if of.constant else None for of in sources] + [1.0, None]
+        moving = [(place, of) for of, place in sources.items() if not of.constant]
+        self._asked = [(place, of.at) for place, of in moving if not of.reactive]
+        self._listening = [(place, of) for place, of in moving if of.reactive]
+        # What never changes is made once; of the rest those without any factor are a matter of places alone.
+        self._made: dict[str, Sequence[Any]] = {setting: [] for setting in settings} | {
+            setting: _column(self._values, plan)
+            for setting, plan in plans.items()
+            if all(place < 0 or still[place] for pair in plan for place in pair)
+        }
+        changing = {setting: plan for setting, plan in plans.items() if not self._made[setting] and plan}
+        self._plain = {name: [base for base, _ in plan] for name, plan in changing.items() if _without_factors(plan)}
+        self._scaled = {name: plan for name, plan in changing.items() if name not in self._plain}
 
-        def source(of: Schedule | None) -> int:
-            return -1 if of is None else sources.setdefault(of, len(sources))
-
-        self._plan = [(source(choice.base), source(choice.factor)) for choice in choices]
-        self._sources = tuple(sources)
-        self.constant = all(of.constant for of in self._sources)
-        self._fixed = self._make(Progress(), {}) if self.constant else None
-
-    def at(self, progress: Progress, memory: Memory) -> Sequence[Any]:
-        return self._fixed if self._fixed is not None else self._make(progress, memory)
-
-    def _make(self, progress: Progress, memory: Memory) -> list[Any]:
-        values = [_own_number(of.at(progress, memory.get(of) if memory else None)) for of in self._sources]
-        made: list[Any] = []
-        for base, factor in self._plan:
-            value = values[base] if base >= 0 else FROZEN
-            scale = values[factor] if factor >= 0 else 1.0
-            if value is None or value is FROZEN or scale is FROZEN or scale is None:
-                made.append(None)
-            else:
-                made.append(value if factor < 0 else value * scale)
-        return made
+    def at(self, progress: Progress, memory: Memory) -> dict[str, Sequence[Any]]:
+        values = self._values.copy()
+        for place, at in self._asked:
+            value = at(progress)
+            values[place] = value if type(value) is float else _own(value)
+        for place, of in self._listening:
+            values[place] = _own(of.at(progress, memory.get(of)))
+        columns: dict[str, Sequence[Any]] = self._made.copy()
+        for setting, places in self._plain.items():
+            columns[setting] = [values[place] for place in places]
+        for setting, plan in self._scaled.items():
+            columns[setting] = _column(values, plan)
+        return columns
 
 
-def _own_number(value: Any) -> Any:
-    """Numbers of numpy, which a function may give, as Python's own: kernels take no others."""
+def _without_factors(plan: Sequence[tuple[int, int]]) -> bool:
+    return all(factor == -2 for _, factor in plan)
+
+
+def _column(values: Sequence[Any], plan: Sequence[tuple[int, int]]) -> Sequence[Any]:
+    """The values of one setting; None where a row is held."""
+    made: list[Any] = []
+    for base, factor in plan:
+        value = values[base]
+        if factor != -2 and value is not None:
+            scale = values[factor]
+            value = None if scale is None else value * scale
+        made.append(value)
+    return made
+
+
+def _own(value: Any) -> Any:
+    """Numbers of numpy, which a function may give, as Python's own: kernels take no others; None for what is held."""
+    if value is None or value is FROZEN:
+        return None
     if type(value) is float or not isinstance(value, Real) or isinstance(value, int):
         return value
     return float(value)

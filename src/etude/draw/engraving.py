@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from etude.draw import paper
+from etude.draw import lanes, paper
+from etude.draw.lanes import Lane
 from etude.draw.score import Numbers, Score, checked, opening, score
 from etude.values.progress import Progress
 
@@ -44,6 +45,7 @@ def plot_score(
     rates: Any,
     path: str | os.PathLike[str] | None = None,
     title: str | None = None,
+    knobs: Mapping[str, Sequence[Any]] | None = None,
 ) -> Figure:
     """The picture of what moves when, and how fast.
 
@@ -58,6 +60,7 @@ def plot_score(
         rates: names x steps; effective learning rates, NaN where an array is held.
         path: where to write the picture; its ending says how.
         title: default "Score".
+        knobs: what else is scheduled, by label a value for each step; drawn as lines under the score, a dozen at most.
 
     Raises:
         SettingError: shapes that do not fit, steps that do not ascend, a path that cannot be written.
@@ -66,16 +69,19 @@ def plot_score(
     table = checked(names, clock, rates)
     whole, first = score(names, clock, table), opening(names, clock, table)
     layout, scale, epochs = Layout.of(whole), Scale.of(table), _epochs(steps)
-    figure = paper.sheet(WIDTH, TOP + layout.height + BOTTOM)
+    shown = lanes.lanes(knobs or {})
+    layout = replace(layout, left=max(layout.left, lanes.left(shown)), below=lanes.height(shown)) if shown else layout
+    figure = paper.sheet(WIDTH, TOP + layout.height + layout.below + BOTTOM)
     for axes, part in _panels(figure, layout, whole, first):
         _staves(axes, part, layout)
         _draw(axes, part, layout, scale)
         _bars(axes, part, layout, epochs)
-    _words_below(figure.axes, whole, first, bool(epochs))
-    _end(figure.axes[-1], layout)
-    _label(figure.axes[0], layout)
-    _remark(figure.axes[-1], whole, layout)
-    paper.title(figure.axes[0], title or "Score", _told(len(names), scale), -72 * (layout.left - EDGE))
+    panels = list(figure.axes)
+    _words_below(_lanes(figure, panels, shown, clock, layout) or panels, whole, first, bool(epochs))
+    _end(panels[-1], layout)
+    _label(panels[0], layout)
+    _remark(panels[-1], whole, layout)
+    paper.title(panels[0], title or "Score", _told(len(names), scale), -72 * (layout.left - EDGE))
     _key(figure, scale)
     return paper.save(figure, path)
 
@@ -164,7 +170,7 @@ class Layout:
     Attributes:
         places: middles of the rows, in row heights. pitch: a row's height in inches.
         size: of names, in points. inner: width of the names inside modules, in points.
-        left: width of all names, in inches.
+        left: width of all names, in inches. below: height of what stands under the staves, in inches.
     """
 
     systems: tuple[System, ...]
@@ -173,6 +179,7 @@ class Layout:
     size: float
     inner: float
     left: float
+    below: float = 0.0
 
     @classmethod
     def of(cls, whole: Score) -> Layout:
@@ -215,7 +222,7 @@ def _widest(names: Sequence[str], size: float) -> float:
 def _panels(figure: Figure, layout: Layout, whole: Score, first: Score | None) -> Iterator[tuple[Axes, Score]]:
     """Axes for the first cycles, where they are shown apart, and for the whole."""
     remarks = max(whole.counts) > 1 or (whole.shares > 0)[whole.rates < 0].any()
-    room = WIDTH - layout.left - EDGE - (REMARKS if remarks else 0.0)
+    room = WIDTH - layout.left - EDGE - max(REMARKS if remarks else 0.0, lanes.WORDS if layout.below else 0.0)
     left = layout.left
     if first is not None:
         width = 0.3 * room
@@ -225,12 +232,34 @@ def _panels(figure: Figure, layout: Layout, whole: Score, first: Score | None) -
 
 
 def _axes(figure: Figure, layout: Layout, left: float, width: float) -> Axes:
-    height = TOP + layout.height + BOTTOM
-    axes = figure.add_axes((left / WIDTH, BOTTOM / height, width / WIDTH, layout.height / height))
+    height = TOP + layout.height + layout.below + BOTTOM
+    bottom = BOTTOM + layout.below
+    axes = figure.add_axes((left / WIDTH, bottom / height, width / WIDTH, layout.height / height))
     paper.bare(axes)
     axes.set_ylim(layout.places[-1] + 0.5, -0.5)
     axes.set_yticks([])
     return axes
+
+
+def _lanes(
+    figure: Figure, panels: Sequence[Axes], shown: Sequence[Lane], clock: Sequence[float], layout: Layout
+) -> list[Axes]:
+    """Under each panel the lanes over the same steps; the steps are told there and no more at the staves."""
+    if not shown:
+        return []
+    height = TOP + layout.height + layout.below + BOTTOM
+    made = []
+    for panel in panels:
+        place = panel.get_position()
+        box = (place.x0, BOTTOM / height, place.width, (layout.below - lanes.GAP) / height)
+        axes = figure.add_axes(box, label="knobs")
+        axes.set_xlim(panel.get_xlim())
+        # The last value holds to the end of the score.
+        end = max(panel.get_xlim()[1], clock[-1] + 1)
+        lanes.draw_lanes(axes, shown, clock, end, panel is panels[0], panel is panels[-1])
+        panel.tick_params(bottom=False, labelbottom=False)
+        made.append(axes)
+    return made
 
 
 def _epochs(steps: Sequence[float] | Sequence[Progress]) -> list[float]:

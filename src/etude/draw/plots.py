@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from etude.draw import paper
 from etude.draw.engraving import plot_score
 from etude.draw.labels import Label, label_ends
+from etude.draw.lanes import plot_lanes
 from etude.draw.score import score_steps
 from etude.errors import SettingError, nearest
 from etude.values.series import Series
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["plot_rates", "plot_score", "plot_series", "score_steps"]
+__all__ = ["plot_lanes", "plot_rates", "plot_score", "plot_series", "score_steps"]
 
 Numbers = NDArray[np.float64]
 Rates = Mapping[str, Series] | Mapping[str, Sequence[float]] | Mapping[str, Numbers]

@@ -16,7 +16,7 @@ from etude.keep.header import short
 from etude.keep.names import is_run
 from etude.step.states import is_clock, is_count, is_names
 
-FORMAT = 1
+FORMAT = 2
 """Rises when a field is added, goes, or means something else. What older ones lack is made up for in `upgraded`."""
 
 RUN, LOOP, WEIGHTS = "run", "loop", "weights"
@@ -34,6 +34,15 @@ class Field:
 
 def _is_mapping(value: Any) -> bool:
     return isinstance(value, Mapping)
+
+
+def _is_memory(value: Any) -> bool:
+    """Whether it may be what a condition remembers: numbers, nothing, and lists of such."""
+    if isinstance(value, Mapping):
+        return "~" in value
+    if isinstance(value, list):
+        return all(map(_is_memory, value))
+    return value is None or isinstance(value, bool) or _is_number(value)
 
 
 def _is_texts(value: Any) -> bool:
@@ -57,7 +66,9 @@ def _is_save(value: Any) -> bool:
 
 
 def _is_best(value: Any) -> bool:
-    if not isinstance(value, Mapping) or set(value) != {"score", "progress", "waiting", "judged", "last", "arrays"}:
+    always = {"score", "progress", "waiting", "judged", "last", "arrays"}
+    # Older files have neither tables nor knobs, nor looks that failed.
+    if not isinstance(value, Mapping) or set(value) - {"owed", "tables", "knobs"} != always:
         return False
     numbers = all(value[key] is None or _is_any_number(value[key]) for key in ("score", "judged", "last"))
     return numbers and is_count(value["waiting"]) and (value["progress"] is None or _is_moment(value["progress"]))
@@ -123,6 +134,11 @@ STATE = (
     Field("updates", "of each update: optimizer, memory of arrays and schedules, loss scale, turn", _is_mapping),
     Field("averages", "how often each average has taken the arrays, and what its schedules remember", _is_mapping),
     Field("best", "the best score, when it was reached, and the looks since then", _is_best),
+    Field("knobs", "the value of each knob in the last step, and what listening ones remember", _is_mapping),
+    Field("stop", "what the conditions for stopping remember", _is_memory),
+    Field(
+        "roll_back", "where a run that rolls back would go to: clocks, counts, names; {} where none does", _is_mapping
+    ),
     Field("means", "sum and count of each loss term in the epoch in progress", _is_sums),
     Field("history", "names of the series; their numbers are tensors", is_names),
     Field("losses", "the last epoch's loss and the last validation loss", _is_mapping),
@@ -141,6 +157,7 @@ PREFIXES = {
     "optimizer:": "memory of the optimizers: optimizer:<update>:<array>:<memory>",
     "average:": "averages: average:<name>:<array>",
     "best:": "arrays of the net at its best, where validation data were looked at: best:<array>",
+    "roll_back:": "arrays and memory that a run that rolls back would go to: roll_back:<update or average>:<array>",
     "history:": "series of the history: history:<series>:<steps, epochs or values>",
     "state:": "tensors inside other entries",
 }
@@ -176,8 +193,16 @@ def checked(record: Mapping[str, Any], path: str, kind: str) -> dict[str, Any]:
 
 
 def upgraded(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record of any known format as one of the present: there is only one so far."""
-    return {key: value for key, value in record.items() if key not in ("kind", "format", "version")}
+    """A record of any known format as one of the present.
+
+    Format 1 knew no knobs, no conditions for stopping and no rolling back.
+    """
+    added: dict[str, Any] = {"knobs": {}, "stop": None, "roll_back": {}} if _is_run_of(record, 1) else {}
+    return added | {key: value for key, value in record.items() if key not in ("kind", "format", "version")}
+
+
+def _is_run_of(record: Mapping[str, Any], version: int) -> bool:
+    return record.get("kind") == RUN and record.get("format") == version
 
 
 def _faults(record: Mapping[str, Any]) -> list[str]:

@@ -204,6 +204,7 @@ class Lines(Face):
             f"{words.per_second(tally.samples_per_second):>9}/s",
             f"{spent:<12}",
             f"{tally.skipped:,} skipped" if tally.skipped else "",
+            words.rolled_words(tally),
             *endings,
         ]
         self._write("  ".join(cell for cell in cells if cell))
@@ -307,7 +308,8 @@ def _rows(tally: Tally, width: int) -> Group:
     if told:
         rows.append(Text(told, style="cyan", no_wrap=True, overflow="ellipsis"))
     if tally.skipped:
-        told = f"{tally.skipped:,} skipped, the last: {tally.skip_reason}"
+        rolled = f"; {words.rolled_words(tally)}" if tally.rolled_back else ""
+        told = f"{tally.skipped:,} skipped, the last: {tally.skip_reason}{rolled}"
         rows.append(Text(told, style="yellow", no_wrap=True, overflow="ellipsis"))
     return Group(*rows)
 

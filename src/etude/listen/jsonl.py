@@ -13,8 +13,20 @@ from typing import Any, BinaryIO, Final, TextIO, final
 
 from etude.arguments import named_class
 from etude.errors import SettingError
-from etude.run.events import Began, Ended, EpochEnded, Evaluated, Event, Saved, SaveFailed, Settled, Skipped, Stepped
-from etude.run.history import read_losses
+from etude.run.events import (
+    Began,
+    Ended,
+    EpochEnded,
+    Evaluated,
+    Event,
+    RolledBack,
+    Saved,
+    SaveFailed,
+    Settled,
+    Skipped,
+    Stepped,
+)
+from etude.run.history import PROBE, read_steps
 from etude.values.progress import Progress
 
 BULK: Final = 50  # steps whose losses are read from the device together
@@ -25,11 +37,12 @@ BULK: Final = 50  # steps whose losses are read from the device together
 class JsonLines:
     """A listener that adds one JSON object for each event to the end of a file.
 
-    Every object has "event" (began, stepped, skipped, epoch_ended, evaluated, saved, save_failed, ended) and the clock
-    after it, that of what was saved for a save: "step", "epoch", "samples", "tokens". The rest is what the event tells:
-    "summary"; "losses", "batch" (its samples), "rate", "updates", "seconds"; "number" (of the epoch), "means" and
-    "data" (of `Data`); "scores", "best"; "path", "bytes", "seconds", "removed"; "reason", "message". NaN and infinity
-    are written as the words "nan", "inf" and "-inf", which `float` reads. `Settled` events are left out.
+    Every object has "event" (began, stepped, skipped, rolled_back, epoch_ended, evaluated, saved, save_failed, ended)
+    and the clock after it, that of what was saved for a save: "step", "epoch", "samples", "tokens". The rest is what
+    the event tells: "summary"; "losses", "batch" (its samples), "rate", "updates", "seconds"; "number" (of the epoch),
+    "means" and "data" (of `Data`); "reason", "to_step", "factor"; "scores", "best"; "path", "bytes", "seconds",
+    "removed"; "reason", "message". NaN and infinity are written as the words "nan", "inf" and "-inf", which `float`
+    reads. `Settled` events are left out.
 
     Steps are written 50 at a time, or when any other event comes, and flushed; so their losses are read from the
     device in bulk. What an existing file holds is kept; folders that are missing are made. `SettingError` where `path`
@@ -132,13 +145,19 @@ def _stays(line: bytes, step: float) -> bool:
 
 def _steps(events: Sequence[Stepped]) -> list[dict[str, Any]]:
     losses: list[dict[str, Any]] = [{} for _ in events]
-    for name, (rows, values) in read_losses(events).items():
+    probes: list[dict[str, Any]] = [{} for _ in events]
+    for name, (rows, values) in read_steps(events).items():
         for row, value in zip(rows, values, strict=True):
-            losses[row][name] = _plain(value)
-    return [_step(event, read) for event, read in zip(events, losses, strict=True)]
+            if name in events[row].losses:
+                losses[row][name] = _plain(value)
+            else:
+                probes[row][name.removeprefix(PROBE)] = _plain(value)
+    return [_step(*each) for each in zip(events, losses, probes, strict=True)]
 
 
-def _step(event: Stepped, losses: dict[str, Any]) -> dict[str, Any]:
+def _step(event: Stepped, losses: dict[str, Any], probes: dict[str, Any]) -> dict[str, Any]:
+    more = {"settings": _plain(event.settings)} if event.settings else {}
+    more |= {"probes": probes} if probes else {}
     return {
         "event": "stepped",
         **_clock(event.progress),
@@ -147,6 +166,7 @@ def _step(event: Stepped, losses: dict[str, Any]) -> dict[str, Any]:
         "rate": _plain(event.rate),
         "updates": event.updates,
         "seconds": event.seconds,
+        **more,
     }
 
 
@@ -159,12 +179,17 @@ def _other(event: Event) -> dict[str, Any]:
     elif isinstance(event, Skipped):
         losses = {name: float(loss) for name, loss in event.losses.items()}
         name, told = "skipped", {"reason": event.reason, "losses": _plain(losses)}
+    elif isinstance(event, RolledBack):
+        told = {"reason": event.why, "to_step": event.to_step, "factor": event.factor}
+        name = "rolled_back"
     elif isinstance(event, EpochEnded):
         name, told = "epoch_ended", {"number": event.epoch, "means": _plain(event.means)}
         if event.data:
             told["data"] = _plain(event.data)
     elif isinstance(event, Evaluated):
         name, told = "evaluated", {"scores": _plain(event.scores), "best": event.best}
+        if event.tables:
+            told["tables"] = {name: _plain(table.tolist()) for name, table in event.tables.items()}
     elif isinstance(event, Saved):
         told = {"path": event.path, "bytes": event.bytes, "seconds": event.seconds, "removed": event.removed}
         name = "saved"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from operator import mul
 from typing import Any, Final
 
-from etude.run.events import Began, Ended, EpochEnded, Evaluated, Event, Skipped, Stepped
+from etude.run.events import Began, Ended, EpochEnded, Evaluated, Event, RolledBack, Skipped, Stepped
 from etude.run.history import read_losses
 from etude.values.progress import Progress
 
@@ -58,6 +58,9 @@ class Tally:
     seen: int = 0
     skipped: int = 0
     skip_reason: str = ""
+    rolled_back: int = 0
+    rolled_to: int = 0
+    rate_factor: float = 1.0
     data: Mapping[str, float] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
     best: Mapping[str, float] = field(default_factory=dict)
@@ -111,6 +114,8 @@ class Tally:
             self.summary = event.summary
         elif isinstance(event, Skipped):
             self.skipped, self.skip_reason = self.skipped + 1, event.reason
+        elif isinstance(event, RolledBack):
+            self.rolled_back, self.rolled_to, self.rate_factor = self.rolled_back + 1, event.to_step, event.factor
         elif isinstance(event, EpochEnded):
             self.losses |= {name: value for name, value in event.means.items() if name in self.losses}
             self._means = {}
@@ -298,4 +303,13 @@ def ending(tally: Tally, event: Ended) -> str:
     made = f"{counted(tally.progress.step, 'step')} in {clock(tally.seconds)}"
     best = f", best validation {best_words(tally)}" if tally.best else ""
     skipped = f", {tally.skipped:,} skipped ({tally.skip_reason})" if tally.skipped else ""
-    return f"{words}: {made}{best}{skipped}"
+    rolled = f", {rolled_words(tally)}" if tally.rolled_back else ""
+    return f"{words}: {made}{best}{skipped}{rolled}"
+
+
+def rolled_words(tally: Tally) -> str:
+    """How often the run went back, and where that led; "" where it never did."""
+    if not tally.rolled_back:
+        return ""
+    times = f"{tally.rolled_back:,} times" if tally.rolled_back > 1 else "once"
+    return f"rolled back {times}, last to step {tally.rolled_to:,}, rates x {number(tally.rate_factor)}"

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from etude.bind.show import progress_at
+from etude.bind.show import decayed, progress_at
 from etude.data.assembled import Assembled
 from etude.draw import plots
 from etude.draw.score import score_steps
 from etude.run.check import Checked
+from etude.run.in_force import InForce
 from etude.step.loss import Term
+from etude.step.losses.own import OwnLoss
 from etude.step.work import Work
 from etude.values.progress import Progress
 from etude.values.schedule import Schedule, constant
+from etude.values.series import Series
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,6 +47,15 @@ def show(checked: Checked) -> str:
             f"{work.stepper.name}: {', '.join(f'{k} {v}' for k, v in work.stepper.settings().items() if k != 'name')}"
         )
         lines.append(work.stepper.table.show(extent))
+        lines += decayed(work.stepper.table)
+    if checked.origins is not None:
+        lines += ["", "First values:", str(checked.origins)]
+    if checked.plan.stop is not None:
+        lines += ["", f"Stops: {checked.plan.stop!r}"]
+    if checked.probes is not None:
+        lines += ["", f"Probes: {', '.join(checked.probes.labels)}"]
+    if checked.knobs:
+        lines += ["", "Knobs:", *(f"  {line}" for line in checked.knobs.show(extent).splitlines())]
     for name, one in checked.averages.each.items():
         used = "; validation data are looked at with it" if name == checked.plan.evaluate_with else ""
         lines += ["", f"Average {name!r}: {one.average!r}, of {len(one.names)} arrays{used}"]
@@ -66,10 +78,15 @@ def _batches(checked: Checked) -> str:
 
 def _loss_text(work: Work) -> str:
     """The terms of an update and their weights, where there is something to say."""
-    terms = work.losses.terms
+    every = {term.name: term for term in (*work.losses.terms, *work.losses.looked.terms)}
+    terms = [term for term in every.values() if not term.error and term.only != "evaluation"]
+    beside = [term for term in every.values() if term.error or term.only == "evaluation"]
     if len(terms) == 1 and terms[0].weight == constant(1.0):
-        return f"loss: {_named(terms[0])}"
-    return "loss: " + " + ".join(_number(term.weight) + _term_text(term) for term in terms)
+        told = f"loss: {_named(terms[0])}"
+    else:
+        told = "loss: " + " + ".join(_number(term.weight) + _term_text(term) for term in terms)
+    told += "".join(f", {term.name!r} reaches {term.reaches!r}" for term in terms if term.reaches is not None)
+    return told + (f"; reported: {', '.join(term.name for term in beside)}" if beside else "")
 
 
 def _term_text(term: Term) -> str:
@@ -84,6 +101,8 @@ def _number(weight: Schedule) -> str:
 
 
 def _named(term: Term) -> str:
+    if isinstance(term.function, OwnLoss):
+        return repr(term.function)
     return getattr(term.function, "__name__", type(term.function).__name__)
 
 
@@ -122,13 +141,56 @@ def plot_plan(checked: Checked, path: str | Path | None) -> Figure:
     steps = checked.extent.steps
     if steps is None:
         steps = checked.plan.steps or 200
-    return _plot_score(score_of(checked, int(steps)), path)
+    return _plot_score(score_of(checked, int(steps)), _scheduled(checked, score_steps(max(int(steps), 1))), path)
+
+
+def _scheduled(checked: Checked, steps: Sequence[int]) -> dict[str, list[Any]]:
+    """What changes besides learning rates, by label a value for each of these steps; nothing is heard of scores."""
+    moments = [progress_at(checked.extent, step) for step in steps]
+    force = InForce(checked)
+    found: dict[str, list[Any]] = {}
+    for at, moment in enumerate(moments):
+        for name, value in force.at(moment).items():
+            if not name.startswith(_DRAWN_ELSEWHERE):
+                found.setdefault(_lane_name(name), [None] * len(moments))[at] = value
+    if not isinstance(checked.plan.precision, str):
+        found["precision"] = [checked.plan.precision.at(moment) for moment in moments]
+    knobs = {} if checked.knobs is None else checked.knobs.series(moments)
+    return {**found, **{label: list(values) for label, values in knobs.items() if len(set(values)) > 1}}
+
+
+def _happened(result: Result, steps: Sequence[float] | None = None) -> tuple[list[float], dict[str, list[Any]]]:
+    """What changed besides learning rates in a run, by label: the value that was in force at each step."""
+    wanted = [name for name in result.history if name.startswith(("knob.", "setting.", "weight."))]
+    shown = {name: result.history[name] for name in wanted if not name.startswith("setting.learning_rate")}
+    shown = {name: own for name, own in shown.items() if len(set(own.values)) > 1}
+    if steps is None:
+        steps = sorted({step - 1 for own in shown.values() for step in own.steps})
+    return list(steps), {_lane_name(name): _values_at(own, steps) for name, own in shown.items()}
+
+
+def _values_at(own: Series, steps: Sequence[float]) -> list[float]:
+    """The values of a series at steps, each given by the steps made before it; the one before where there is none."""
+    places = np.searchsorted(np.asarray(own.steps), np.asarray(steps) + 1, side="right") - 1
+    return [own.values[place] if place >= 0 else np.nan for place in places]
+
+
+_DRAWN_ELSEWHERE = ("knob.", "setting.learning_rate")
+
+
+def _lane_name(name: str) -> str:
+    """A name of the history as it stands beside a line."""
+    kind, _, label = name.partition(".")
+    return f"weight of {label}" if kind == "weight" else label
 
 
 def plot_result(result: Result, what: str, path: str | Path | None) -> Figure:
     """A figure of a result; see `Result.plot`."""
     if what == "score":
-        return _plot_score(result.score, path)
+        return _plot_score(result.score, _happened(result, result.score["steps"])[1], path)
+    if what == "knobs":
+        steps, lines = _happened(result)
+        return plots.plot_lanes(lines, steps, path=path)
     if what == "rates":
         return plots.plot_rates(result.history, path=path)
     return plots.plot_series(result.history, _series(result, what), path=path)
@@ -142,6 +204,7 @@ def _series(result: Result, what: str) -> Sequence[str]:
     return wanted or [what]
 
 
-def _plot_score(score: dict[str, Any], path: str | Path | None) -> Figure:
+def _plot_score(score: dict[str, Any], knobs: dict[str, list[Any]], path: str | Path | None) -> Figure:
     rates = np.array([[np.nan if value is None else value for value in row] for row in score["rates"]], dtype=float)
-    return plots.plot_score(score["names"], score["steps"], rates.reshape(len(score["names"]), -1), path=path)
+    table = rates.reshape(len(score["names"]), -1)
+    return plots.plot_score(score["names"], score["steps"], table, path=path, knobs=knobs)

@@ -21,7 +21,7 @@ from etude.run.plan import Plan
 from etude.run.said import versions
 from etude.step.states import listed
 
-FREE = frozenset({"checkpoint", "workers", "time_limit", "strict", "device"})
+FREE = frozenset({"checkpoint", "workers", "time_limit", "strict", "device", "probes"})
 """Options that may differ: they change no bit of a step; the device itself is told with the machine."""
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")

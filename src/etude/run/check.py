@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import ceil, isfinite
 from pathlib import Path
@@ -13,23 +13,31 @@ import torch
 from torch import nn
 
 from etude.arguments import told_of
+from etude.bind.knobs import Knobs
 from etude.data.cursor import Cursor
 from etude.data.flow import Flow
 from etude.data.source import Source, check_finite, source, split_validation
 from etude.errors import DataError, PlanError
+from etude.initial.initial import Initial
+from etude.initial.origins import Origins
 from etude.run.dry_run import dry_run, materialise, prove_validation, restored_on_error, try_single
 from etude.run.evaluate import Evaluate, Evaluator
+from etude.run.probes import Probes
+from etude.run.reachable import reached
 from etude.run.said import first_batch
 from etude.step.averaging import Averages
 from etude.step.gan import GAN
 from etude.step.looking import looking, same_buffers
+from etude.step.policies import policy
 from etude.step.precision import Precision
+from etude.step.reading import samples_in
+from etude.step.splitting import halves
 from etude.step.update import Update
 from etude.step.window import Window
 from etude.step.work import Work
-from etude.values.progress import Extent
+from etude.values.progress import Extent, Progress
 from etude.values.reactive import check_told
-from etude.values.schedule import Constant, schedule
+from etude.values.schedule import Constant, Schedule, schedule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,6 +56,9 @@ class Checked:
         device: where it is trained.
         window: how many batches make one step.
         averages: the averages of the plan at work; one set for the run, whatever the number of updates.
+        knobs: what is set besides the settings of the updates, or None.
+        probes: what is measured in training besides losses, or None.
+        origins: where the first values of the arrays come from, or None: from the net as it is given.
         chosen: what was chosen where nothing was said, and every conversion of the data.
         idle: names of the arrays that never move.
         first_batch: a digest of the first batch, by which other data are told from these.
@@ -63,6 +74,9 @@ class Checked:
     device: torch.device
     window: Window
     averages: Averages
+    knobs: Knobs | None = None
+    probes: Probes | None = None
+    origins: Origins | None = None
     chosen: dict[str, Any] = field(default_factory=dict)
     idle: tuple[str, ...] = ()
     first_batch: str = ""
@@ -110,7 +124,7 @@ def prove(plan: Plan, net: nn.Module, data: Any) -> Checked:
     evaluate, training, aside = divided(plan, made, chosen)
     device = _device(plan, net, chosen)
     flow = training_flow(plan, net, training, device, chosen)
-    if plan.non_finite in ("raise", "stop"):
+    if policy(plan.non_finite).raises:
         check_finite(training)
     extent = _extent(plan, flow)
     window = Window(plan.accumulate, extent, ())
@@ -120,18 +134,32 @@ def prove(plan: Plan, net: nn.Module, data: Any) -> Checked:
             net.double()
         batch = _first(flow)
         materialise(net, batch)
+        origins = None if plan.initialize is None else Initial(plan.initialize).prove(net, plan.seed)
         works = _works(plan, net, device, extent)
         _check_accumulation(plan, works)
-        averages = Averages(plan.averages, works[0].stepper.table.tree, extent)
-        with same_buffers(net):
+        for work in works if plan.initialize is None else ():
+            work.stepper.prove_ties()
+        tree = works[0].stepper.table.tree
+        averages = Averages(plan.averages, tree, extent)
+        knobs = Knobs(tree, plan.knobs, extent, strict=plan.strict) if plan.knobs else None
+        if knobs is not None:
+            for work in works:
+                work.follow(knobs, extent)
+        if knobs is not None and plan.workers:
+            _check_copies(plan, knobs, data)
+        with same_buffers(net), nullcontext() if knobs is None else knobs.tried(Progress(extent=extent)):
             dry_run(works, net, batch, training, extent)
-            if plan.accumulate != 1:
-                _learn_counts(works, net, batch)
+            if plan.out_of_memory == "split" and samples_in(batch) > 1:
+                halves(batch)
+            if plan.accumulate != 1 or plan.out_of_memory == "split":
+                _learn_counts(works, net, batch, extent)
             if flow.smallest == 1:
                 try_single(net, works, batch, extent)
             evaluator = _evaluator(plan, evaluate, aside, net, works, flow, device)
+            check_heard(plan, works, knobs, evaluator, extent)
     example = batch if any(of.export for of in plan.checkpoint or ()) else None
-    facts = (averages, chosen, _idle(net, works), _told(flow, batch), example)
+    probes = Probes(plan.probes, net, works, extent, plan.compile) if plan.probes else None
+    facts = (averages, knobs, probes, origins, chosen, _idle(net, works), _told(flow, batch), example)
     return Checked(plan, net, works, flow, evaluator, extent, device, window, *facts)
 
 
@@ -288,19 +316,20 @@ def _works(plan: Plan, net: nn.Module, device: torch.device, extent: Extent) -> 
     names = [update.name for update in updates]
     if len(set(names)) < len(names) or not names:
         raise PlanError(f"updates: every update needs a name of its own, and one at least is needed: {names}.")
-    if plan.precision == "fp16" and len(updates) > 1:
+    if len(updates) > 1 and "fp16" in Precision(plan.precision, device, extent).names:
         raise PlanError("precision='fp16' scales one loss; with several updates use precision='bf16'.")
     made = tuple(
         Work(
             update,
             net,
-            Precision(plan.precision, device),
+            Precision(plan.precision, device, extent),
             plan.non_finite,
             plan.ignore_stale_grad,
             plan.compile,
             extent,
             plan.strict,
             plan.seed,
+            plan.out_of_memory,
         )
         for update in updates
     )
@@ -309,9 +338,9 @@ def _works(plan: Plan, net: nn.Module, device: torch.device, extent: Extent) -> 
         if work.update.turn is not None:
             with told_of(f"Update({work.name!r}), its turn"):
                 check_told([work.update.turn], heard)
-        for each in (work.update.turn, *(term.weight for term in work.losses.terms)):
-            if each is not None:
-                each.check(extent)
+        if work.update.turn is not None:
+            work.update.turn.check(extent)
+        work.losses.check(extent)
     return made
 
 
@@ -332,11 +361,11 @@ def _check_accumulation(plan: Plan, works: tuple[Work, ...]) -> None:
         )
 
 
-def _learn_counts(works: tuple[Work, ...], net: nn.Module, batch: Any) -> None:
+def _learn_counts(works: tuple[Work, ...], net: nn.Module, batch: Any, extent: Extent) -> None:
     """Find out for which losses what they are taken over is known before they are computed."""
     with looking(net):
         for work in works:
-            work.losses.learn(net, work.read, batch)
+            work.losses.learn(net, work.read, batch, Progress(extent=extent))
 
 
 def _evaluator(
@@ -351,17 +380,81 @@ def _evaluator(
     if evaluate is None or aside is None:
         if plan.patience is not None and flow.batches_per_epoch is None and plan.epochs is None:
             raise PlanError("patience needs validation data, or epochs that end. Write validation=.")
-        for work in works:
-            check_told(work.stepper.table.schedules(), ())
         return None
     made = validation_flow(plan, evaluate, aside, net, flow, device)
-    if plan.non_finite in ("raise", "stop"):
+    if policy(plan.non_finite).raises:
         check_finite(aside)
     evaluator = Evaluator(evaluate, net, works, made)
     batch = _first(made)
     prove_validation(evaluator, works, net, aside, batch)
     evaluator.first_batch = _told(made, batch)
     return evaluator
+
+
+def _check_copies(plan: Plan, knobs: Knobs, data: Any) -> None:
+    """Raise PlanError where workers would read with copies of what knobs are for: no schedule would reach these."""
+    for dial in knobs.dials:
+        if dial.path is None and reached(data, [dial.owner]):
+            raise PlanError(
+                f"knobs: {dial.name!r} of {dial.where} changes during the run, and the data use it: each of the "
+                f"workers={plan.workers} has a copy of its own, which would not change. Leave workers out, or apply it "
+                "to whole batches in the net or the loss."
+            )
+
+
+def check_heard(
+    plan: Plan, works: tuple[Work, ...], knobs: Knobs | None, evaluator: Evaluator | None, extent: Extent
+) -> None:
+    """Whatever goes by scores is told them: schedules of settings and knobs, and the conditions for stopping.
+
+    Raises:
+        ScheduleError, SettingError: a score is not measured; the nearest is named.
+    """
+    told = [f"val.{name}" for name in evaluator.known] if evaluator is not None else []
+    names = [work.names(len(works) == 1) for work in works]
+    told += [f"epoch.{name}" for name in dict.fromkeys(name for total, own in names for name in (total, *own))]
+    for work in works:
+        check_told([*work.stepper.table.schedules(), *work.losses.schedules()], told)
+    if knobs is not None:
+        check_told(knobs.schedules(), told)
+    if plan.stop is not None:
+        plan.stop.check(told, extent)
+    schedules = [made for work in works for made in work.stepper.table.schedules()]
+    turns = [work.update.turn for work in works if work.update.turn is not None]
+    elsewhere = [*turns, *(made for work in works for made in work.losses.schedules())]
+    _check_not_going_back([*elsewhere, *(knobs.schedules() if knobs else ())])
+    _check_going_back(schedules, works, evaluator)
+    if evaluator is None:
+        return
+    heard = {name for made in (*schedules, *(knobs.schedules() if knobs else ())) for name in made.listens}
+    heard |= set() if plan.stop is None else plan.stop.listens
+    evaluator.need(name.removeprefix("val.") for name in heard if name.startswith("val."))
+
+
+def _check_not_going_back(schedules: Iterable[Schedule]) -> None:
+    """Raise PlanError where a schedule asks for the best net and is none of an optimizer's settings."""
+    for made in schedules:
+        if made.goes_back:
+            raise PlanError(
+                f"{made!r} goes back to the best net, and only schedules of the learning rate and other settings of "
+                "the optimizer can. Leave back_to_best out here, and write it in learning_rate=."
+            )
+
+
+def _check_going_back(schedules: Iterable[Schedule], works: tuple[Work, ...], evaluator: Evaluator | None) -> None:
+    """Raise PlanError where a run that never looks for the best net, or cannot train it, is to go back to it."""
+    others = [work.stepper.name for work in works if getattr(work.stepper.optimizer, "trains_others", False)]
+    for made in schedules:
+        if made.goes_back and evaluator is None:
+            raise PlanError(
+                f"{made!r} goes back to the best net, and which that is is found on validation data: there are none. "
+                "Write validation=0.2, or leave back_to_best out."
+            )
+        if made.goes_back and others:
+            raise PlanError(
+                f"{made!r} goes back to the best net, and {others[0]} trains other arrays than it evaluates, so that "
+                "they cannot be found again. Leave back_to_best out."
+            )
 
 
 def validation_flow(

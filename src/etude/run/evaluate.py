@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 import torch
@@ -12,16 +13,18 @@ from torch import Tensor, nn
 from etude.arguments import named_class
 from etude.data.batch import outline
 from etude.data.flow import Flow
-from etude.errors import SettingError, nearest
+from etude.errors import SettingError, nearest, warn
 from etude.run.metrics import MetricLike, Metrics
+from etude.run.outputs import Outputs
+from etude.run.probe import OUTPUT, labels_of
+from etude.run.probes import Arrays
 from etude.run.randomness import own_randomness, seed_look
 from etude.step.looking import looking
-from etude.step.loss import Measured
+from etude.step.loss import Measured, exponential
 from etude.step.reading import Reader
 from etude.step.work import Work
 from etude.values.cadence import Cadence, every
 from etude.values.progress import Progress
-from etude.values.reactive import check_told
 from etude.values.spans import Span, epochs
 
 _EVERY_EPOCH = every(epochs(1))
@@ -34,7 +37,14 @@ class Evaluate:
 
     Args:
         data: any form that `train` takes; or a fraction of the training data, between 0 and 1, set aside by the seed.
-        metrics: names, functions of (output, target), torchmetrics metrics, or a dict of such.
+        metrics: names, functions of (output, target), torchmetrics metrics, probes (`Probe`), or a dict of such. Names:
+            accuracy, error_rate, top_5 (any number), precision, recall and f1 of two classes, each of accuracy,
+            precision, recall and f1 as macro_f1 (the mean over classes) and per_class_f1, perplexity, mse, mae, r2, and
+            confusion (rows what was meant, columns what was predicted). What is more than one number is kept whole in
+            `Evaluated.tables` and `result.tables`; a short vector has a score for each number too, "per_class_f1.0".
+            One that fails before the first step is an error. One that fails later is NaN and named in a warning, but
+            where something depends on it (best, a schedule, a condition for stopping) the run ends with an error, and
+            its state is saved, to be gone on with.
         every: a cadence, or a span; each epoch when nothing is said.
         batch_size: None: as in training.
         best: the score by which the best net is chosen: "loss", a metric whose direction is known, or a pair such as
@@ -79,6 +89,7 @@ class Evaluator:
         larger: whether a larger score is better.
         cadence: when it is due.
         known: the names of all scores, once `prove` was called.
+        tables: what of the last look is kept whole, such as a confusion, by name.
         first_batch: a digest of the first batch, by which other data are told from these.
     """
 
@@ -94,17 +105,23 @@ class Evaluator:
         self.first_batch = ""
         self.metrics = Metrics(evaluate.metrics)
         self.metrics.to(flow.device)
-        self._names = [work.names(len(works) == 1) for work in works]
+        self.tables: dict[str, Tensor] = {}
+        self._needed: frozenset[str] = frozenset()
+        self._told: set[str] = set()
+        tree = works[0].stepper.table.tree
+        self._probed = labels_of(self.metrics.probes, tree)
+        self._outputs = Outputs([one for one in self.metrics.probes if one.of == OUTPUT], tree, self._read, net)
+        self._arrays = [Arrays(one, tree) for one in self.metrics.probes if one.of != OUTPUT]
+        self._names = [work.names(len(works) == 1, looking=True) for work in works]
         self._check_names()
-        self.best_by, self.larger = _best(evaluate.best, self.metrics)
+        self.best_by, self.larger = _best(evaluate.best, self.metrics, self._probed)
 
     def prove(self, batch: Any) -> None:
         """Measure one batch, so that what cannot be measured is found before the first step.
 
         Raises:
             SettingError: a metric fails, or the score for the best net is not a single number.
-            ScheduleError: the cadence is a share of a run whose length is not known; a schedule listens to a score that
-                is not measured.
+            ScheduleError: the cadence is a share of a run whose length is not known.
         """
         progress = self._works[0].stepper.progress
         self.cadence.due(progress, progress)
@@ -115,19 +132,32 @@ class Evaluator:
             self._graph = True
             found = self._over([batch], progress)
         self.metrics.reset()
+        self.metrics.strict = False
         self.known = tuple(found)
+        self._check_called()
+        self.need([self.best_by])
         if self.best_by not in found:
             raise SettingError(f"best={self.best_by!r}: no such score. Scores: {', '.join(found)}.")
-        for work in self._works:
-            check_told(work.stepper.table.schedules(), [f"val.{name}" for name in found])
+
+    def need(self, names: Iterable[str]) -> None:
+        """Scores on which something depends: where such a metric fails in a look, the look raises."""
+        self._needed |= frozenset(names)
 
     def better(self, name: str) -> str | None:
         """Which way a score improves: "min", "max", or None where that is not known."""
+        if name in self._probed:
+            return None
         metric = name if name in self.metrics.names else name.rpartition(".")[0]
         return self.metrics.better[metric] if metric in self.metrics.names else "min"
 
     def scores(self, progress: Progress) -> dict[str, float]:
-        """The mean of the loss and of each of its terms, and every metric, over all validation data."""
+        """The mean of the loss and of each of its terms, every metric and every probe, over all validation data.
+
+        A metric that fails is NaN, and a warning names it.
+
+        Raises:
+            SettingError: a metric fails on which something depends: the best net, a schedule, or the end of the run.
+        """
         return self._over((batch.values for batch in self.flow.batches(epochs=1)), progress)
 
     def _over(self, batches: Iterable[Any], progress: Progress) -> dict[str, float]:
@@ -135,43 +165,89 @@ class Evaluator:
         self.metrics.reset()
         with own_randomness(), looking(self._net), torch.set_grad_enabled(self._graph):
             seed_look(self.flow.seed, self.flow.device or torch.device("cpu"))
-            for values in batches:
-                self._measure(values, progress, means)
+            with self._outputs.open():
+                for values in batches:
+                    self._outputs.batch(values)
+                    self._measure(values, progress, means)
+            probed = self._probe()
         found = means.values()
-        totals = total_losses(self._works, found, progress)
-        return {"loss": totals["loss"], **found, **totals, **self.metrics.values()}
+        totals = total_losses(self._works, found, progress, looking=True)
+        measured = self.metrics.values()
+        self._tell_failed()
+        self.tables = self.metrics.tables
+        return {"loss": totals["loss"], **found, **totals, **measured, **probed}
+
+    def _probe(self) -> dict[str, float]:
+        """Every probe by label, read at once; NaN where the net did not call the module."""
+        found = self._outputs.values()
+        for one in self._arrays:
+            found.update(one.values())
+        read = dict(zip(found, numbers(list(found.values())), strict=True))
+        return {label: read.get(label, nan) for label in self._probed}
+
+    def _tell_failed(self) -> None:
+        """Name metrics that failed: in an error where something depends on one, else in a warning, once for each."""
+        failed = self.metrics.failed
+        for name, text in failed.items():
+            if self._needed.intersection(self.metrics.keys(name)):
+                raise SettingError(f"{text}. Its value decides about the run, which cannot go on without it.")
+        for name in [name for name in failed if name not in self._told]:
+            self._told.add(name)
+            warn(f"{failed[name]}. Its value at this look is NaN, and at others where it fails; the run goes on.")
+
+    def _check_called(self) -> None:
+        silent = [label for label in self._outputs.labels if label not in self._outputs.values()]
+        if silent:
+            raise SettingError(
+                f"metrics: {', '.join(silent)}: the net did not call the module in evaluation, so it has no output. "
+                "Name another."
+            )
 
     def _measure(self, values: Any, progress: Progress, means: Means) -> None:
         output = target = None
         for work, (_, names) in zip(self._works, self._names, strict=True):
-            _, measured, seen, wanted = work.measure(progress, values)
+            _, measured, seen, wanted = work.measure(progress, values, looking=True)
             output, target = (seen, wanted) if output is None else (output, target)
             means.add(dict(zip(names, measured, strict=True)))
         if self.metrics.names:
             # The output that the loss was taken of, unless the loss called the net itself.
             if output is None:
                 args, kwargs, target = self._read(values)
-                output = self._net(*args, **kwargs)
+                with self._outputs.paused():
+                    output = self._net(*args, **kwargs)
             self.metrics.update(output, target, self._read.true_frames(values))
 
     def _check_names(self) -> None:
         """A metric called as a loss would hide it."""
         taken = {"loss", *(name for total, names in self._names for name in (total, *names))}
-        for name in self.metrics.names:
+        for name in (*self.metrics.names, *self._probed):
             if name in taken:
                 raise SettingError(
                     f"metrics: {name!r} is the name of a loss. Give another: metrics={{{name + '_score'!r}: ...}}."
                 )
 
 
-def total_losses(works: Sequence[Work], means: Mapping[str, float], progress: Progress) -> dict[str, float]:
-    """The weighted sums of the means of the terms: "loss", and "<update>.loss" where there are several updates."""
+def total_losses(
+    works: Sequence[Work], means: Mapping[str, float], progress: Progress, looking: bool = False
+) -> dict[str, float]:
+    """The weighted sums of the means of the terms: "loss", and "<update>.loss" where there are several updates.
+
+    And "<term>.perplexity", e to the mean of a term, where that is asked for. With `looking` the terms are those of
+    evaluation.
+    """
     found: dict[str, float] = {"loss": 0.0}
     for work in works:
-        name, terms_ = work.names(len(works) == 1)
-        weights = work.losses.weights(progress)
-        known = [(means[term], weight) for term, weight in zip(terms_, weights, strict=True) if term in means]
-        if known:
+        alone = len(works) == 1
+        name, terms_ = work.names(alone, looking)
+        weights = (work.losses.looked if looking else work.losses).weights(progress)
+        known = [
+            (means[term], weight)
+            for term, weight in zip(terms_, weights, strict=True)
+            # What is beside the sum may be anything.
+            if term in means and (weight or len(terms_) == 1)
+        ]
+        found |= {of: exponential(means[one]) for one, of in work.exponents(alone, looking).items() if one in means}
+        if any(term in means for term in terms_):
             total = sum(mean * weight for mean, weight in known)
             found["loss"] += total
             found[name] = total if len(works) > 1 else found["loss"]
@@ -250,16 +326,20 @@ def numbers(values: Sequence[float | Tensor]) -> list[float]:
     return [float(value) for value in values]
 
 
-def _best(best: str | tuple[str, str], metrics: Metrics) -> tuple[str, bool]:
+def _best(best: str | tuple[str, str], metrics: Metrics, probed: Collection[str]) -> tuple[str, bool]:
     name, direction = best if isinstance(best, tuple) else (best, None)
     if direction not in (None, "min", "max"):
         raise SettingError(f'best={best!r}: the direction is "min" or "max".')
     if name == "loss":
         return name, direction == "max"
-    # A metric of several numbers has a score for each: "confusion.0".
+    if name in probed:
+        if direction is None:
+            raise SettingError(f'best={best!r}: whether more is better is not known. Write best=({name!r}, "max").')
+        return name, direction == "max"
+    # A metric of several numbers has a score for each: "per_class_f1.0".
     metric = name if name in metrics.names else name.rpartition(".")[0]
     if metric not in metrics.names:
-        names = ["loss", *metrics.names]
+        names = ["loss", *metrics.names, *probed]
         raise SettingError(f"best={name!r}: no such score. Scores: {', '.join(names)}.{nearest(name, names)}")
     direction = direction or metrics.better[metric]
     if direction is None:

@@ -34,7 +34,8 @@ class Stepped:
     `losses` are means over the batch as scalars still on the device, unread: reading one waits for the device.
     `rate` is the learning rate of the step before multipliers (of the first update that had its turn). `updates` names
     those that moved something, once for each time; nobody may have. `seconds` is the wall-clock time since the run
-    began.
+    began. `settings` are the numbers that were in force besides: "knob.<label>", and "setting.<name>" and
+    "weight.<term>" where they change. `probes` were measured in this step, where they were due, and are on the device.
     """
 
     progress: Progress
@@ -43,6 +44,8 @@ class Stepped:
     rate: float
     updates: tuple[str, ...]
     seconds: float
+    settings: Mapping[str, float] = field(default_factory=dict)
+    probes: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,20 @@ class Skipped:
     progress: Progress
     reason: str
     losses: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """The step was not made, and the net, its optimizer memory and averages are again as after step `to_step`.
+
+    `why` says what was not finite. `factor` is what every learning rate is multiplied by from now on. The clock and the
+    data go on.
+    """
+
+    progress: Progress
+    why: str
+    to_step: int
+    factor: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +91,15 @@ class EpochEnded:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """The validation data were looked at; `best` says whether the net is now the best so far."""
+    """The validation data were looked at; `best` says whether the net is now the best so far.
+
+    `tables` holds what was measured and is more than one number, such as a confusion, whole.
+    """
 
     progress: Progress
     scores: Mapping[str, float]
     best: bool
+    tables: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +145,7 @@ class Ended:
     message: str
 
 
-Event = Began | Stepped | Skipped | EpochEnded | Evaluated | Settled | Saved | SaveFailed | Ended
+Event = Began | Stepped | Skipped | RolledBack | EpochEnded | Evaluated | Settled | Saved | SaveFailed | Ended
 
 
 class Listener(Protocol):

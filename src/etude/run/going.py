@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import nan
 from typing import Any
 
@@ -11,6 +11,8 @@ from torch import Tensor
 from etude.data.batch import Batch
 from etude.data.cursor import Cursor
 from etude.data.flow import Flow
+from etude.errors import CheckpointError, StateError
+from etude.initial.initial import Initial
 from etude.keep.arrays import Packed, Walked, check_net, into_net, modes_into
 from etude.keep.plain import pack, unpack
 from etude.run.agreement import facts, machine
@@ -20,9 +22,12 @@ from etude.run.gathering import into_run, of_run
 from etude.run.history import History
 from etude.run.keep_best import Best
 from etude.run.result import gather
-from etude.step.states import clock_in, clock_of
+from etude.step.policies import policy
+from etude.step.snapshots import Snapshots
+from etude.step.states import as_tuples, clock_in, clock_of
 from etude.values.progress import Progress
 from etude.values.spans import Span
+from etude.values.stopping import Stop
 
 SUM = "sum of "
 """Before the name of a loss whose weights change: its mean is kept beside those of its terms."""
@@ -60,13 +65,44 @@ class Stopwatch:
         return "time" if limit is not None and self.elapsed() >= limit.amount else ""
 
 
+class Ending:
+    """The plan's condition for the end of a run, and what it remembers.
+
+    Args:
+        stop: the condition, or None: the run goes on.
+    """
+
+    def __init__(self, stop: Stop | None) -> None:
+        self._stop = stop
+        self._memory: Any = None if stop is None else stop.start()
+
+    def see(self, metrics: Mapping[str, float], progress: Progress) -> None:
+        """Take scores that were measured."""
+        if self._stop is not None:
+            self._memory = self._stop.see(self._memory, metrics, progress)
+
+    def reached(self, progress: Progress, elapsed: float) -> str:
+        """Why the run ends now, in a sentence; "" where it goes on."""
+        return "" if self._stop is None else self._stop.stop(progress, self._memory, elapsed)
+
+    def state(self) -> Any:
+        """What the condition remembers."""
+        return self._memory
+
+    def load(self, state: Any) -> None:
+        """Take over what `state` gave; one that was none begins anew."""
+        if self._stop is not None and state is not None:
+            self._memory = as_tuples(state)
+
+
 class Going:
     """A run between its first event and its last.
 
     Attributes:
         progress: the clock. cursor: the next batch. means: of the epoch in progress.
         gatherer: the history, and what the result is made of. best: the best net so far. watch: the time taken.
-        facts: what the run was told.
+        snapshots: of the net, to go back to where numbers break.
+        ending: when it ends before its length. facts: what the run was told.
     """
 
     def __init__(self, checked: Checked, clock: Callable[[], float]) -> None:
@@ -77,18 +113,49 @@ class Going:
         self.gatherer = gather(checked)
         self.best = Best(checked)
         self.watch = Stopwatch(clock)
+        self.snapshots = Snapshots(checked.works, checked.averages, checked.net, policy(checked.plan.non_finite))
+        self.ending = Ending(checked.plan.stop)
         self._net = Walked(checked.net)
         # Once, before anything moves: what an instance of an optimizer says of itself may change while it works.
         self.facts = facts(checked)
 
-    def advance(self, taken: list[Batch]) -> None:
-        """The clock and the cursor after the batches of a step."""
+    def after(self, taken: Sequence[Batch]) -> Progress:
+        """The clock after the batches of a step."""
         batch = taken[-1]
         samples, tokens = batch.samples, batch.tokens
         for other in taken[:-1]:
             samples, tokens = samples + other.samples, tokens + other.tokens
-        self.cursor = batch.next
-        self.progress = self.progress.tick(samples=samples, tokens=tokens, epoch=batch.progress_epoch)
+        return self.progress.tick(samples=samples, tokens=tokens, epoch=batch.progress_epoch)
+
+    def advance(self, taken: Sequence[Batch]) -> None:
+        """The clock and the cursor after the batches of a step."""
+        self.cursor, self.progress = taken[-1].next, self.after(taken)
+
+    def begin(self) -> None:
+        """The net gets the first values that the plan says."""
+        plan = self.checked.plan
+        if plan.initialize is not None:
+            Initial(plan.initialize).apply(self.checked.net, plan.seed)
+
+    def begin_step(self) -> None:
+        """Knobs get the values of the step to come."""
+        if self.checked.knobs is not None:
+            self.checked.knobs.write(self.progress)
+
+    def tell_epoch(self, means: Mapping[str, float]) -> None:
+        """Tell whatever goes by scores the means of an epoch."""
+        measured = {f"epoch.{name}": value for name, value in means.items()}
+        self.best.tell(measured, self.progress)
+        self._tell(measured)
+
+    def tell_look(self, scores: Mapping[str, float]) -> None:
+        """Tell what is no part of the updates and averages, which were told already, what a look gave."""
+        self._tell({f"val.{name}": score for name, score in scores.items()})
+
+    def _tell(self, measured: Mapping[str, float]) -> None:
+        if self.checked.knobs is not None:
+            self.checked.knobs.see(measured, self.progress)
+        self.ending.see(measured, self.progress)
 
     def losses(self) -> tuple[float, float | None]:
         """The mean loss of the last epoch, or of this one so far; the last validation loss, None without such data."""
@@ -105,6 +172,8 @@ class Going:
         record, tensors = of_run(checked, self._net, self.best.state())
         record["data"], generators = pack({n: flow.state(at) for n, flow, at in self._flows()}, "state:data.")
         tensors.update(generators)
+        record["roll_back"], kept = pack(self.snapshots.state(), "roll_back:")
+        tensors.update(kept)
         history = gatherer.history.columns()
         tensors.update({f"history:{name}": column for name, column in history.items()})
         loss, val = self.losses()
@@ -114,6 +183,8 @@ class Going:
             "cursor": {"epoch": self.cursor.epoch, "batch": self.cursor.batch},
             "seconds": self.watch.elapsed(),
             "seed": checked.plan.seed,
+            "knobs": {} if checked.knobs is None else checked.knobs.state(),
+            "stop": self.ending.state(),
             "means": self.means.state(),
             "history": list(gatherer.history),
             "losses": {"loss": loss, "val": val},
@@ -136,12 +207,19 @@ class Going:
         history = History.from_columns({key: tensors[f"history:{key}"] for key in keys})
         means, kept = unpack(record["means"], tensors), unpack(record["data"], tensors)
         best = into_run(self.checked, path, record, tensors, progress)
+        try:
+            self.snapshots.load(unpack(record["roll_back"], tensors))
+        except StateError as error:
+            raise CheckpointError(path, "the state of this run", str(error).rstrip("."), damaged=False) from error
         self.progress, self.cursor = progress, Cursor(**record["cursor"])
         self.best.load(best)
         # Of the arrays last, so that a net is as it was where anything else does not fit.
         into_net(self.checked.net, path, record["net"], tensors, grown=True)
         modes_into(self.checked.net, record["net"])
         self.means.load(means)
+        self.ending.load(unpack(record["stop"], tensors))
+        if self.checked.knobs is not None and record["knobs"]:
+            self.checked.knobs.load(unpack(record["knobs"], tensors))
         self.gatherer.go_on(history, before, progress)
         self.watch.before = record["seconds"]
         for name, flow, cursor in self._flows():

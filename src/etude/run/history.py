@@ -13,7 +13,10 @@ from etude.errors import EtudeError, StateError, nearest
 from etude.run.events import EpochEnded, Evaluated, Event, Skipped, Stepped
 from etude.values.series import Series
 
-__all__ = ["BULK", "History", "Series", "SeriesError", "read_losses"]
+__all__ = ["BULK", "PROBE", "History", "Series", "SeriesError", "read_losses", "read_steps"]
+
+PROBE = "probe."
+"""Before the label of a probe in the history."""
 
 BULK = 64
 """Steps whose losses are read from the device together."""
@@ -30,9 +33,10 @@ class History(Mapping[str, Series]):
     """Every series of a run by name, collected from its events.
 
     Names: "loss" and each further loss term, one value a step, as it was measured also where the step was refused
-    because of it; "rate", the learning rate of each step that was made; "epoch.<term>", the exact mean over the made
-    steps of each epoch; "data.<number>", what the batches of each epoch held ("data.padding.audio"), of `Data`;
-    "val.<score>", one value an evaluation.
+    because of it; "rate", the learning rate of each step that was made; "knob.<label>", "setting.<name>" and
+    "weight.<term>", what else was in force in it; "probe.<label>", what was measured where it was due; "epoch.<term>",
+    the exact mean over the made steps of each epoch; "data.<number>", what the batches of each epoch held
+    ("data.padding.audio"), of `Data`; "val.<score>", one value an evaluation.
 
     Losses stay on the device until `BULK` of them are there, an epoch ends or somebody asks, so collecting does not
     make the device wait at every step. A series that was handed out grows with the run.
@@ -52,8 +56,10 @@ class History(Mapping[str, Series]):
             for name in event.losses:
                 if name not in self._series:
                     self._series[name] = Series(name)
-            if type(event) is Stepped and "rate" not in self._series:
-                self._series["rate"] = Series("rate")
+            if type(event) is Stepped:
+                for name in ("rate", *event.settings, *(PROBE + label for label in event.probes)):
+                    if name not in self._series:
+                        self._series[name] = Series(name)
             self._pending.append(event)
             if len(self._pending) >= BULK:
                 self._read()
@@ -74,19 +80,24 @@ class History(Mapping[str, Series]):
         events, self._pending = self._pending, []
         steps = [int(event.progress.step) for event in events]
         epochs = [event.progress.epoch for event in events]
-        for name, (rows, values) in read_losses(events).items():
+        for name, (rows, values) in read_steps(events).items():
             if len(rows) == len(events):
                 self._grow(name, steps, epochs, values)
             else:
                 self._grow(name, [steps[row] for row in rows], [epochs[row] for row in rows], values)
         made = [event for event in events if isinstance(event, Stepped)]
         if made:
-            self._grow(
-                "rate",
-                [int(event.progress.step) for event in made],
-                [event.progress.epoch for event in made],
-                [event.rate for event in made],
-            )
+            self._grow_settings(made)
+
+    def _grow_settings(self, made: Sequence[Stepped]) -> None:
+        """What was in force in the steps that were made."""
+        steps = [int(event.progress.step) for event in made]
+        epochs = [event.progress.epoch for event in made]
+        self._grow("rate", steps, epochs, [event.rate for event in made])
+        for name in dict.fromkeys(name for event in made for name in event.settings):
+            rows = [row for row, event in enumerate(made) if name in event.settings]
+            values = [float(made[row].settings[name]) for row in rows]
+            self._grow(name, [steps[row] for row in rows], [epochs[row] for row in rows], values)
 
     def _grow(self, name: str, steps: list[int], epochs: list[float], values: list[float]) -> None:
         self._series.setdefault(name, Series(name)).extend(steps, epochs, values)
@@ -190,9 +201,26 @@ def read_losses(events: Sequence[Stepped | Skipped]) -> dict[str, tuple[list[int
     Returns:
         for each loss term the rows (positions in `events`) of the steps that had it, and its values there.
     """
+    return _read_named([event.losses for event in events])
+
+
+def read_steps(events: Sequence[Stepped | Skipped]) -> dict[str, tuple[list[int], list[float]]]:
+    """The same with what was probed in the steps, under "probe.<label>"."""
+    return _read_named([_measured(event) for event in events])
+
+
+def _measured(event: Stepped | Skipped) -> Mapping[str, Tensor]:
+    """The losses of a step and what was probed in it."""
+    if isinstance(event, Skipped) or not event.probes:
+        return event.losses
+    return {**event.losses, **{PROBE + label: value for label, value in event.probes.items()}}
+
+
+def _read_named(measured: Sequence[Mapping[str, Tensor]]) -> dict[str, tuple[list[int], list[float]]]:
+    """What was measured in many steps: for each name the rows that have it, and the values there."""
     terms: dict[str, tuple[list[int], list[Tensor]]] = {}
-    for row, event in enumerate(events):
-        for name, loss in event.losses.items():
+    for row, scalars in enumerate(measured):
+        for name, loss in scalars.items():
             if name not in terms:
                 terms[name] = ([], [])
             rows, losses = terms[name]

@@ -1,4 +1,4 @@
-"""Which net is the best so far, and when to give up waiting for a better one."""
+"""Which net is the best so far, when to go back to it, and when to give up waiting for a better one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from torch import Tensor
 
 from etude.run.check import Checked
 from etude.run.events import Evaluated
+from etude.step.optim.half import MASTER
 from etude.step.states import clock_in, clock_of
+from etude.step.work import Work
 from etude.values.progress import Progress
+from etude.values.stopping import NoImprovement
 
 
 class Best:
@@ -21,16 +24,21 @@ class Best:
     Attributes:
         score: the best score so far, None before the first look.
         progress: when it was reached.
+        tables: what of that look is kept whole, such as a confusion, by name; of the last while none was a number.
+        owed: whether a look that was due has failed: it is made when the run is gone on with.
     """
 
     def __init__(self, checked: Checked) -> None:
         self.score: float | None = None
         self.progress: Progress | None = None
+        self.tables: dict[str, Tensor] = {}
+        self.owed = False
         self._checked = checked
         self._evaluator = checked.evaluator
         self._kept: dict[str, Tensor] | None = None
-        self._waiting = 0
-        self._judged: float | None = None
+        self._knobs: dict[str, Any] = {}
+        self._patience = _patience(checked)
+        self._waited = self._patience.start()
         self._final: dict[str, Tensor] | None = None
         self._last: float | None = None
         self._averages: dict[str, dict[str, Tensor]] = {}
@@ -50,51 +58,77 @@ class Best:
         return due
 
     def look(self, progress: Progress) -> Evaluated:
-        """Look at the validation data, with the net or the average that the plan says."""
+        """Look at the validation data, with the net or the average that the plan says.
+
+        Raises:
+            SettingError: a metric fails on which something depends; nothing has been told then, and the look is owed.
+        """
         assert self._evaluator is not None
-        self._last = self._last or 0.0
+        self._last, self.owed = self._last or 0.0, True
         with self._checked.looked_at():
             scores = self._evaluator.scores(progress)
+            self.owed = False
             score = scores[self._evaluator.best_by]
-            better = (self.score is None or self._improves(score, self.score, 0.0)) and not isnan(score)
+            better = (self.score is None or self._improves(score, self.score)) and not isnan(score)
             if better:
                 self.score, self.progress = score, progress
                 self._keep()
+        tables = self._evaluator.tables
+        if better or self.score is None:
+            self.tables = tables
         measured = {f"val.{name}": score for name, score in scores.items()}
-        for work in self._checked.works:
-            work.stepper.see(measured)
-        self._checked.averages.see(measured)
-        self._judge(score)
-        return Evaluated(progress, scores, better)
+        self._waited = self._patience.see(self._waited, measured, progress)
+        self.tell(measured, progress)
+        return Evaluated(progress, scores, better, tables)
 
     def epoch(self, means: dict[str, float]) -> None:
         """An epoch ended: without validation data its training loss is what patience looks at."""
-        if self._evaluator is None and "loss" in means:
-            self._judge(means["loss"])
+        self._waited = self._patience.see(
+            self._waited, {f"epoch.{name}": mean for name, mean in means.items()}, Progress()
+        )
 
-    def _judge(self, score: float) -> None:
-        first = self._judged is None and not isnan(score)
-        if first or (self._judged is not None and self._improves(score, self._judged, self._checked.plan.min_delta)):
-            self._judged, self._waiting = score, 0
-        else:
-            self._waiting += 1
+    def tell(self, measured: Mapping[str, float], progress: Progress) -> None:
+        """Tell schedules of settings and averages what was measured; where one asks for it, go back to the best net."""
+        asked = [told for work in self._checked.works for told in _told(work, measured, progress)]
+        self._checked.averages.see(measured, progress)
+        if asked and self._kept is not None:
+            self._go_back("clear" in asked)
 
-    def _improves(self, score: float, than: float, by: float) -> bool:
-        """Whether `score` is better by at least `by`; equal is never better, NaN neither."""
-        gain = score - than if self._evaluator is not None and self._evaluator.larger else than - score
-        return gain > 0 and gain >= by
+    @torch.no_grad()
+    def _go_back(self, clear: bool) -> None:
+        """The arrays are those of the best net again; the optimizers forget what they know of them, or keep it.
+
+        Averages go on as they are. Where the net is looked at with one of them, the best net is that average.
+        """
+        assert self._kept is not None
+        arrays = self._arrays()
+        for name, kept in self._kept.items():
+            arrays[name].copy_(kept)
+        for work in self._checked.works:
+            memory = work.stepper.state()["arrays"]
+            known = {name: {} if clear else _without_master(own) for name, own in memory.items()}
+            work.go_back(known, work.loss_states())
+        if self._checked.knobs is not None:
+            # Buffers that are knobs went back too.
+            self._checked.knobs.again()
+
+    def _improves(self, score: float, than: float) -> bool:
+        """Whether a score is better than the best; equal is never better, NaN neither."""
+        larger = self._evaluator is not None and self._evaluator.larger
+        return score > than if larger else score < than
 
     def out_of_patience(self) -> str:
         """ "patience" when more looks in a row than the plan's patience brought no improvement."""
-        patience = self._checked.plan.patience
-        return "patience" if patience is not None and self._waiting > patience else ""
+        return "patience" if self._checked.plan.patience is not None and self._lost() else ""
+
+    def _lost(self) -> str:
+        return self._patience.stop(Progress(), self._waited, 0.0)
 
     def message(self, reason: str) -> str:
         """Why the run ended, in words."""
         if reason == "patience":
-            name = self._evaluator.best_by if self._evaluator is not None else "training loss"
-            best = "none was a number" if self._judged is None else f"the best was {self._judged:.4g}"
-            return f"{name} did not improve for {self._waiting} looks; {best}"
+            name = "training loss" if self._evaluator is None else self._evaluator.best_by
+            return self._lost().replace(self._patience.score, name, 1)
         if reason == "time":
             return f"the time limit of {self._checked.plan.time_limit!r} was reached"
         return "all planned steps were made"
@@ -105,6 +139,8 @@ class Best:
         return {name: array.detach() for name, array in (*net.named_parameters(), *net.named_buffers())}
 
     def _keep(self) -> None:
+        if self._checked.knobs is not None:
+            self._knobs = self._checked.knobs.state()
         arrays = self._arrays()
         if self._kept is None:
             self._kept = {name: array.clone() for name, array in arrays.items()}
@@ -117,17 +153,22 @@ class Best:
         return {
             "score": self.score,
             "progress": None if self.progress is None else clock_of(self.progress),
-            "waiting": self._waiting,
-            "judged": self._judged,
+            "waiting": self._waited[1],
+            "judged": self._waited[0],
             "last": self._last,
+            "owed": self.owed,
+            "tables": dict(self.tables),
+            "knobs": self._knobs,
             "arrays": dict(self._kept or {}),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` gave."""
         extent, progress = self._checked.extent, state["progress"]
-        self.score, self._waiting = state["score"], state["waiting"]
-        self._judged, self._last = state["judged"], state["last"]
+        self.score, self._last = state["score"], state["last"]
+        self._waited = (state["judged"], state["waiting"])
+        self._knobs = dict(state.get("knobs", {}))
+        self.owed, self.tables = state.get("owed", False), dict(state.get("tables", {}))
         self.progress = None if progress is None else clock_in(progress, extent)
         like = self._arrays()
         self._kept = {
@@ -144,6 +185,9 @@ class Best:
         }
         if self._kept is None:
             return
+        if self._knobs and self._checked.knobs is not None:
+            # What the best score was measured with. Buffers among them are arrays, and are put back below.
+            self._checked.knobs.load(self._knobs)
         arrays = self._arrays()
         if all(torch.equal(arrays[name], kept) for name, kept in self._kept.items()):
             return
@@ -160,3 +204,24 @@ class Best:
     def final(self) -> dict[str, Tensor] | None:
         """The arrays after the last step, where they are not those of the net that is returned."""
         return self._final
+
+
+def _patience(checked: Checked) -> NoImprovement:
+    """The condition that `patience` stands for; without it looks are counted all the same, and nobody asks."""
+    plan, evaluator = checked.plan, checked.evaluator
+    score = "epoch.loss" if evaluator is None else f"val.{evaluator.best_by}"
+    mode = "max" if evaluator is not None and evaluator.larger else "min"
+    return NoImprovement(score, plan.patience or 0, float(plan.min_delta), False, None, mode)
+
+
+def _told(work: Work, measured: Mapping[str, float], progress: Progress) -> list[str]:
+    """Tell the schedules of an update what was measured: what they ask to become of the optimizer's memory."""
+    stepper, before = work.stepper, work.stepper.memory
+    stepper.see(measured, progress)
+    after = stepper.memory
+    return [asked for of in after if of.goes_back and (asked := of.asks_for_best(before.get(of), after[of]))]
+
+
+def _without_master(own: Mapping[str, Any]) -> dict[str, Any]:
+    """The memory of an array whose values were changed: its copy in full precision is made anew from them."""
+    return {key: kept for key, kept in own.items() if key != MASTER}

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from math import nan
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from etude.errors import SettingError, nearest
+from etude.errors import SettingError
+from etude.run.counted import Counted, by_name, is_table, tables_in
+from etude.run.probe import Probe
 
 MetricLike: TypeAlias = "str | Callable[..., Any] | Streaming | Mapping[str, Any] | Sequence[Any]"
 
@@ -76,96 +81,21 @@ def _samples(values: Any) -> int:
     return next((found for found in map(_samples, inside) if found), 0)
 
 
-def accuracy(output: Tensor, target: Tensor, true: Tensor | None = None) -> tuple[Tensor, Tensor | int]:
-    """How many predictions are right, of how many.
-
-    Args:
-        output: scores of shape (n, classes, ...), of which the largest is the prediction; or one logit for each target.
-        target: class indices of shape (n, ...), -100 left out; floats of the shape of an output of several classes,
-            of which the largest is the class meant; or 0 and 1 for each logit. Padded sequences of such floats have
-            time second, (n, longest, classes).
-        true: which targets are no padding, bool, shape (n, longest) or (n,); None: all.
-
-    Raises:
-        ValueError: shapes that do not belong together.
-    """
-    several = output.dim() > 1 and output.shape[1] > 1
-    if several and output.dim() == target.dim() + 1:
-        # No prediction is -100.
-        return _shared(output.argmax(1) == target, target != -100, true)
-    meant = _classes_second(output, target, true) if several and target.is_floating_point() else None
-    if meant is not None:
-        return _shared(output.argmax(1) == meant.argmax(1), None, true)
-    if output.numel() != target.numel():
-        raise ValueError(f"accuracy of an output of shape {_shape(output)} and targets of shape {_shape(target)}")
-    return _shared((output.reshape(target.shape) > 0) == (target > 0.5), None, true)
-
-
-def error_rate(output: Tensor, target: Tensor, true: Tensor | None = None) -> tuple[Tensor, Tensor | int]:
-    """How many predictions are wrong, of how many; see `accuracy`."""
-    right, count = accuracy(output, target, true)
-    return count - right, count
-
-
-def mean_squared_error(output: Tensor, target: Tensor, true: Tensor | None = None) -> Tensor:
-    """The squared difference of each true element; shapes must be equal."""
-    return _difference(output, target, true) ** 2
-
-
-def mean_absolute_error(output: Tensor, target: Tensor, true: Tensor | None = None) -> Tensor:
-    """The absolute difference of each true element; shapes must be equal."""
-    return _difference(output, target, true).abs()
-
-
-def _classes_second(output: Tensor, target: Tensor, true: Tensor | None) -> Tensor | None:
-    """Floats of the shape of an output of several classes; None where these are logits, one for each target."""
-    if true is not None and true.dim() > 1:
-        # Padded sequences have time there.
-        target = target.movedim(1, -1) if target.dim() > 2 else target[:0]
-    return target if output.shape == target.shape else None
-
-
-def _shared(right: Tensor, counted: Tensor | None, true: Tensor | None) -> tuple[Tensor, Tensor | int]:
-    """How many are right of those that count."""
-    if true is not None:
-        inside = true.reshape(*true.shape, *(1,) * (right.dim() - true.dim())).expand_as(right)
-        counted = inside if counted is None else counted & inside
-    if counted is None:
-        return right.sum(), right.numel()
-    return (right & counted).sum(), counted.sum()
-
-
-def _difference(output: Tensor, target: Tensor, true: Tensor | None) -> Tensor:
-    # (n, 1) against (n,) would be all pairs: a number that looks like an error and is none.
-    if output.shape != target.shape:
-        raise ValueError(f"the output has shape {_shape(output)}, the targets have {_shape(target)}")
-    difference = output - target
-    return difference if true is None else difference[true]
-
-
-def _shape(tensor: Tensor) -> tuple[int, ...]:
-    return tuple(tensor.shape)
-
-
-# Name: what computes it, and whether more is better.
-_BY_NAME: dict[str, tuple[Callable[[Any, Any], Any], bool]] = {
-    "accuracy": (accuracy, True),
-    "error_rate": (error_rate, False),
-    "mse": (mean_squared_error, False),
-    "mae": (mean_absolute_error, False),
-}
-
-
 class Metrics:
     """Named metrics over one pass.
 
     Attributes:
         names: in the order given.
         better: for each name "max", "min", or None where that is not known.
+        probes: what is measured of the net itself, in the order given.
+        strict: whether a metric that fails raises; else its values of this pass are NaN.
+        failed: in this pass, by name what happened.
+        tables: what of the last values is kept whole: every tensor of more than one number.
     """
 
     def __init__(self, literal: MetricLike | None) -> None:
-        made = [pair for one in _listed(literal) for pair in _named(one)]
+        others, self.probes = _apart(literal)
+        made = [pair for one in others for pair in _named(one)]
         self._metrics = dict(made)
         self.names = tuple(self._metrics)
         if len(self.names) < len(made):
@@ -173,39 +103,91 @@ class Metrics:
                 f"metrics: two have one name: {', '.join(name for name, _ in made)}. Give a dict of names."
             )
         self.better = {name: _direction(metric) for name, metric in made}
+        self.strict = True
+        self.failed: dict[str, str] = {}
+        self.tables: dict[str, Tensor] = {}
+        self._keys: dict[str, tuple[str, ...]] = {}
 
     def reset(self) -> None:
         """Begin a pass."""
-        for metric in self._metrics.values():
-            metric.reset()
+        self.failed, self.tables = {}, {}
+        for name, metric in self._metrics.items():
+            with self._watched(name):
+                metric.reset()
 
     def update(self, output: Any, target: Any, true: Any = None) -> None:
         """Take a batch; metrics by name leave out what is padding, `true` being what `Reader.true_frames` gives."""
         mask = true if isinstance(true, Tensor) else None
         for name, metric in self._metrics.items():
-            try:
-                if mask is not None and isinstance(metric, Mean):
+            if name in self.failed:
+                continue
+            with self._watched(name):
+                if mask is not None and isinstance(metric, Mean | Counted):
                     metric.update(output, target, mask)
                 else:
                     metric.update(output, target)
-            except Exception as error:
-                raise SettingError(f"The metric {name!r} failed: {type(error).__name__}: {error}") from error
 
     def values(self) -> dict[str, float]:
-        """The value of each metric over the pass; one of several elements gives one number for each."""
+        """The value of each metric over the pass.
+
+        One of several elements gives one number for each; a table, or more than 64 numbers, only stands in `tables`.
+        """
         found: dict[str, float] = {}
         for name, metric in self._metrics.items():
-            try:
-                found.update(_numbers(name, metric.compute()))
-            except Exception as error:
-                raise SettingError(f"The metric {name!r} failed: {type(error).__name__}: {error}") from error
+            if name not in self.failed:
+                with self._watched(name):
+                    value = metric.compute()
+                    numbers = _numbers(name, value)
+                    self.tables.update(tables_in(name, value))
+                    self._keys[name] = tuple(numbers)
+                    found.update(numbers)
+            if name in self.failed:
+                found.update(dict.fromkeys(self.keys(name), nan))
         return found
+
+    def keys(self, name: str) -> tuple[str, ...]:
+        """The names of the values that a metric gives, as far as it has given some."""
+        return self._keys.get(name, (name,))
 
     def to(self, device: torch.device | None) -> None:
         """Move metrics that live on a device; None leaves them where they are."""
         for metric in self._metrics.values():
             if device is not None and hasattr(metric, "to"):
                 metric.to(device)
+
+    @contextmanager
+    def _watched(self, name: str) -> Iterator[None]:
+        """Within it an error is that of a metric."""
+        try:
+            yield
+        except Exception as error:
+            text = f"The metric {name!r} failed: {type(error).__name__}: {error}"
+            if self.strict:
+                raise SettingError(text) from error
+            self.failed[name] = text
+
+
+def _apart(literal: MetricLike | None) -> tuple[list[Any], tuple[Probe, ...]]:
+    """Metrics and probes, each in the order given; a dict names both."""
+    others: list[Any] = []
+    probes: list[Probe] = []
+    for one in _listed(literal):
+        if isinstance(one, Probe):
+            probes.append(one)
+        elif isinstance(one, Mapping):
+            probes += [replace(probe, name=str(key)) for key, probe in one.items() if isinstance(probe, Probe)]
+            others.append({key: other for key, other in one.items() if not isinstance(other, Probe)})
+        else:
+            others.append(one)
+    for probe in probes:
+        if probe.of in ("gradient", "update"):
+            raise SettingError(f"metrics: {probe!r}: nothing moves in a look. Write probes=[{probe!r}].")
+        if probe.every is not None:
+            raise SettingError(
+                f"metrics: {probe!r}: it is measured at each look; when that is, Evaluate(every=...) says. Leave every "
+                "out."
+            )
+    return others, tuple(probes)
 
 
 def _listed(literal: MetricLike | None) -> list[Any]:
@@ -216,12 +198,8 @@ def _listed(literal: MetricLike | None) -> list[Any]:
 
 def _named(literal: Any) -> list[tuple[str, Streaming]]:
     if isinstance(literal, str):
-        if literal not in _BY_NAME:
-            raise SettingError(
-                f"There is no metric {literal!r}. Known: {', '.join(_BY_NAME)}; or give a function of (output, target) "
-                f"or a torchmetrics metric.{nearest(literal, _BY_NAME)}"
-            )
-        return [(literal, Mean(*_BY_NAME[literal], masked=True))]
+        known = by_name(literal)
+        return [(literal, Mean(*known, masked=True) if isinstance(known, tuple) else known)]
     if isinstance(literal, Mapping):
         return [pair for name, one in literal.items() for pair in _renamed(str(name), _named(one))]
     if isinstance(literal, Streaming) and isinstance(literal, torch.nn.ModuleDict):
@@ -247,6 +225,8 @@ def _numbers(name: str, value: Any) -> dict[str, float]:
         return {each: n for key, one in value.items() for each, n in _numbers(f"{name}.{key}", one).items()}
     if isinstance(value, tuple | list):
         return {each: n for i, one in enumerate(value) for each, n in _numbers(f"{name}.{i}", one).items()}
+    if is_table(value):
+        return {}
     if isinstance(value, Tensor) and value.numel() != 1:
         return {f"{name}.{i}": float(v) for i, v in enumerate(value.flatten().tolist())}
     return {name: float(value)}

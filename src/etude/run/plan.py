@@ -13,15 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from etude.arguments import Faults, named_class, told_of
+from etude.bind.knob_rules import KnobsLike, read_knobs
 from etude.errors import EtudeError, PlanError, SettingError, nearest
 from etude.hints import is_slip, not_there
+from etude.initial.initial import Initial, InitialLike
 from etude.keep.destination import DestinationLike, destinations
 from etude.run.check import Checked, prove
 from etude.run.metrics import MetricLike
+from etude.run.probe import Probe, probes_in
 from etude.run.randomness import own_randomness
 from etude.step.averages import Average, averages_in, unknown_average
 from etude.step.loss import LossLike, terms
-from etude.step.precision import check_precision
+from etude.step.policies import PolicyLike, policy
+from etude.step.precision import PrecisionLike, check_precision
 from etude.step.recipe import OptimizerLike, Recipe, settings_known
 from etude.step.update import Update
 from etude.step.window import Window
@@ -29,11 +33,11 @@ from etude.values.progress import Extent, Progress
 from etude.values.rules import RulesLike
 from etude.values.schedule import Constant, Schedule, schedule
 from etude.values.spans import Span
+from etude.values.stopping import StopLike, stopping
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-POLICIES = ("raise", "skip", "stop", "apply")
 _ADAMW = "adamw"
 OF_TRAIN = ("progress", "listeners", "resume", "accept", "until")
 """Options of `etude.train` besides those of a plan."""
@@ -54,6 +58,8 @@ class Plan:
         rules: rules by part for any setting.
         update_schedule: which parts move at which step: a list, or a schedule of parts.
         updates: several updates, each with its own loss, part, optimizer and turn, instead of the arguments above.
+        initialize: first values by part, `{"encoder": "orthogonal", "*.bias": 0}`, or a list such as
+            `[Load("weights.safetensors"), Fresh("head")]`, given before the first step; see `Initial`.
         epochs, steps: how long; the first that is reached ends the run. One of them, or `time_limit`, is needed.
         batch_size: samples in a batch; 32 when nothing is said, except for data that come in batches.
         accumulate: how many batches make one step: a whole number, or a schedule of such. The step is that of the one
@@ -61,6 +67,8 @@ class Plan:
             an epoch makes a last step.
         validation: data, a fraction of the training data, or `Evaluate(...)`; looked at after every epoch.
         metrics: what is measured on the validation data: names, functions of (output, target), torchmetrics metrics.
+        probes: numbers of activations, arrays, gradients or updates, taken in training at a cadence of their own:
+            `Probe("encoder", "norm", of="gradient", every=steps(50))`, or several.
         averages: averages of arrays, `(ema(0.999), swa("head"))`, taken after each step; see `ema`. They are the run's,
             not those of one of several updates.
         evaluate_with: the name of an average: the validation data are looked at with it in place of the arrays, and so
@@ -69,8 +77,13 @@ class Plan:
             validation score, or by the epoch's training loss when there are no validation data.
         min_delta: the smallest change that counts as an improvement; equality never does.
         time_limit: a span of time, minutes(30), over all processes of the run; looked at after every step.
+        stop: when the run ends before its length: `no_improvement("val.loss", patience=3)`, `reached(...)`,
+            `limit(tokens(1e9))`, or several joined by | and &. The best net and the end may go by different scores.
+        knobs: what is set besides the settings of the update rule: by the name of an attribute, rules for modules of
+            the net that have it, or for objects of your own: `{"p": {nn.Dropout: linear(0, 0.2)}}`; see `Knobs`.
         checkpoint: where the state is saved: `Directory("runs/digits")`, `File("run.safetensors")`, a path, or several.
-        precision: "fp32", "fp64", "bf16" or "fp16" (autocast); None: fp32, the net as it is.
+        precision: "fp32", "fp64", "bf16" or "fp16" (autocast), or a schedule of such without "fp64"; None: fp32, the
+            net as it is.
         device: where to train; None: where the net is; "auto": an accelerator if there is one.
         seed: of the data order, of dropout and of noise; a run repeats to the bit on the same machine.
         shuffle: a new order in each epoch; by default wherever the data have random access.
@@ -78,7 +91,9 @@ class Plan:
         round_length: batches in an epoch, for generators.
         compile: whether each step, the update included, is compiled.
         non_finite: what happens when a loss or gradient is not finite, decided before anything moves: "raise" an
-            error, "skip" the step, "stop" the run, or "apply" it unseen.
+            error, "skip" the step, `skip(most=3)` in a row, "stop" the run, `roll_back(factor=0.5)` to how the net
+            was some steps ago, or "apply" it unseen.
+        out_of_memory: "raise" torch's error, or "split" the batch in halves that make one step together.
         ignore_stale_grad: arrays that the loss does not reach stay as they are, instead of an error.
         strict: a rule that can never decide is an error, not a warning.
         settings: of the update rule (`weight_decay=0.1`), and clip_norm, clip_value, noise, clip_weights.
@@ -97,26 +112,31 @@ class Plan:
         rules: Mapping[str, RulesLike] | None = None,
         update_schedule: Any = None,
         updates: Sequence[Update] | None = None,
+        initialize: InitialLike | None = None,
         epochs: int | None = None,
         steps: int | None = None,
         batch_size: int | None = None,
         accumulate: int | Schedule | Callable[[Progress], int] = 1,
         validation: Any = None,
         metrics: MetricLike | None = None,
+        probes: Probe | Sequence[Probe] | None = None,
         averages: Average | Sequence[Average] = (),
         evaluate_with: str | None = None,
         patience: int | None = None,
         min_delta: float = 0.0,
         time_limit: Span | None = None,
+        stop: StopLike | None = None,
+        knobs: KnobsLike = None,
         checkpoint: DestinationLike = None,
-        precision: str | None = None,
+        precision: PrecisionLike = None,
         device: str | torch.device | None = None,
         seed: int = 0,
         shuffle: bool | None = None,
         workers: int = 0,
         round_length: int | None = None,
         compile: bool = False,
-        non_finite: str = "raise",
+        non_finite: PolicyLike = "raise",
+        out_of_memory: str = "raise",
         ignore_stale_grad: bool = False,
         strict: bool = False,
         **settings: Any,
@@ -132,17 +152,24 @@ class Plan:
         self.settings = settings
         take(_check_names, self)
         self.updates = None if updates is None else take(_listed, updates)
+        self.initialize = initialize
+        if initialize is not None:
+            take(Initial, initialize)
         self.epochs = take(_whole, "epochs", epochs)
         self.steps = take(_whole, "steps", steps)
         self.batch_size = take(_whole, "batch_size", batch_size)
         self.accumulate = take(_batches, accumulate)
         self.validation = validation
         self.metrics = metrics
+        self.probes = take(probes_in, probes) or None
         self.averages = take(averages_in, averages)
         self.evaluate_with = evaluate_with
         self.patience = take(_whole, "patience", patience, 0)
         self.min_delta = take(_number, "min_delta", min_delta)
         self.time_limit = take(check_time, "time_limit", time_limit)
+        self.stop = None if stop is None else take(stopping, stop)
+        self.knobs = knobs
+        take(read_knobs, knobs)
         self.checkpoint = take(destinations, checkpoint) or None
         self.precision = take(check_precision, precision)
         self.device = device
@@ -151,7 +178,9 @@ class Plan:
         self.workers = take(_whole, "workers", workers, 0) or 0
         self.round_length = round_length
         self.compile = take(_flag, "compile", compile)
-        self.non_finite = take(_one_of, "non_finite", non_finite, POLICIES)
+        self.non_finite = non_finite
+        take(policy, non_finite)
+        self.out_of_memory = take(_one_of, "out_of_memory", out_of_memory, ("raise", "split"))
         self.ignore_stale_grad = take(_flag, "ignore_stale_grad", ignore_stale_grad)
         self.strict = take(_flag, "strict", strict)
         take(_check_step, self)
@@ -262,7 +291,7 @@ def _check_averages(plan: Plan) -> None:
 
 def _check_together(plan: Plan) -> None:
     """What only makes sense with other options, or without them."""
-    if plan.epochs is None and plan.steps is None and plan.time_limit is None:
+    if plan.epochs is None and plan.steps is None and plan.time_limit is None and plan.stop is None:
         raise SettingError("How long? Write epochs=10, steps=1000 or time_limit=minutes(30).")
     if plan.updates is not None:
         own = ("loss", "learning_rate", "learning_rate_multipliers", "rules", "update_schedule")

@@ -63,11 +63,14 @@ class Result:
         chosen: what was chosen where nothing was said, and what was converted.
         call: the options of the plan that were given, as text.
         plan: the plan itself; None in a result that was loaded.
+        origins: where the first values of the arrays came from, as a table; "" where nothing was said of them.
         score: for the picture: names, steps, and the effective rate of each array at each of them (None where held).
         checkpoints: checkpoints that the run has written and that are there, in the order in which they came.
         failed_saves: how many could not be written.
         averages: each average of the plan as it was after the last step, by name of the array:
             `result.averages["ema"]["0.weight"]`. Of a result that was loaded they are read when asked for.
+        tables: of the validation of the net that is returned, what is more than one number, whole, by name:
+            `result.tables["confusion"]`, rows what was meant, columns what was predicted.
     """
 
     net: nn.Module | None
@@ -98,7 +101,9 @@ class Result:
     score: dict[str, Any]
     checkpoints: list[str] = field(default_factory=list)
     failed_saves: int = 0
+    tables: dict[str, Tensor] = field(default_factory=dict, compare=False)
     plan: Any = None
+    origins: str = ""
     averages: Mapping[str, dict[str, Tensor]] = field(default_factory=dict, compare=False)
     _final: dict[str, Tensor] | None = None
 
@@ -147,7 +152,8 @@ class Result:
         return made
 
     def plot(self, what: str = "loss", path: str | Path | None = None) -> Figure:
-        """A figure of "loss", "rates", "score" (parts down, steps across, colour the rate), or of a metric by name.
+        """A figure of "loss", "rates", "score" (parts down, steps across, colour the rate), "knobs" (what else was
+        scheduled), or of a metric by name.
 
         Raises:
             KeyError: no series has that name; the message lists those there are.
@@ -191,6 +197,7 @@ class Result:
             record = json.loads(Path(path).read_text())
             version = record.pop("format")
             averages = record.pop(_AVERAGES, None)
+            record.setdefault("tables", {})
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise StateError(f"{path} is no result that save() wrote: {error}.") from None
         if version != _FORMAT:
@@ -231,7 +238,8 @@ _NOT_KEPT = frozenset({"net", "plan", "averages", "_final"})
 _AVERAGES = "averages"
 """Under what a file says which averages are in the file beside it."""
 _MARK = "$"
-"""The one key of a dict that stands in a file for a tuple, or for a float that JSON does not have."""
+"""The one key of a dict that stands in a file for a tuple, a tensor, or a float that JSON does not have."""
+_DTYPES = {str(one).removeprefix("torch."): one for one in vars(torch).values() if isinstance(one, torch.dtype)}
 
 
 class Gatherer:
@@ -289,14 +297,16 @@ class Gatherer:
             stop_message=self._ended.message,
             seed=plan.seed,
             device=str(checked.device),
-            precision=plan.precision,
+            precision=str(plan.precision),
             versions=versions(),
             chosen=dict(checked.chosen),
             call={name: option_text(value) for name, value in plan.options().items()},
+            origins="" if checked.origins is None else str(checked.origins),
             score=_score(checked, int(progress.step)),
             plan=plan,
             checkpoints=list(checkpoints),
             failed_saves=failed,
+            tables=dict(best.tables),
             averages=best.averages,
             _final=best.final,
         )
@@ -381,6 +391,8 @@ def _plain(value: Any) -> Any:
         return [_plain(one) for one in value]
     if isinstance(value, float) and not isfinite(value):
         return {_MARK: str(value)}
+    if isinstance(value, Tensor):
+        return {_MARK: {"dtype": str(value.dtype).removeprefix("torch."), "values": _plain(value.tolist())}}
     return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
 
 
@@ -392,6 +404,8 @@ def _unplain(value: Any) -> Any:
         return value
     if set(value) == {_MARK}:
         inside = value[_MARK]
+        if isinstance(inside, dict):
+            return torch.tensor(_unplain(inside["values"]), dtype=_DTYPES[inside["dtype"]])
         return float(inside) if isinstance(inside, str) else tuple(_unplain(one) for one in inside)
     return {key: _unplain(one) for key, one in value.items()}
 

@@ -17,8 +17,20 @@ from etude.data.cursor import Cursor
 from etude.errors import DataError, NonFiniteError, SettingError, StateError, warn
 from etude.run.check import Checked
 from etude.run.evaluate import Means
-from etude.run.events import Began, Ended, EpochEnded, Event, Listener, Settled, Skipped, Stepped
+from etude.run.events import (
+    Began,
+    Ended,
+    EpochEnded,
+    Evaluated,
+    Event,
+    Listener,
+    RolledBack,
+    Settled,
+    Skipped,
+    Stepped,
+)
 from etude.run.going import SUM, Going, epoch_losses
+from etude.run.in_force import InForce
 from etude.run.keep_best import Best
 from etude.run.leaving import Leaving
 from etude.run.plan import Plan, check_time
@@ -85,6 +97,7 @@ class Run:
                 "time_limit= for the end of the run."
             )
         self._alone = len(self.checked.works) == 1
+        self._in_force = InForce(self.checked)
         self._accumulates = plan.accumulate != 1
         self._terms = {work.name: work.names(self._alone)[1] for work in self.checked.works}
         self._listeners: list[Listener] = []
@@ -145,16 +158,23 @@ class Run:
         # Signals are noted until the last file is written and the folders are free.
         with own_randomness(), Leaving(saving.active) as leaving, saving:
             resumed = saving.resume()
+            if not resumed:
+                going.begin()
             going.watch.begin()
             see = going.gatherer.see
+            going.snapshots.begin(going.progress)
             batches = checked.flow.batches(going.cursor)
             yield see(Began(going.progress, summary(checked, resumed)))
             reason, message = self._nothing_to_do()
+            if best.owed:
+                yield see(saving.hear(self._look()))
             if resumed:
                 # What ended the run after the step at which it was saved ends it now.
-                reason = reason or best.out_of_patience() or going.watch.reached(plan.time_limit)
+                reason, message = (reason, message) if reason else self._asked_to_end()
             while not reason and not (reason := self._reached_end()):
                 try:
+                    # First, because an object that knobs are for may be one that the data read.
+                    going.begin_step()
                     taken = self._take(batches)
                     seed_step(plan.seed, int(going.progress.step), checked.device, plan.compile)
                     turns = self._turns(taken, batches)
@@ -164,14 +184,16 @@ class Run:
                     raise
                 before = going.progress
                 try:
-                    reports = self._step(turns, taken)
+                    reports, probed = self._probed_step(turns, taken)
+                    back = going.snapshots.back(reports, int(before.step) + 1)
                 except NonFiniteError as told:
                     if plan.non_finite != "stop":
+                        yield from map(see, self._save_for(told) if self._alone else ())
                         raise told from None
                     reason, message = "non-finite", str(told)
                     break
                 going.advance(taken)
-                made = [(work, report) for work, report in reports if not report.refused]
+                made = [(work, report) for work, report in reports if not report.refused and not back]
                 refused = [(work, report) for work, report in reports if report.refused]
                 if any(report.moved for _, report in made):
                     checked.averages.update(before, going.progress)
@@ -180,21 +202,34 @@ class Run:
                     yield see(Skipped(going.progress, why, self._told(refused)))
                 else:
                     self._add(means, made)
-                    yield see(self._stepped(before, made, refused, taken, going.watch.elapsed()))
+                    yield see(self._stepped(before, made, refused, taken, probed))
+                if back:
+                    if checked.knobs is not None:
+                        # Buffers that are knobs went back too.
+                        checked.knobs.again()
+                    yield see(RolledBack(going.progress, back, going.snapshots.step, going.snapshots.factor))
                 if taken[-1].last or (len(taken) > 1 and any(batch.last for batch in taken)):
                     yield see(saving.hear(self._epoch_ended(means, best)))
                 if best.due(before, going.progress, going.watch.elapsed()):
-                    yield see(saving.hear(best.look(going.progress)))
+                    try:
+                        looked = self._look()
+                    except SettingError as error:
+                        # The step is whole; the look is made when the run is gone on with.
+                        yield from map(see, self._save_for(error))
+                        raise
+                    yield see(saving.hear(looked))
+                if made:
+                    going.snapshots.take_if_due(before, going.progress)
                 yield from map(see, saving.settle(before, going))
                 yield Settled(going.progress)
-                reason = best.out_of_patience() or going.watch.reached(plan.time_limit)
+                reason, message = self._asked_to_end()
                 if not reason and (asked := leaving.requested or self._time_is_up()):
                     reason, message = "interrupted", asked
                     if leaving.note:
                         # Saving may take its time, and who presses Ctrl-C again would lose the state.
                         print(f"etude: {leaving.note}", file=sys.stderr, flush=True)
             if best.never_looked and reason not in ("non-finite", "interrupted"):
-                yield see(saving.hear(best.look(going.progress)))
+                yield see(saving.hear(self._look()))
             if reason != "non-finite" or self._alone:
                 yield from map(see, saving.finish(going, "" if reason == "interrupted" else reason))
             yield see(Ended(going.progress, reason, message or best.message(reason)))
@@ -207,6 +242,21 @@ class Run:
     def _time_is_up(self) -> str:
         """Why the run leaves now to be gone on with; "" where it does not."""
         return f"until={self._until!r}" if self._until and self._going.watch.here() >= self._until.amount else ""
+
+    def _asked_to_end(self) -> tuple[str, str]:
+        """Why the run ends before its length: one word, and a sentence where that is not said elsewhere."""
+        going, plan = self._going, self.plan
+        reason = going.best.out_of_patience() or going.watch.reached(plan.time_limit)
+        if reason or plan.stop is None:
+            return reason, ""
+        said = going.ending.reached(going.progress, going.watch.elapsed())
+        return ("stop", said) if said else ("", "")
+
+    def _look(self) -> Evaluated:
+        """Look at the validation data, and tell whatever goes by their scores."""
+        event = self._going.best.look(self._going.progress)
+        self._going.tell_look(event.scores)
+        return event
 
     def _take(self, batches: Iterator[Batch]) -> list[Batch]:
         """The next batch, or those that make the next step together; an epoch ends with a step."""
@@ -231,7 +281,7 @@ class Run:
         taken += [next(batches) for work in acting[1:] if work.update.own_batch]
         return acting
 
-    def _save_for(self, error: DataError) -> Iterator[Event]:
+    def _save_for(self, error: DataError | NonFiniteError | SettingError) -> Iterator[Event]:
         """The run ends with this error: the state after the last step is saved, to be gone on with."""
         step = int(self._going.progress.step)
         if step and self._saving.places:
@@ -239,6 +289,17 @@ class Run:
             path, saved = self.newest_checkpoint
             if saved == step:
                 error.add_note(f"The state after step {step} is in {path}, to be gone on with.")
+
+    def _probed_step(
+        self, acting: list[Work], taken: list[Batch]
+    ) -> tuple[list[tuple[Work, Report]], Mapping[str, Tensor]]:
+        """A step, and what probes measure in it where one is due."""
+        probes = self.checked.probes
+        if probes is None or not probes.due(self._going.progress, self._going.after(taken)):
+            return self._step(acting, taken), {}
+        with probes.watching(*[batch.values for batch in taken]):
+            reports = self._step(acting, taken)
+        return reports, probes.values()
 
     def _step(self, acting: list[Work], taken: list[Batch]) -> list[tuple[Work, Report]]:
         """Let the updates whose turn it is act on the batches taken."""
@@ -272,7 +333,7 @@ class Run:
         made: list[tuple[Work, Report]],
         refused: list[tuple[Work, Report]],
         taken: list[Batch],
-        seconds: float,
+        probed: Mapping[str, Tensor],
     ) -> Stepped:
         samples = taken[0].samples if len(taken) == 1 else sum([batch.samples for batch in taken])
         return Stepped(
@@ -281,7 +342,9 @@ class Run:
             samples,
             made[0][0].rate(before),
             tuple([w.name for w, r in made if r.moved]),
-            seconds,
+            self._going.watch.elapsed(),
+            self._in_force.at(before),
+            probed,
         )
 
     def _told(
@@ -309,6 +372,7 @@ class Run:
         going = self._going
         found = epoch_losses(self.checked, means.values(), going.progress)
         best.epoch(found)
+        going.tell_epoch(found)
         report = self.checked.flow.report(going.cursor.epoch - 1)
         return EpochEnded(going.progress, going.cursor.epoch, found, {} if report is None else report.numbers)
 
@@ -338,7 +402,7 @@ def summary(checked: Checked, resumed: str | None = None) -> dict[str, Any]:
         "batches_per_epoch": checked.flow.batches_per_epoch,
         "samples": checked.flow.samples,
         "device": str(checked.device),
-        "precision": checked.plan.precision,
+        "precision": str(checked.plan.precision),
         "seed": checked.plan.seed,
         "optimizer": ", ".join(dict.fromkeys(work.stepper.name for work in checked.works)),
         "updates": tuple(work.name for work in checked.works),

@@ -283,9 +283,9 @@ class Averages:
         """The schedules that listen to metrics."""
         return tuple(self._memory)
 
-    def see(self, metrics: Mapping[str, float]) -> None:
-        """Tell the schedules that listen to metrics what was measured."""
-        self._memory = {of: of.see(kept, metrics) for of, kept in self._memory.items()}
+    def see(self, metrics: Mapping[str, float], progress: Progress | None = None) -> None:
+        """Tell the schedules that listen to metrics what was measured, at `progress`."""
+        self._memory = {of: of.see(kept, metrics, progress) for of, kept in self._memory.items()}
 
     def of(self, name: str) -> dict[str, Tensor]:
         """The average called `name`, by name of the array; see `Averaged.arrays`.

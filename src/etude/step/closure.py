@@ -75,6 +75,7 @@ def _compute(
             f"closure() returned {type(loss).__name__}: the summed loss is needed, a tensor of one number."
         )
     now, found = _found(stepper, ignore)
+    found = stepper.without_non_finite(now, found)
     if non_finite is not None and not (isfinite(float(loss.detach())) and all_finite(found)):
         stepper.raise_non_finite(now, found)
     gradients = Gradients(found)

@@ -17,20 +17,26 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from etude.bind.knobs import Knobs
 from etude.bind.table import RATE, Moving, Now
 from etude.errors import PlanError, warn
+from etude.step.lifted import Lifted
 from etude.step.loss import Losses, Measured
 from etude.step.optim.half import is_low
 from etude.step.optim.own import Bundle, OwnOptimizer
+from etude.step.perturb import PERTURBING
 from etude.step.precision import Precision
 from etude.step.reading import Reader
 from etude.step.stepper import Stepper
+from etude.values.progress import Extent
 from etude.values.tree import has_shape
 
 PROGRAMS = 16
 """Sets of moving arrays that get a program; what moves in further sets is stepped without one."""
 
-Made: TypeAlias = tuple[Tensor, Tensor, list[Tensor], list[Any], list[int]]
+_NO_SCALE = 'compile=True: fp16 needs a loss scale, which is not compiled. Write precision="bf16".'
+
+Made: TypeAlias = tuple[Tensor, Tensor, list[Tensor], list[Any], list[int], Any]
 Program: TypeAlias = Callable[[Any, Tensor, Tensor | None], Made]
 
 
@@ -44,6 +50,8 @@ class _Ready:
     program: Program
     rates: Tensor
     scheduled: Tensor | None
+    numbers: str
+    fixed: tuple[Any, ...]
 
 
 class CompiledStep:
@@ -74,6 +82,15 @@ class CompiledStep:
         self._less: dict[Moving, Moving] = {}
         self._sets: dict[tuple[int, ...], None] = {}
         self._warned = False
+        self._knobs: Lifted | None = None
+
+    def follow(self, knobs: Knobs, extent: Extent) -> None:
+        """Be ready for these knobs to change: numbers become inputs of the programs.
+
+        Raises:
+            PlanError: a knob that has to be part of a program takes too many values.
+        """
+        self._knobs = Lifted(self._net, knobs, extent) if knobs.dials else None
 
     def takes(self, moving: Moving) -> bool:
         """Whether there is a program for what moves now, or room for one."""
@@ -89,6 +106,12 @@ class CompiledStep:
         names = self._stepper.table.names
         return [[names[i] for i in indices] for indices in self._sets]
 
+    def forget(self) -> None:
+        """Make programs anew when they are needed: the optimizer has other memory, in other tensors."""
+        self._programs.clear()
+        self._traced.clear()
+        self._ready = None
+
     def load(self, state: Sequence[Sequence[str]]) -> None:
         """Take over what `state` gave; the programs are made when they are needed."""
         place = {name: i for i, name in enumerate(self._stepper.table.names)}
@@ -100,19 +123,29 @@ class CompiledStep:
         Returns:
             the loss, whether everything was finite, and the terms.
         """
+        beside = self._apart(values, weights, None, takes_net=True)
         now = self._reached(now)
         ready = self._ready
-        if ready is None or ready.now is not now or ready.weights is not weights:
-            ready = self._ready = self._prepare(now, weights)
+        fixed = () if self._knobs is None else self._knobs.key
+        numbers = self._precision.name
+        # Compared one by one: what stays as it is is nearly always the very same object.
+        if (
+            ready is None
+            or ready.now is not now
+            or ready.weights is not weights
+            or ready.numbers != numbers
+            or ready.fixed != fixed
+        ):
+            ready = self._ready = self._prepare(now, weights, fixed)
         self._optimizer.count(now, 1)
         # A step that is made again, without arrays that turn out not to be reached, draws the same numbers.
         chance = torch.default_generator.get_state() if self._ignore_stale else None
         try:
-            made = self._call(ready, values)
+            made = self._call(ready, values) if self._knobs is None else self._call_with(self._knobs, ready, values)
         except BaseException:
             self._optimizer.count(now, -1)
             raise
-        loss, fine, means, counts, missing = made
+        loss, fine, means, counts, missing, output = made
         ok = bool(fine)
         if not ok:
             self._optimizer.count(now, -1)
@@ -120,9 +153,19 @@ class CompiledStep:
             if chance is not None:
                 torch.default_generator.set_state(chance)
             return self._again(now, missing, values, weights)
-        if not means:
-            return loss, ok, (Measured(loss, counts[0]),)
-        return loss, ok, tuple(Measured(mean, count) for mean, count in zip(means, counts, strict=True))
+        found = [Measured(mean, count) for mean, count in zip(means or [loss], counts, strict=True)]
+        if self._losses.apart:
+            beside |= self._apart(values, weights, output, takes_net=False)
+            inside = iter(found)
+            return loss, ok, tuple(beside.get(i) or next(inside) for i in range(len(self._losses.terms)))
+        return loss, ok, tuple(found)
+
+    def _apart(self, values: Any, weights: tuple[float, ...], output: Any, takes_net: bool) -> dict[int, Measured]:
+        """Terms that are never in the sum, computed as they are where nothing is compiled: they leave no trace."""
+        if not self._losses.needs_apart(takes_net):
+            return {}
+        with self._precision.context():
+            return self._losses.measure_apart(self._net, self._read, values, weights, output, takes_net)
 
     def _reached(self, now: Now) -> Now:
         """What moves now, without the arrays of which it is known that the loss does not reach them."""
@@ -154,32 +197,51 @@ class CompiledStep:
         self._traced.add(ready.key)
         return made
 
-    def _prepare(self, now: Now, weights: tuple[float, ...]) -> _Ready:
+    def _call_with(self, knobs: Lifted, ready: _Ready, values: Any) -> Made:
+        """The same with knobs as inputs; a program that turns out to read others as well is made anew, unused."""
+        try:
+            with knobs.within():
+                return self._call(ready, values)
+        except Exception as error:
+            if not knobs.found() and not (isinstance(error, PlanError) and knobs.fix(error)):
+                raise
+        self.forget()
+        ready = self._ready = self._prepare(ready.now, ready.weights, knobs.key)
+        with knobs.within():
+            return self._call(ready, values)
+
+    def _prepare(self, now: Now, weights: tuple[float, ...], knobs: tuple[Any, ...]) -> _Ready:
         """The program for what moves now, and its inputs besides the batch."""
         bundles = self._optimizer.prepared(now)
         rates = [now.columns[RATE][bundle.row] for bundle in bundles]
         fixed = tuple(tuple(value for key, value in b.settings.items() if key != RATE) for b in bundles)
         climbs = tuple(rate < 0 for rate in rates)
         # A weight that changes is an input of the program; one that does not is part of it.
-        scheduled = None if self._losses.fixed else torch.tensor(weights)
-        key = (now.moving, weights if scheduled is None else None, fixed, climbs)
+        scheduled = None if self._losses.still else torch.tensor(weights)
+        numbers = self._precision.name
+        if numbers == "fp16":
+            raise PlanError(_NO_SCALE)
+        key = (now.moving, weights if scheduled is None else None, fixed, climbs, numbers, knobs)
         program = self._programs.get(key)
         if program is None:
             self._sets[now.moving.indices] = None
             program = self._programs[key] = self._program(bundles, weights, climbs)
-        return _Ready(now, weights, key, program, torch.tensor([abs(rate) for rate in rates]), scheduled)
+        return _Ready(
+            now, weights, key, program, torch.tensor([abs(rate) for rate in rates]), scheduled, numbers, knobs
+        )
 
     def _program(self, bundles: Sequence[Bundle], weights: tuple[float, ...], climbs: tuple[bool, ...]) -> Program:
         net, losses, read, precision = self._net, self._losses, self._read, self._precision
         rule, looks = self._optimizer.rule, self._looks
         buffers = self._buffers if looks else ()
+        gives = losses.needs_apart(takes_net=False)
         arrays = [array for bundle in bundles for array in bundle.arrays]
 
         def program(values: Any, rates: Tensor, scheduled: Tensor | None) -> Made:
             now: Any = weights if scheduled is None else tuple(scheduled.unbind())
             before = [buffer.clone() for buffer in buffers]
             with precision.context():
-                loss, measured, _, _ = losses.measure(net, read, values, now)
+                loss, measured, output = losses.measure_sum(net, read, values, now)
             gradients = torch.autograd.grad(loss, arrays, allow_unused=True)
             # Which arrays the loss does not reach is known when the program is made: nothing moves then.
             missing = [i for i, gradient in enumerate(gradients) if gradient is None]
@@ -206,11 +268,13 @@ class CompiledStep:
                     buffer.copy_(torch.where(fine, buffer, old))
             # A term that is the whole loss is not given twice: outputs that share memory cost extra at each call.
             whole = len(measured) == 1 and measured[0].mean is loss
+            output = output if gives else None
             means = [] if whole else [one.mean.detach() for one in measured]
             counts = [one.count for one in measured]
-            return loss.detach(), fine, means, counts, missing
+            return loss.detach(), fine, means, counts, missing, output
 
-        options: dict[str, Any] = {"guard_filter_fn": _guarded, "size_asserts": False, "alignment_asserts": False}
+        guarded = _guarded if self._knobs is None else _watched(self._knobs)
+        options: dict[str, Any] = {"guard_filter_fn": guarded, "size_asserts": False, "alignment_asserts": False}
         return torch.compile(_its_own(program), fullgraph=True, dynamic=False, options=options)
 
 
@@ -231,12 +295,19 @@ def _compilable(stepper: Stepper, precision: Precision) -> OwnOptimizer:
             "compile=True: arrays that are float16, bfloat16 or complex themselves are not compiled. Keep the net in "
             'float32 and write precision="bf16", or leave compile out.'
         )
-    if precision.name == "fp16":
-        raise PlanError('compile=True: fp16 needs a loss scale, which is not compiled. Write precision="bf16".')
+    if "fp16" in precision.names:
+        raise PlanError(_NO_SCALE)
+    perturbing = sorted(PERTURBING & set(stepper.table.settings))
+    if perturbing:
+        raise PlanError(
+            f"compile=True: {perturbing[0]}= changes the arrays around forward and backward, and these are one program "
+            f"with the update. Leave {perturbing[0]} out, or leave compile out."
+        )
     if stepper.shapes_gradients:
         raise PlanError(
-            "compile=True: clipping, noise, centralise, l2 and shrink are not compiled. Leave them out, or leave "
-            "compile out."
+            f"compile=True: {', '.join(f'{name}=' for name in stepper.extra)} "
+            f"{'is' if len(stepper.extra) == 1 else 'are'} not compiled: no setting besides those of the update rule "
+            "is. Leave it out, or leave compile out."
         )
     return optimizer
 
@@ -258,6 +329,16 @@ def _guarded(entries: Sequence[Any]) -> list[bool]:
     What is ours (rows, settings, terms) is in the key of the program: it cannot change, and is not looked at again.
     """
     return [_theirs(entry.name) for entry in entries]
+
+
+def _watched(knobs: Lifted) -> Callable[[Sequence[Any]], list[bool]]:
+    """The same, for a net with knobs, which look at what a program reads."""
+
+    def guarded(entries: Sequence[Any]) -> list[bool]:
+        knobs.look(entry.value for entry in entries if entry.has_value)
+        return _guarded(entries)
+
+    return guarded
 
 
 def _theirs(name: str) -> bool:

@@ -6,138 +6,47 @@ batch and over processes are exact whatever the sizes.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from math import isfinite
-from numbers import Real
-from typing import Any, TypeAlias
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from itertools import compress
+from math import exp, inf
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from etude.errors import SettingError, nearest
-from etude.step.elements import element_wise
+from etude.arguments import told_of
+from etude.errors import PartError, PlanError, RuleError, StateError
+from etude.step.literals import PERPLEXITY, LossLike, SaidTerm, error, term, terms
+from etude.step.loss_numbers import Now, Numbers
+from etude.step.losses.own import OwnLoss
+from etude.step.reach import reaching
 from etude.step.reading import Reader
-from etude.step.term import BY_NAME, MODULES, LossFunction, Measured, Term, own
-from etude.values.progress import Progress
-from etude.values.schedule import Schedule, schedule
+from etude.step.states import as_memory, some
+from etude.step.term import LossFunction, Measured, Term
+from etude.step.undisturbed import same_chance, undisturbed
+from etude.values.progress import Extent, Progress
+from etude.values.schedule import Memory, Schedule
+from etude.values.tree import Tree
 
-__all__ = ["LossFunction", "LossLike", "Losses", "Measured", "Term", "terms", "weighted_sum"]
+__all__ = [
+    "PERPLEXITY",
+    "LossFunction",
+    "LossLike",
+    "Losses",
+    "Measured",
+    "SaidTerm",
+    "Term",
+    "error",
+    "exponential",
+    "term",
+    "terms",
+    "weighted_sum",
+]
 
-LossLike: TypeAlias = "str | nn.Module | LossFunction | Mapping[str, Any]"
-
-_ALIASES = {
-    "mse": "mse_loss",
-    "mae": "l1_loss",
-    "l1": "l1_loss",
-    "smooth_l1": "smooth_l1_loss",
-    "huber": "huber_loss",
-    "nll": "nll_loss",
-    "bce": "binary_cross_entropy",
-    "bce_with_logits": "binary_cross_entropy_with_logits",
-}
-OUTPUT = "output"
-
-
-def terms(literal: LossLike) -> tuple[Term, ...]:
-    """The terms that a literal stands for.
-
-    Args:
-        literal: a name ("cross_entropy", "mse", ...: torch.nn.functional's names and the usual short ones), a torch
-            loss module, a function of (output, target), of (output) or of (net, batch); or a dict from names to such,
-            each alone or in a pair with a weight (a number or a schedule). "output" takes the net's own output.
-            A function gives a mean, one value a sample, or a pair (sum, count). A function of (net, batch) that stands
-            for several terms is called once for all of them, and gives a dict of these by name.
-
-    Raises:
-        SettingError: an unknown name, something that is no loss, or a weight that is no number.
-    """
-    if isinstance(literal, Mapping):
-        if not literal:
-            raise SettingError('loss={}: no term. Write loss="cross_entropy" or loss={"name": function}.')
-        taken = [name for name in literal if len(literal) > 1 and name in ("loss", "rate")]
-        if taken:
-            raise SettingError(f"loss: a term is called {taken[0]!r}, as is the sum (or the rate). Write another name.")
-        return tuple(_weighted(str(name), what) for name, what in literal.items())
-    return (_term("loss", literal, 1.0),)
-
-
-def _weighted(name: str, what: Any) -> Term:
-    if isinstance(what, tuple):
-        if len(what) != 2:
-            raise SettingError(
-                f'loss term {name!r}: {what!r} is no pair of loss and weight. Write {name!r}: ("mse", 0.5).'
-            )
-        return _term(name, *what)
-    return _term(name, what, 1.0)
-
-
-def _term(name: str, what: Any, weight: Any) -> Term:
-    if isinstance(what, str):
-        return _named(name, what, weight)
-    if isinstance(what, type) and issubclass(what, nn.Module):
-        raise SettingError(f"loss={what.__name__}: a class. Write {what.__name__}().")
-    if not callable(what):
-        raise SettingError(f'loss={what!r}: a name, a torch loss or a function is needed. Write loss="cross_entropy".')
-    if isinstance(what, nn.Module):
-        _check_reduction(name, what)
-        each = element_wise(what) if isinstance(what, MODULES) else None
-        return Term(name, what, _weight(name, weight), _takes(what.forward), function_of_each=each)
-    each = element_wise(what) if what in BY_NAME.values() else None
-    return Term(name, what, _weight(name, weight), _takes(what), function_of_each=each)
-
-
-def _weight(name: str, literal: Any) -> Schedule:
-    is_number = isinstance(literal, Real) and not isinstance(literal, bool) and isfinite(literal)
-    scheduled = literal.kind in ("number", "any") if isinstance(literal, Schedule) else callable(literal)
-    if isinstance(literal, type) or not (is_number or scheduled):
-        raise SettingError(
-            f"loss term {name!r}: its weight is {literal!r}. Write a finite number or a schedule of numbers, as in "
-            f'{name!r}: ("mse", 0.5).'
-        )
-    return schedule(literal)
-
-
-def _named(name: str, what: str, weight: Any) -> Term:
-    if what == OUTPUT:
-        return Term(name, _output_itself, _weight(name, weight), "output")
-    low = what.lower()
-    found = BY_NAME.get(_ALIASES.get(low, low))
-    if found is None:
-        names = [*BY_NAME, *_ALIASES, OUTPUT]
-        raise SettingError(f"There is no loss {what!r}. Known: {', '.join(names)}.{nearest(what, names)}")
-    return Term(name, found, _weight(name, weight), function_of_each=element_wise(found))
-
-
-def _output_itself(output: Any) -> Any:
-    """The net computes its loss: a tensor, `output["loss"]`, or `output.loss`."""
-    if isinstance(output, Mapping):
-        return output["loss"]
-    return output if isinstance(output, Tensor | tuple) else output.loss
-
-
-def _check_reduction(name: str, module: nn.Module) -> None:
-    if getattr(module, "weight", None) is not None and getattr(module, "reduction", "mean") == "none":
-        raise SettingError(
-            f"loss {name!r}: with class weights, one value a sample cannot be averaged. Leave reduction."
-        )
-
-
-def _same_source(one: Term, other: Term) -> bool:
-    return one is other or (one.takes == other.takes == "net" and one.function is other.function)
-
-
-def _takes(function: LossFunction) -> str:
-    """What a function takes: told by the names and number of its parameters."""
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
-        return "pair"
-    needed = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    if needed and needed[0].name in ("net", "model", "module"):
-        return "net"
-    return "output" if len(needed) == 1 and not any(p.kind is p.VAR_POSITIONAL for p in parameters) else "pair"
+_NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
 class Losses:
@@ -145,21 +54,111 @@ class Losses:
 
     `measure` gives the weighted sum to differentiate, and every term by name with its count.
 
+    A term of weight 0 and an error are beside the sum: they are computed on an output without a graph, and afterwards
+    chance and the statistics of the net are what they were. Where no weight is other than 0 all terms are in the sum.
+
     Attributes:
-        terms: the terms, in order. fixed: their weights where they never change, else None.
+        terms: the terms of training, in order. fixed: their weights where they never change, else None.
+        looked: the terms of evaluation, where others may be computed; often the same.
+        numbers: weights and settings.
         needs_output: whether the net is called here, and not by the losses.
         told: whether what each mean is taken over is known before the net is called; see `learn`.
     """
 
-    def __init__(self, made: tuple[Term, ...]) -> None:
-        self.terms = made
-        self.fixed = (
-            tuple(float(term.weight.at(Progress())) for term in made) if all(t.weight.constant for t in made) else None
-        )
-        self.needs_output = any(term.takes != "net" for term in made)
+    def __init__(self, made: tuple[Term, ...], net: nn.Module | Tree | None = None) -> None:
+        self._bound = net is not None
+        if net is not None:
+            made = _bound(made, net)
+        self.terms = tuple(one for one in made if one.only != "evaluation")
+        looked = tuple(one for one in made if one.only != "training")
+        self.looked: Losses = self
+        if any(one.only for one in made):
+            self.looked = Losses(tuple(replace(one, only="") for one in looked), net)
+            self.looked.terms = looked
+        self._prepare()
+
+    def _prepare(self) -> None:
+        made = self.terms
+        self.numbers = Numbers(made)
+        self.fixed = self.numbers.fixed
+        self.needs_output = any(one.takes != "net" for one in made)
         self.told = False
         # The first term with the same function of (net, batch), which computes for all of them.
-        self._sources = [next(i for i, other in enumerate(made) if _same_source(term, other)) for term in made]
+        self._sources = [next(i for i, other in enumerate(made) if _same_source(one, other)) for one in made]
+        off = [one.error or (one.weight.constant and one.weight.at(Progress()) == 0) for one in made]
+        self._off = [one.error for one in made] if all(off) else off
+        self._reached: dict[int, tuple[Tensor, ...]] = {}
+        self._watching = [one.function for one in made if isinstance(one.function, OwnLoss) and "seen" in one.wants]
+
+    # -------------------------------------------------------------------------------------------- what may change
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the terms are called, of training and of evaluation."""
+        return tuple(dict.fromkeys(one.name for losses in self._both for one in losses.terms))
+
+    def weights(self, progress: Progress) -> tuple[float, ...]:
+        """The weight of each term at a moment."""
+        return self.numbers.weights(progress)
+
+    def now(self, progress: Progress) -> Now:
+        """The numbers of a moment, as `measure` takes them; the same object as long as nothing changes."""
+        return self.numbers.at(progress)
+
+    @property
+    def still(self) -> bool:
+        """Whether no weight and no setting of training ever changes."""
+        return self.numbers.still
+
+    def settings(self) -> dict[str, Schedule]:
+        """Every weight ("weight.<term>") and setting ("<term>.<setting>") by its label."""
+        return self.looked.numbers.settings() | self.numbers.settings()
+
+    def schedules(self) -> tuple[Schedule, ...]:
+        """Every weight and setting."""
+        return tuple(self.settings().values())
+
+    def in_force(self, progress: Progress) -> dict[str, float]:
+        """Of the weights and settings of training those that change, by label, as numbers of a moment."""
+        return self.numbers.changing(progress)
+
+    def check(self, extent: Extent) -> None:
+        """Raise, before the first step, what would be wrong with weights and settings in a run of this extent.
+
+        Raises:
+            ScheduleError: one of them is undefined somewhere. SettingError: one of them is no number there, or a number
+                that it cannot be.
+        """
+        for one in self._both:
+            one.numbers.check(extent)
+
+    def see(self, metrics: Mapping[str, float], progress: Progress) -> None:
+        """Tell weights and settings that listen what was measured."""
+        for one in self._both:
+            one.numbers.see(metrics, progress)
+
+    def state(self) -> list[Memory]:
+        """What weights and settings that listen remember."""
+        return [kept for one in self._both for kept in one.numbers.memory.values()]
+
+    def load(self, state: Sequence[Any]) -> None:
+        """Take over what `state` gave.
+
+        Raises:
+            StateError: it is of other schedules; nothing is changed.
+        """
+        places = [(one.numbers, of) for one in self._both for of in one.numbers.memory]
+        if len(places) != len(state):
+            raise StateError(f"The loss has {len(places)} schedules that listen, and {len(state)} were saved.")
+        made = [as_memory(of, kept) for (_, of), kept in zip(places, state, strict=True)]
+        for (numbers, of), kept in zip(places, made, strict=True):
+            numbers.memory[of] = kept
+
+    @property
+    def _both(self) -> tuple[Losses, ...]:
+        return (self,) if self.looked is self else (self, self.looked)
+
+    # --------------------------------------------------------------------------------------- before the first step
 
     def check_output(self, net: nn.Module, read: Reader, batch: Any, whole: Any, *, also: bool = False) -> None:
         """Call the net on a batch, and hold its output against the targets.
@@ -177,78 +176,319 @@ class Losses:
         """
         args, kwargs, target = read(batch)
         output = net(*args, **kwargs)
-        for term in self.terms:
-            term.check_shapes(own(term.name, output), own(term.name, target))
+        for losses in self._both:
+            for one in losses.terms:
+                one.check_shapes(one.own_output(output), one.own_target(target))
         if whole is None:
             return
         target, true = read(whole)[2], read.true_frames(whole)
-        looked = tuple(
-            term.checked(own(term.name, output), term.without_padding(own(term.name, target), true))
-            for term in self.terms
-        )
-        self.terms = tuple(
-            replace(new, ignores=new.ignores or (also and old.ignores))
-            for old, new in zip(self.terms, looked, strict=True)
-        )
+        for losses in self._both:
+            looked = tuple(
+                one.checked(one.own_output(output), one.without_padding(one.own_target(target), true))
+                for one in losses.terms
+            )
+            losses.terms = tuple(
+                replace(new, ignores=new.ignores or (also and old.ignores))
+                for old, new in zip(losses.terms, looked, strict=True)
+            )
 
     def count_ignored(self) -> None:
         """From now on count the ignored targets of every batch: nobody has looked at all of them."""
-        self.terms = tuple(replace(term, ignores=True) for term in self.terms)
+        for losses in self._both:
+            losses.terms = tuple(replace(one, ignores=True) for one in losses.terms)
 
-    def weights(self, progress: Progress) -> tuple[float, ...]:
-        """The weight of each term at a moment."""
-        if self.fixed is not None:
-            return self.fixed
-        return tuple(float(term.weight.at(progress)) for term in self.terms)
+    def check_compiled(self) -> None:
+        """Raise PlanError for a term that a compiled step cannot have."""
+        for one in self.terms:
+            why = one.function.not_compiled() if isinstance(one.function, OwnLoss) else ""
+            if one.error and "seen" not in one.wants:
+                continue  # it is computed beside the program
+            if one.reaches is not None:
+                why = f"reaches={one.reaches!r} takes a backward of its own"
+            if why:
+                raise PlanError(
+                    f"compile=True: the loss {one.name!r}: {why}, which is not compiled. Leave compile out."
+                )
+
+    def check_reaches(self, tree: Tree, moving: Collection[str]) -> None:
+        """Raise for a term whose gradient can reach nothing that ever moves.
+
+        Args:
+            moving: names of the arrays that move at some step.
+        """
+        for one in self.terms:
+            if one.reaches is None or not moving:
+                continue
+            names = one.reaches.names(tree)
+            if not set(names) & set(moving):
+                raise RuleError(
+                    f"The loss {one.name!r} reaches {one.reaches!r}: none of its arrays ({some(names)}) ever moves in "
+                    "this update. Name a part that moves, or leave reaches= out."
+                )
+
+    # -------------------------------------------------------------------------------------------------- measuring
 
     def measure(
-        self, net: nn.Module, read: Reader, values: Any, weights: tuple[float, ...]
+        self, net: nn.Module, read: Reader, values: Any, now: Now
     ) -> tuple[Tensor, tuple[Measured, ...], Any, Any]:
-        """The weighted sum of the means, each term, and the net's output and target (None if no term takes them)."""
-        each, output, target = self.measure_each(net, read, values)
-        return weighted_sum([one.mean for one in each], weights), each, output, target
+        """The weighted sum of the means, each term, and the net's output and target (None if no term takes them).
 
-    def measure_each(self, net: nn.Module, read: Reader, values: Any) -> tuple[tuple[Measured, ...], Any, Any]:
-        """Each term over one batch, and the net's output and target (None if no term takes them)."""
-        output, target, true = self._called(net, read, values)
+        Args:
+            now: what the method of that name gave.
+        """
+        each, output, target = self.measure_each(net, read, values, now)
+        return self.total([one.mean for one in each], now), each, output, target
+
+    def total(self, means: Sequence[Tensor], now: Now) -> Tensor:
+        """The sum of the means that are in it, each times its weight."""
+        loud = self.loud(now)
+        return weighted_sum(list(compress(means, loud)), list(compress(now, loud)))
+
+    def quiet(self, now: Now) -> bool:
+        """Whether there is a term of weight 0 at this moment that is no error."""
+        return any(not one.error and not yes for one, yes in zip(self.terms, self.loud(now), strict=True))
+
+    def loud(self, now: Now) -> list[bool]:
+        """Which terms are in the sum of a moment."""
+        # In a compiled step a weight that changes is a tensor, of which nobody may ask what it is.
+        found = [not off and (isinstance(now[i], Tensor) or now[i] != 0) for i, off in enumerate(self._off)]
+        return found if any(found) else [not one.error for one in self.terms]
+
+    def measure_each(
+        self, net: nn.Module, read: Reader, values: Any, now: Now
+    ) -> tuple[tuple[Measured, ...], Any, Any]:
+        """Each term over one batch, and the net's output and target (None if no term takes them).
+
+        Args:
+            now: the numbers of this moment.
+        """
+        output, target, true, seen = self._called(net, read, values)
+        batch = _Batch(net, values, output, target, true, now, seen)
         if len(self.terms) == 1:
-            only = self.terms[0]
-            found = None if true is None else only.measure_true(output, target, true)
-            if found is None:
-                found = only.measure(only.compute(net, values, output, target), values, target)
-            return (found,), output, target
-        computed: list[Any] = []
-        each: list[Measured] = []
-        for place, (term, source) in enumerate(zip(self.terms, self._sources, strict=True)):
-            found = None if true is None else term.measure_true(output, target, true)
-            computed.append(
-                computed[source]
-                if source != place
-                else term.compute(net, values, output, target)
-                if found is None
-                else None
-            )
-            each.append(term.measure(computed[place], values, target) if found is None else found)
-        return tuple(each), output, target
+            return (self._measured(0, batch, {}),), output, target
+        loud = self.loud(now)
+        found = self.measure_loud(batch, loud)
+        if not all(loud):
+            found.update(self.measure_beside(batch, loud, found))
+        return tuple([found[place] for place in range(len(self.terms))]), output, target
 
-    def _called(self, net: nn.Module, read: Reader, values: Any) -> tuple[Any, Any, Any]:
-        """The net's output, the target, and which of it is true; see `Reader.true_frames`."""
+    @property
+    def apart(self) -> tuple[int, ...]:
+        """The places of the terms that are never in the sum: a compiled step has them beside its program."""
+        return tuple(compress(range(len(self.terms)), self._off))
+
+    def needs_apart(self, takes_net: bool) -> bool:
+        """Whether there is one of these that calls the net itself, or one that takes an output."""
+        return any((self.terms[place].takes == "net") is takes_net for place in self.apart)
+
+    def measure_sum(
+        self, net: nn.Module, read: Reader, values: Any, now: Now
+    ) -> tuple[Tensor, tuple[Measured, ...], Any]:
+        """The weighted sum, every term but those `apart`, and the net's output without its graph."""
+        output, target, true, seen = self._called(net, read, values)
+        loud = [not off for off in self._off]
+        found = self.measure_loud(_Batch(net, values, output, target, true, now, seen), loud)
+        kept = [place for place, yes in enumerate(loud) if yes]
+        loss = weighted_sum([found[place].mean for place in kept], [now[place] for place in kept])
+        return loss, tuple([found[place] for place in kept]), _without_graph(output)
+
+    def measure_apart(
+        self, net: nn.Module, read: Reader, values: Any, now: Now, output: Any, takes_net: bool
+    ) -> dict[int, Measured]:
+        """Of the terms `apart` those that call the net themselves, or those that take an output, by place."""
+        target = read(values)[2] if self.needs_output else None
+        true = read.true_frames(values) if self.needs_output and isinstance(values, Mapping) else None
+        batch = _Batch(net, values, output, target, true, now, _NOTHING)
+        return self.measure_beside(batch, [not off for off in self._off], takes_net=takes_net)
+
+    def measure_loud(self, batch: _Batch, loud: Sequence[bool]) -> dict[int, Measured]:
+        """The terms that are in the sum, by place; and those that the same call of a function gives."""
+        computed: dict[int, Any] = {}
+        sources = {self._sources[place] for place, yes in enumerate(loud) if yes}
+        places = [place for place, source in enumerate(self._sources) if source in sources]
+        found = {place: self._measured(place, batch, computed) for place in places}
+        return {place: one if loud[place] else _detached(one) for place, one in found.items()}
+
+    def measure_beside(
+        self, batch: _Batch, loud: Sequence[bool], found: Collection[int] = (), *, takes_net: bool | None = None
+    ) -> dict[int, Measured]:
+        """The other terms, by place, without a trace: in chance, in statistics of the net, in gradients.
+
+        Args:
+            found: places of terms that are measured already. takes_net: only those that call the net themselves, or
+                only the others; None: both.
+        """
+        asked = [i for i, yes in enumerate(loud) if not yes and i not in found]
+        if takes_net is not None:
+            asked = [i for i in asked if (self.terms[i].takes == "net") is takes_net]
+        if not asked:
+            return {}
+        beside = replace(batch, output=_without_graph(batch.output))
+        computed: dict[int, Any] = {}
+        made: dict[int, Measured] = {}
+        for place in asked:
+            with self._aside(place, batch.net):
+                made[place] = _detached(self._measured(place, beside, computed))
+        return made
+
+    @contextmanager
+    def _aside(self, place: int, net: nn.Module) -> Iterator[None]:
+        one = self.terms[place]
+        with ExitStack() as stack:
+            if one.takes == "net":
+                stack.enter_context(undisturbed(net))
+            elif one.draws:
+                stack.enter_context(same_chance(net))
+            if one.error:
+                stack.enter_context(torch.no_grad())
+            yield
+
+    def _measured(self, place: int, batch: _Batch, computed: dict[int, Any]) -> Measured:
+        """One term; what several take from one call is in `computed`."""
+        one, source = self.terms[place], self._sources[place]
+        output, target, true = batch.output, batch.target, batch.true
+        if true is not None:
+            found = one.measure_true(output, target, true)
+            if found is not None:
+                return self._reaching(place, batch.net, found)
+        if source not in computed:
+            first = self.terms[source]
+            named = self.numbers.named(source, batch.now)
+            if first.function in batch.seen:
+                named = {**named, "seen": batch.seen[first.function]}
+            computed[source] = first.compute(batch.net, batch.values, output, target, true, named)
+        return self._reaching(place, batch.net, one.measure(computed[source], batch.values, target))
+
+    def _reaching(self, place: int, net: nn.Module, measured: Measured) -> Measured:
+        """The term, with a gradient for those arrays only that it may reach."""
+        part = self.terms[place].reaches
+        if part is None:
+            return measured
+        if place not in self._reached:
+            tree = Tree(net)
+            self._reached[place] = tuple(tree.arrays[name] for name in part.names(tree))
+        return Measured(reaching(measured.mean, self._reached[place]), measured.count)
+
+    def _called(self, net: nn.Module, read: Reader, values: Any) -> tuple[Any, Any, Any, Mapping[Any, Any]]:
+        """The net's output, the target, which of it is true (see `Reader.true_frames`), and what was watched."""
+        if not self._bound:
+            self.terms, self._bound = _bound(self.terms, net), True
+            self._prepare()
         if not self.needs_output:
-            return None, None, None
+            return None, None, None, _NOTHING
         args, kwargs, target = read(values)
-        output = net(*args, **kwargs)
-        return output, target, read.true_frames(values) if isinstance(values, Mapping) else None
+        if self._watching:
+            with ExitStack() as stack:
+                kept: Mapping[Any, Any] = {one: stack.enter_context(one.watching(net)) for one in self._watching}
+                output = net(*args, **kwargs)
+        else:
+            kept, output = _NOTHING, net(*args, **kwargs)
+        return output, target, read.true_frames(values) if isinstance(values, Mapping) else None, kept
 
-    def learn(self, net: nn.Module, read: Reader, values: Any) -> None:
+    def learn(self, net: nn.Module, read: Reader, values: Any, progress: Progress) -> None:
         """Find out with one batch whether every term gives a mean: then a batch alone tells what it is taken over."""
-        output, target, true = self._called(net, read, values)
-        self.told = all(term.gives_mean(net, values, output, target, true) for term in self.terms)
+        output, target, true, seen = self._called(net, read, values)
+        now = self.now(progress)
+        named = [self.numbers.named(place, now) for place in range(len(self.terms))]
+        named = [
+            {**each, "seen": seen[one.function]} if one.function in seen else each
+            for one, each in zip(self.terms, named, strict=True)
+        ]
+        self.told = all(
+            one.gives_mean(net, values, output, target, true, each) for one, each in zip(self.terms, named, strict=True)
+        )
 
     def counts(self, read: Reader, values: Any) -> tuple[float | Tensor, ...]:
         """What the mean of each term is taken over in a batch, where that is `told`; the net is not called."""
         target = read(values)[2] if self.needs_output else None
         true = read.true_frames(values) if self.needs_output else None
-        return tuple(term.count(values, target, true) for term in self.terms)
+        return tuple(one.count(values, target, true) for one in self.terms)
+
+    def reached_beside(
+        self, net: nn.Module, read: Reader, values: Any, now: Now, arrays: Sequence[Tensor]
+    ) -> list[bool]:
+        """Which of some arrays those terms reach that have the weight 0 at this moment, and are no errors."""
+        loud = self.loud(now)
+        quiet = [not one.error and not yes for one, yes in zip(self.terms, loud, strict=True)]
+        if not any(quiet):
+            return [False] * len(arrays)
+        with undisturbed(net), torch.enable_grad():
+            output, target, true, seen = self._called(net, read, values)
+            found = self.measure_loud(_Batch(net, values, output, target, true, now, seen), quiet)
+            means = [one.mean for place, one in found.items() if quiet[place] and one.mean.requires_grad]
+            able = [array for array in arrays if array.requires_grad]
+            if not (means and able):
+                return [False] * len(arrays)
+            made = torch.autograd.grad(sum(means[1:], means[0]), able, allow_unused=True)
+        got = {id(array) for array, gradient in zip(able, made, strict=True) if gradient is not None}
+        return [id(array) in got for array in arrays]
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What terms are computed of: a batch, the net's output on it, and the numbers of the moment."""
+
+    net: nn.Module
+    values: Any
+    output: Any
+    target: Any
+    true: Any
+    now: Now
+    seen: Mapping[Any, Any]
+
+
+def exponential(mean: float) -> float:
+    """e to a mean; infinity where that is too large."""
+    try:
+        return exp(mean)
+    except OverflowError:
+        return inf
+
+
+def _bound(made: tuple[Term, ...], net: nn.Module | Tree) -> tuple[Term, ...]:
+    """The terms for one net: every part that they name is looked up."""
+    needed = any(isinstance(one.function, OwnLoss) or one.reaches is not None for one in made)
+    if not needed:
+        return made
+    tree = net if isinstance(net, Tree) else Tree(net)
+    functions: dict[int, Any] = {}
+    found = []
+    for one in made:
+        with told_of(f"loss {one.name!r}"):
+            if one.reaches is not None and not set(one.reaches.names(tree)) & tree.parameters:
+                raise PartError(
+                    f"reaches={one.reaches!r}: it has no parameter, only buffers. Name a part that is trained."
+                )
+            if isinstance(one.function, OwnLoss):
+                # Terms that share a function share it afterwards.
+                own = functions.setdefault(id(one.function), one.function.bound(tree))
+                one = replace(one, function=own)
+        found.append(one)
+    return tuple(found)
+
+
+def _same_source(one: Term, other: Term) -> bool:
+    if one is other:
+        return True
+    shared = one.takes == "net" or one.entry
+    return bool(
+        shared
+        and one.function is other.function
+        and (one.takes, one.of, one.settings) == (other.takes, other.of, other.settings)
+    )
+
+
+def _detached(one: Measured) -> Measured:
+    return Measured(one.mean.detach(), one.count)
+
+
+def _without_graph(output: Any) -> Any:
+    """An output of which no gradient flows back; what is no tensor, tuple, list or dict stays as it is."""
+    if isinstance(output, Tensor):
+        return output.detach()
+    if type(output) in (tuple, list):
+        return type(output)(map(_without_graph, output))
+    return {key: _without_graph(value) for key, value in output.items()} if type(output) is dict else output
 
 
 def weighted_sum(means: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

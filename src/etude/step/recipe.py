@@ -21,6 +21,7 @@ from etude.step.optim.options import check_like
 from etude.step.optim.rule import Setting, UpdateRule
 from etude.step.optim.several import SeveralOptimizer
 from etude.step.optimizers import Optimizer, OptimizerLike, makers_of, muons, settings_known
+from etude.values.algebra import none_as
 from etude.values.marks import Frozen, Inherit
 from etude.values.part import Part, PartLike, part
 from etude.values.preview import moments
@@ -73,14 +74,17 @@ class Recipe:
         self._asked_by = asked_by
         self.makers, self.places = makers_of(optimizer)
         self._pairs_muon = isinstance(optimizer, str) and len(self.makers) == 2
-        self.given = {key: value for key, value in settings.items() if key not in GRADIENT_SETTINGS}
         self.known = self._known_settings()
+        faults = Faults()
+        settings, by_part = self._apart_from_rules(settings, learning_rate)
+        learning_rate = None if RATE in by_part else learning_rate
+        given = faults.take(_joined, given, by_part)
+        self.given = {key: value for key, value in settings.items() if key not in GRADIENT_SETTINGS}
         settings = _split_betas(settings, self.known)
         self._climbs = self._climbing(settings)
         if self._climbs is not None:
             settings = {key: value for key, value in settings.items() if key != _CLIMB}
         self.said = {*settings, *(() if learning_rate is None else (RATE,))}
-        faults = Faults()
         self.base = self._base(learning_rate, settings, faults)
         self.rules = faults.take(self._rules, given, multipliers)
         self.update_schedule = faults.take(update_schedule, moves)
@@ -88,11 +92,17 @@ class Recipe:
         faults.tell()
         self.strict = strict
         self._exempt: dict[tuple[str, str], str] = {}
+        self._zeros: set[str] = set()
 
     @property
     def name(self) -> str:
         """The optimizer's name, as in a state; of several all their names."""
         return ", ".join(self.makers)
+
+    @property
+    def update_rules(self) -> tuple[UpdateRule, ...]:
+        """Those of the optimizers that are rules of ours."""
+        return tuple(maker.of for maker in self.makers.values() if isinstance(maker.of, UpdateRule))
 
     @property
     def _last(self) -> Maker:
@@ -106,6 +116,15 @@ class Recipe:
             for key, setting in maker.settings.items():
                 found[key] = setting if found.get(key, setting) == setting else None
         return {**found, **GRADIENT_SETTINGS}
+
+    def _apart_from_rules(
+        self, settings: Mapping[str, Any], learning_rate: Any
+    ) -> tuple[dict[str, Any], dict[str, RulesLike]]:
+        """Settings that have one value for all arrays, and those that were given as rules by part."""
+        known = {*self.known, *(("betas",) if "beta1" in self.known else ())}
+        by_part = {key: value for key, value in settings.items() if key in known and _is_rules(value)}
+        rest = {key: value for key, value in settings.items() if key not in by_part}
+        return rest, by_part | ({RATE: learning_rate} if _is_rules(learning_rate) else {})
 
     def _climbing(self, settings: Mapping[str, Any]) -> bool | None:
         """Whether arrays under rules of ours climb; None where nothing is said, or there are no such rules."""
@@ -136,7 +155,7 @@ class Recipe:
         unknown = [key for key in settings if key not in self.known and (key not in options or key == "lr")]
         if unknown:
             faults.take(self._refuse, unknown)
-        values.update({key: value for key, value in settings.items() if key in self.known})
+        values.update({key: _unbound(self.known[key], v) for key, v in settings.items() if key in self.known})
         return {key: faults.take(self._checked, key, value) for key, value in values.items()}
 
     def _refuse(self, keys: Sequence[str]) -> NoReturn:
@@ -155,6 +174,7 @@ class Recipe:
             for setting in own if key in self.said else ():
                 if setting is not None and value != setting.default:
                     setting.check(key, value)
+                    self._mind_zero(setting, key, value)
             if key in self.said:
                 self._check_foreign(key, key, value)
         with told_of(key):
@@ -204,6 +224,9 @@ class Recipe:
         for setting, piece in self._split(key, literal).items():
             if setting != RATE and setting not in self.known:
                 raise SettingError(f"rules for {setting!r}: {self._unknown(setting)}")
+            known = self.known.get(setting)
+            if known is not None and known.bound:
+                piece = Rules(tuple((place, _unbound(known, value)) for place, value in rules(piece)))
             made[setting] = rules(piece, setting=setting)
             self._check_rules(setting, made[setting])
         return made
@@ -239,6 +262,7 @@ class Recipe:
                 continue
             if known is not None:
                 known.check(f"the rule {place!r} for {setting}", value)
+                self._mind_zero(known, f"the rule {place!r} for {setting}", value)
             self._check_foreign(f"the rule {place!r} for {setting}", setting, value)
 
     def _check_foreign(self, said: str, key: str, value: Any) -> None:
@@ -409,6 +433,15 @@ class Recipe:
         known = Setting(1e-3, -inf, inf) if setting == RATE else self.known.get(setting)
         if known is not None and value is not None:
             known.check(f"{setting} at step {int(progress.step) + 1}", value)
+            if setting not in self._zeros:
+                self._mind_zero(known, f"{setting} at step {int(progress.step) + 1}", value)
+            if value == 0:
+                self._zeros.add(setting)
+
+    def _mind_zero(self, known: Setting, said: str, value: Any) -> None:
+        """A bound of 0 is followed to the letter; in other libraries it is no bound."""
+        if known.bound and value == 0:
+            warn(f"{said}={value!r}: a bound of 0, nothing is left of what it bounds. Write None or inf for no bound.")
 
     def _heed(self, left: set[str]) -> None:
         """Settings for which rules were left on modules: those that are off otherwise are on."""
@@ -438,6 +471,31 @@ def _told(table: Table, exempt: Mapping[tuple[str, str], str]) -> Table:
         if choice is not None and choice.rule == "no rule":
             choices[name][setting] = replace(choice, rule=f"default of {rule} for it")
     return table.with_choices(choices)
+
+
+def _is_rules(value: Any) -> bool:
+    """Whether a value of a setting is rules by part."""
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in value)
+    return isinstance(value, Rules | Mapping)
+
+
+def _joined(given: Mapping[str, RulesLike] | None, by_part: Mapping[str, RulesLike]) -> Mapping[str, RulesLike] | None:
+    """The rules of a call, and those that were given as the value of a setting."""
+    twice = [key for key in by_part if isinstance(given, Mapping) and key in given]
+    if twice:
+        raise SettingError(
+            f"{twice[0]}= is given by part, and rules={{{twice[0]!r}: ...}} too, and both decide it. Write all in one "
+            "of them."
+        )
+    return {**given, **by_part} if by_part and isinstance(given, Mapping) else by_part or given
+
+
+def _unbound(known: Setting | None, value: Any) -> Any:
+    """A value of a setting; None of a bound is no bound."""
+    if known is None or not known.bound:
+        return value
+    return none_as(value, inf) if isinstance(value, Schedule) else inf if value is None else value
 
 
 def _names(tree: Tree, place: Part, label: str) -> tuple[str, ...]:

@@ -43,6 +43,11 @@ class LossScale:
         """Whether a loss has to be multiplied at all."""
         return self.dynamic or self.value != 1.0
 
+    @property
+    def finding(self) -> bool:
+        """Whether it is finding its size: a gradient that is not finite now may be its overflow."""
+        return self.dynamic and self.value > 1
+
     def policy(self, asked: str | None) -> str | None:
         """What is done about gradients that are not finite: overflow is how the scale finds its size.
 
@@ -50,7 +55,7 @@ class LossScale:
         """
         if not self.dynamic:
             return asked
-        return "skip" if self.value > 1 else asked or "raise"
+        return "skip" if self.finding else asked or "raise"
 
     def follow(self, made: bool) -> None:
         """Take note of whether the gradients of a step were finite."""

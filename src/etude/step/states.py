@@ -73,7 +73,7 @@ def as_memory(of: Schedule, found: Any) -> Any:
     """
     if not _is_like(found, of.start()):
         raise StateError(f"The state remembers {found!r} for the schedule {of!r}, which is no memory of it")
-    return _as_tuples(found)
+    return as_tuples(found)
 
 
 def _is_like(found: Any, start: Any) -> bool:
@@ -84,8 +84,9 @@ def _is_like(found: Any, start: Any) -> bool:
     return found is None or isinstance(found, int | float | tuple | list)
 
 
-def _as_tuples(found: Any) -> Any:
-    return tuple(_as_tuples(own) for own in found) if isinstance(found, tuple | list) else found
+def as_tuples(found: Any) -> Any:
+    """A memory with tuples for its lists, as they come out of a file."""
+    return tuple(as_tuples(own) for own in found) if isinstance(found, tuple | list) else found
 
 
 def _key(of: Schedule, place: int) -> str:
@@ -190,10 +191,16 @@ _FORMS: Mapping[str, Callable[[Any], bool]] = {
     "thawed": is_names,
     "memory": lambda value: isinstance(value, Mapping),
     "scale": lambda value: _is_numbers("value", "good", "dynamic")(value) and value["value"] > 0,
+    "refused": lambda value: value is None or is_count(value),  # older states do not say
     "window": _is_window,
     "gradients": lambda value: isinstance(value, Mapping),
 }
-_WORDS = {"progress": "clock", "scale": "loss scale", "window": "window of accumulation"}
+_WORDS = {
+    "progress": "clock",
+    "scale": "loss scale",
+    "refused": "count of refused steps",
+    "window": "window of accumulation",
+}
 
 
 def check_keep(keep: str | None) -> None:

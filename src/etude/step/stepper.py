@@ -3,34 +3,45 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from math import inf
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from etude.bind.table import Moving, Now, Table
+from etude.bind.table import RATE, Moving, Now, Table
 from etude.errors import NonFiniteError, SettingError, StaleGradientError
+from etude.step.bounds import clip_weights, limit_norms, shrink, turned_in
+from etude.step.carrying import Carried, Carriers, check_carried, mean_of
+from etude.step.clipping import bounds_of
+from etude.step.contradictions import check_useful
 from etude.step.gradients import (
+    AFTER,
+    BEFORE,
     DENSE,
     GRADIENT_SETTINGS,
     Gradients,
     Layout,
     all_finite,
-    clip_weights,
     decay,
+    each,
+    left_by_norm,
     names_not_finite,
     prepare,
-    shrink,
+    without_non_finite,
 )
 from etude.step.ledger import Ledger, gradients_of, has_none, versions_of
 from etude.step.optim.half import is_low
 from etude.step.optim.own import OwnOptimizer
 from etude.step.optim.rule import is_dense
+from etude.step.perturb import PERTURBING, Perturbed, perturbed_now, perturbing
 from etude.step.recipe import Optimizer, Recipe
 from etude.step.states import check_arrays, listed, memory_in, memory_of, some
+from etude.step.tying import Ties
 from etude.values.progress import Progress
 from etude.values.schedule import Schedule
 from etude.values.tree import Tree, has_shape
@@ -50,7 +61,8 @@ class Stepper:
     Attributes:
         progress: the clock: the step about to be made has number `progress.step + 1`.
         table: the settings of every array. memory: what schedules that listen to metrics remember.
-        optimizer: what moves the arrays. ledger: which gradients are old.
+        optimizer: what moves the arrays. ledger: which gradients are old. carried: those that wait for a turn.
+        observers: called with what moves, its gradients and what they are to be divided by, before anything is done.
     """
 
     def __init__(
@@ -65,14 +77,17 @@ class Stepper:
         self.recipe = recipe
         self.progress = progress
         self.ledger = Ledger()
+        self.carried = Carried()
         self._module, self._uncounted = module, tuple(uncounted)
         self._seed, self._half = seed, half
         self._drawn = (-1, 0)
         self._found: tuple[list[Tensor], list[int]] | None = None
         self._stilled: set[nn.Module] = set()
+        self.observers: list[Callable[[Now, Sequence[Tensor], float], None]] = []
         self.use(self._resolve())
         self.optimizer: Optimizer = recipe.optimizer_for(self.table, seed, half)
         self.check_together(self.table)
+        check_useful(self.table, recipe.said, recipe.strict)
         self.memory: Mapping[Schedule, Any] = self.table.start()
 
     def check_together(self, table: Table) -> None:
@@ -90,11 +105,22 @@ class Stepper:
                 f'{self.name} moves arrays in half precision in their own numbers. Write half="plain" if that will do, '
                 "or net.float()."
             )
-        lost = sorted(said & {"shrink", "noise"}) if by_closure else ()
+        lost = sorted(said & {"shrink", "noise", "carry", "tie", "drop_norm", *PERTURBING}) if by_closure else ()
         if lost:
             raise SettingError(
                 f"{lost[0]}= is not for {self.name}, which computes the loss several times a step. Leave it out; decay "
                 "can be a term of the loss, or l2=."
+            )
+        if "tie" in said and (self._half == "stochastic" or any(rule.draws for rule in self.recipe.update_rules)):
+            by = 'half="stochastic"' if self._half == "stochastic" else self.name
+            raise SettingError(
+                f"tie= and {by}: each array gets chance of its own there, so tied ones would not stay alike. Leave out "
+                "one of them."
+            )
+        if "carry" in said and table.update_schedule is None:
+            raise SettingError(
+                "carry= keeps gradients of arrays that the update schedule holds, and there is no update schedule. "
+                'Write update_schedule=["a", "b"], or leave carry out.'
             )
         filling = sorted(said & DENSE) if isinstance(made, torch.optim.SparseAdam) else ()
         if filling:
@@ -111,9 +137,12 @@ class Stepper:
         self.table = table
         self.arrays = tuple(table.tree.arrays[name] for name in table.names)
         self._extra = frozenset(GRADIENT_SETTINGS) & frozenset(table.settings)
-        self._before = self._extra - {"shrink", "clip_weights"}
+        self._before = self._extra & BEFORE
+        self._ties = Ties(table, self.arrays) if "tie" in self._extra else None
+        self._carriers = Carriers(table) if "carry" in self._extra else None
+        self._turned = turned_in(table.tree) if "max_norm" in self._extra else {}
         self._looked: dict[Moving, Layout] = {}
-        self._outside: dict[Moving, tuple[Tensor, ...]] = {}
+        self._outside: dict[tuple[Moving, tuple[int, ...]], tuple[Tensor, ...]] = {}
         still = _still_modules(table)
         for module in self._stilled - set(still):
             # Thawed: what it does is for the net to say again.
@@ -141,34 +170,101 @@ class Stepper:
     # ------------------------------------------------------------------------------------------------ the attempt
 
     @torch.no_grad()
-    def attempt(self, count: float, ignore_stale_grad: bool, non_finite: str | None, marks: bool = False) -> bool:
+    def attempt(
+        self,
+        count: float,
+        ignore_stale_grad: bool,
+        non_finite: str | None,
+        marks: bool = False,
+        scaled: bool = False,
+    ) -> bool:
         """Move what moves now by the gradients that are there, divided by `count`; nothing ticks.
 
         Args:
             count: what gradients are divided by. ignore_stale_grad, non_finite: as for `Trainer`.
             marks: `mark` will be called afterwards.
+            scaled: a loss scale is finding its size, so every element that is not finite has to be seen.
 
         Returns:
             Whether the step was made; False if non_finite="skip" refused it.
 
         Raises:
             StaleGradientError, NonFiniteError: nothing is changed.
+            SettingError: arrays that are to be tied from here on are not alike; nothing is changed.
         """
         self._found = None
         now, found = self.fresh(ignore_stale_grad)
         if marks and len(found) == len(self.arrays):
             # Here the tensors are at hand: after the step they are not in the processor's caches any more.
             self._found = found, versions_of(found)
-        refused = non_finite is not None and bool(found) and not all_finite(found)
+        waiting = self._waiting() if self._carriers is not None else {}
+        given = found
+        if "drop_non_finite" in self._extra and not scaled:
+            given, waiting = self.without_non_finite(now, found), self._dropped(now, waiting)
+        looked_at = [*given, *waiting.values()] if waiting else given
+        refused = non_finite is not None and bool(looked_at) and not all_finite(looked_at)
         if refused and non_finite == "raise":
-            self.raise_non_finite(now, found)
+            self.raise_non_finite(now, given, waiting)
         if found and not refused:
-            self._move(now, found, count)
+            for observe in self.observers:
+                observe(now, found, count)
+            self._move(now, given, count)
+        for index, gradient in () if refused else waiting.items():
+            wide = is_low(self.arrays[index]) and self._half != "plain"
+            self.carried.keep(self.table.names[index], mean_of(gradient, count, wide))
         return not refused
+
+    def carrying(self, now: Now) -> tuple[int, ...]:
+        """Indices of the arrays that the update schedule holds and whose gradients are kept; `now` by the table."""
+        return () if self._carriers is None else self._carriers.at(now)
+
+    def taken(self) -> tuple[int, ...]:
+        """Indices of the arrays whose gradients the next step takes: what moves, and what carries."""
+        now = self.table.at(self.progress, self.memory)
+        return (*now.moving.indices, *self.carrying(now))
+
+    def rests(self, now: Now) -> bool:
+        """Whether a step needs no gradient at all."""
+        return not now.moving.indices and not self.carrying(now)
+
+    def _waiting(self) -> dict[int, Tensor]:
+        """New gradients of the arrays that carry, by index; one that the loss does not reach has nothing to keep."""
+        able = [i for i in self.carrying(self.table.at(self.progress, self.memory)) if self.arrays[i].requires_grad]
+        gradients = gradients_of(self.arrays[i] for i in able)
+        same, mixed = self.ledger.old(able, gradients)
+        if mixed:
+            self._raise_mixed(mixed)
+        return {i: g for i, g in zip(able, gradients, strict=True) if g is not None and i not in same}
+
+    def _dropped(self, now: Now, waiting: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """Gradients by index, without elements that are not finite where that is asked for."""
+        if not waiting:
+            return {}
+        column = now.columns["drop_non_finite"]
+        of = {i: column[number] for number, row in enumerate(self.table.rows) for i in row.indices if i in waiting}
+        cleaned = without_non_finite(list(waiting.values()), [of[i] for i in waiting])
+        return dict(zip(waiting, cleaned, strict=True))
+
+    def without_non_finite(self, now: Now, found: list[Tensor]) -> list[Tensor]:
+        """Gradients of what moves, with 0 for elements that are not finite where that is asked for."""
+        if "drop_non_finite" not in self._extra:
+            return found
+        return without_non_finite(found, each(now, "drop_non_finite"))
+
+    def prove_ties(self) -> None:
+        """Look whether arrays that the next step ties are alike, without remembering it.
+
+        Raises:
+            SettingError: they are not; the message says how to make them so.
+        """
+        if self._ties is not None:
+            self._ties.prove(self.table.at(self.progress, self.memory), self.optimizer.state, keep=False)
 
     def go_to(self, progress: Progress, memory: Mapping[Schedule, Any]) -> None:
         """Go on at another moment, with what schedules remembered then."""
         self.progress, self.memory, self._drawn = progress, memory, (-1, 0)
+        if self._ties is not None:
+            self._ties.forget()
 
     def mark(self) -> None:
         """From now on every gradient that is there is an old one."""
@@ -182,21 +278,19 @@ class Stepper:
             StaleGradientError: there is none for an array, or an old one; nothing is changed.
         """
         now = self.table.at(self.progress, self.memory)
+        if self._ties is not None:
+            self._ties.prove(now, self.optimizer.state)
         arrays = self.looked_up(now.moving).arrays
         gradients = gradients_of(arrays)
         if has_none(gradients) or not self.ledger.empty or not all(map(_REQUIRES, arrays)):
-            stale = self._stale(now.moving, gradients, ignore_stale_grad)
+            stale = self._stale(now, gradients, ignore_stale_grad)
             if stale:
                 now = Now(now.columns, self.table.less(now.moving, stale))
                 gradients = gradients_of(self.looked_up(now.moving).arrays)
         return now, cast("list[Tensor]", gradients)
 
     def _move(self, now: Now, found: list[Tensor], count: float) -> None:
-        optimizer = self.optimizer
-        if isinstance(optimizer, OwnOptimizer) and not optimizer.follow(now):
-            # Somebody may have given arrays other storage.
-            self._looked.clear()
-        looked = self.looked_up(now.moving)
+        optimizer, looked = self.optimizer, self._followed(now)
         if looked.low and self._half != "plain":
             # Divided in half precision, small gradients would be lost after all.
             found = [g.float() if is_low(array) else g for array, g in zip(looked.arrays, found, strict=True)]
@@ -209,24 +303,62 @@ class Stepper:
             if count != 1:
                 gradients.divide(count)
         if self._before:
-            self.prepare(gradients, now)
+            before, now = now, self.prepare(gradients, now)
+            if not now.moving.indices:
+                return
+            looked = looked if now is before else self._followed(now)
         if optimizer.shapes and not looked.holds(gradients.values):
             gradients.shape_like(looked.arrays, optimizer.takes_sparse)
         if "shrink" in self._extra:
-            shrink(optimizer.targets(now.moving.indices), now)
+            shrink(optimizer.targets(now.moving.indices), each(now, RATE), each(now, "shrink"))
         optimizer.move(now, gradients.values, divisor)
         self.finish(now)
 
+    def _followed(self, now: Now) -> Layout:
+        """The arrays that move, where they lie now."""
+        if isinstance(self.optimizer, OwnOptimizer) and not self.optimizer.follow(now):
+            # Somebody may have given arrays other storage.
+            self._looked.clear()
+        return self.looked_up(now.moving)
+
     def finish(self, now: Now) -> None:
         """After arrays have moved: their bounds, where they have some."""
+        if not self._extra & AFTER:
+            return
+        moved = self.optimizer.targets(now.moving.indices)
         if "clip_weights" in self._extra:
-            clip_weights(self.optimizer.targets(now.moving.indices), now)
-            self.optimizer.settle(now.moving.indices)
+            clip_weights(moved, bounds_of(each(now, "clip_weights")))
+        if "max_norm" in self._extra:
+            turned = [self._turned.get(self.table.names[i], 0) for i in now.moving.indices]
+            limit_norms(moved, self._norm_bounds(now), turned)
+        self.optimizer.settle(now.moving.indices)
 
-    def prepare(self, gradients: Gradients, now: Now) -> None:
-        """Noise, clipping and what else changes a gradient, where it is asked for."""
-        arrays = self.looked_up(now.moving).arrays
-        prepare(gradients, arrays, now, self.table, self._before, self._seed, self._draw())
+    def _norm_bounds(self, now: Now) -> list[float]:
+        """The largest norm of the weights of one unit, for each array that has moved; none for single numbers."""
+        bounds = bounds_of(each(now, "max_norm"))
+        return [b if self.arrays[i].dim() > 1 else inf for i, b in zip(now.moving.indices, bounds, strict=True)]
+
+    def prepare(self, gradients: Gradients, now: Now) -> Now:
+        """Carrying, tying, noise, clipping and what else changes a gradient, where it is asked for.
+
+        Returns:
+            what moves: without the arrays that are dropped by their norm, with those that are tied to others.
+        """
+        whole = self.table.at(self.progress, self.memory).moving if self._ties is not None else now.moving
+        if "carry" in self._before:
+            names = [self.table.names[i] for i in now.moving.indices]
+            self.carried.spend(names, gradients.values, each(now, "carry"))
+        if self._ties is not None:
+            now, gradients.values = self._ties.fold(whole, now, gradients.values)
+        if "drop_norm" in self._before:
+            now = left_by_norm(gradients, now, self.table)
+        if now.moving.indices:
+            arrays = self.looked_up(now.moving).arrays
+            prepare(gradients, arrays, now, self.table, self._before, self._seed, self._draw())
+        if self._ties is not None:
+            copies = not isinstance(self.optimizer, OwnOptimizer)
+            now, gradients.values = self._ties.unfold(whole, now, gradients.values, copies)
+        return now
 
     def decay(self, now: Now) -> Tensor | float:
         """The term of the mean loss whose gradient l2 adds, for optimizers that compare losses."""
@@ -263,8 +395,9 @@ class Stepper:
 
     # ------------------------------------------------------------------------------------- gradients, old and new
 
-    def _stale(self, moving: Moving, gradients: Sequence[Tensor | None], ignore: bool) -> frozenset[int]:
+    def _stale(self, now: Now, gradients: Sequence[Tensor | None], ignore: bool) -> frozenset[int]:
         """Indices of arrays without a new gradient. Raises before anything is changed unless `ignore`."""
+        moving = now.moving
         missing = [i for i, gradient in zip(moving.indices, gradients, strict=True) if gradient is None]
         same, mixed = self.ledger.old(moving.indices, gradients)
         if mixed:
@@ -272,8 +405,10 @@ class Stepper:
         # Who sets requires_grad = False holds the array.
         held = {i for i in moving.indices if not self.arrays[i].requires_grad}
         asked = {*missing, *same} - held
-        if asked and not ignore:
-            self.raise_stale(sorted(asked))
+        # The gradient of one tied array moves the others as well.
+        helped = set() if self._ties is None else self._ties.partners(now, asked)
+        if asked - helped and not ignore:
+            self.raise_stale(sorted(asked - helped))
         return frozenset(asked | held)
 
     def _raise_mixed(self, indices: list[int]) -> None:
@@ -296,10 +431,13 @@ class Stepper:
             names,
         )
 
-    def raise_non_finite(self, now: Now, found: Sequence[Tensor]) -> None:
+    def raise_non_finite(
+        self, now: Now, found: Sequence[Tensor], waiting: Mapping[int, Tensor] = MappingProxyType({})
+    ) -> None:
         """Say which gradients are not finite; where all are, it is the loss."""
         number = int(self.progress.step) + 1
-        names = names_not_finite([self.table.names[i] for i in now.moving.indices], found)
+        indices = (*now.moving.indices, *waiting)
+        names = names_not_finite([self.table.names[i] for i in indices], [*found, *waiting.values()])
         what = f"the gradients of {some(names)} are" if names else "the loss is"
         raise NonFiniteError(
             f"Step {number} is refused: {what} not finite. Nothing was changed. "
@@ -310,8 +448,8 @@ class Stepper:
 
     def not_finite(self, now: Now) -> tuple[str, ...]:
         """The names of what moves now whose gradients are there and not finite."""
-        gradients = gradients_of(self.looked_up(now.moving).arrays)
-        pairs = zip(now.moving.indices, gradients, strict=True)
+        indices = (*now.moving.indices, *self.carrying(now))
+        pairs = zip(indices, gradients_of(self.arrays[i] for i in indices), strict=True)
         there = [(self.table.names[i], gradient) for i, gradient in pairs if gradient is not None]
         return names_not_finite(*map(list, zip(*there, strict=True))) if there else ()
 
@@ -366,7 +504,8 @@ class Stepper:
     @contextmanager
     def only_moving(self) -> Iterator[None]:
         """Within this, whatever does not move in the next step is out of the graph; see `Trainer.only_moving`."""
-        still = self.outside(self.table.at(self.progress, self.memory).moving)
+        now = self.table.at(self.progress, self.memory)
+        still = self.outside(now.moving, self.carrying(now))
         # What the user has switched off stays off.
         out = [array for array in still if array.requires_grad]
         for array in out:
@@ -377,13 +516,28 @@ class Stepper:
             for array in out:
                 array.requires_grad = True
 
-    def outside(self, moving: Moving) -> tuple[Tensor, ...]:
-        """The trainable arrays of the net that do not move."""
-        if moving not in self._outside:
-            moved = {self.table.names[i] for i in moving.indices}
+    def perturbed(self, progress: Progress) -> AbstractContextManager[None]:
+        """Within it the arrays are as weight noise and weight dropout make them in the step made at `progress`."""
+        found = self.perturbs(progress)
+        return perturbing(found, self._seed, int(progress.step)) if found else nullcontext()
+
+    def perturbs(self, progress: Progress) -> tuple[Perturbed, ...]:
+        """The arrays that weight noise and weight dropout perturb in the step made at `progress`."""
+        if not self._extra & PERTURBING:
+            return ()
+        now = self.table.at(progress, self.memory)
+        return perturbed_now(self.table, self.arrays, now, () if self._ties is None else self._ties.at(now))
+
+    def outside(self, moving: Moving, carrying: tuple[int, ...] = ()) -> tuple[Tensor, ...]:
+        """The trainable arrays of the net that neither move nor carry."""
+        key = moving, carrying
+        if key not in self._outside:
+            if len(self._outside) >= _SETS:
+                self._outside.clear()
+            taken = {self.table.names[i] for i in (*moving.indices, *carrying)}
             tree = self.table.tree
-            self._outside[moving] = tuple(tree.arrays[name] for name in tree.trainable if name not in moved)
-        return self._outside[moving]
+            self._outside[key] = tuple(tree.arrays[name] for name in tree.trainable if name not in taken)
+        return self._outside[key]
 
     # ------------------------------------------------------------------------------------------------- in words
 
@@ -391,6 +545,11 @@ class Stepper:
     def shapes_gradients(self) -> bool:
         """Whether gradients or arrays are clipped, or noise or decay is added."""
         return bool(self._extra)
+
+    @property
+    def extra(self) -> tuple[str, ...]:
+        """The settings in use besides those of the update rule."""
+        return tuple(name for name in GRADIENT_SETTINGS if name in self._extra)
 
     @property
     def name(self) -> str:
@@ -404,9 +563,9 @@ class Stepper:
             found[setting] = base.at(self.progress) if base.constant else repr(base)
         return found
 
-    def see(self, metrics: Mapping[str, float]) -> None:
-        """Tell the schedules that listen to metrics what was measured."""
-        self.memory = self.table.see(self.memory, metrics)
+    def see(self, metrics: Mapping[str, float], progress: Progress | None = None) -> None:
+        """Tell the schedules that listen to metrics what was measured, at `progress` (None: where this stands)."""
+        self.memory = self.table.see(self.memory, metrics, self.progress if progress is None else progress)
 
     # ------------------------------------------------------------------------------------------------- the state
 
@@ -416,6 +575,7 @@ class Stepper:
             "optimizer": self.recipe.name,
             "memory": memory_of(self.memory),
             "arrays": dict(zip(self.table.names, self.optimizer.state(), strict=True)),
+            "carried": self.carried.state(self.table.names),
         }
 
     def load(self, state: Mapping[str, Any], progress: Progress) -> None:
@@ -426,14 +586,38 @@ class Stepper:
         """
         check_arrays(state, self.name, self.table.names)
         remembered = memory_in(state, self.memory)
+        carried = self.check_carried(state)
         self.optimizer.load([state["arrays"][name] for name in self.table.names])
+        self.carried.load(carried)
         self.go_to(progress, remembered)
+
+    def check_carried(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The carried gradients of a state; states of before there were any have none.
+
+        Raises:
+            StateError: they do not fit the arrays.
+        """
+        found: Mapping[str, Any] = state.get("carried", {})
+        check_carried(found, self.table.shapes)
+        return found
+
+    def go_back(self) -> None:
+        """Arrays were given earlier numbers: no gradient waits any more, and ties are looked at again."""
+        self.carried.load({})
+        if self._ties is not None:
+            self._ties.forget()
+
+    def forget(self, index: int) -> None:
+        """Forget what is remembered of an array, and the gradients that wait for it."""
+        self.optimizer.forget(index)
+        self.carried.forget(self.table.names[index])
 
 
 def _is_on(table: Table, setting: str) -> bool:
     """Whether a setting is anything but 0 for some array at some time."""
     choices = [row.choices[setting] for row in table.rows]
-    return any(not choice.constant or choice.at(Progress()) not in (0, None) for choice in choices)
+    off = (0, None, GRADIENT_SETTINGS[setting].default)
+    return any(not choice.constant or choice.at(Progress()) not in off for choice in choices)
 
 
 def _still_modules(table: Table) -> tuple[nn.Module, ...]:

@@ -7,7 +7,8 @@ the number.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import torch
@@ -16,7 +17,10 @@ from torch.nn import functional
 
 from etude.errors import DataError, SettingError, nearest
 from etude.step.elements import count_of_true, mean_of_true
+from etude.step.losses.error_rate import error_rate
+from etude.step.losses.own import MAIN, NO_SETTINGS, OwnLoss
 from etude.step.reading import samples_in
+from etude.values.part import Part
 from etude.values.schedule import Schedule
 
 LossFunction: TypeAlias = Callable[..., Any]
@@ -38,6 +42,9 @@ BY_NAME: dict[str, LossFunction] = {
         "multilabel_soft_margin_loss",
     )
 }
+_QUIET = (error_rate,)
+"""Functions of this library that draw nothing."""
+_NONE: Mapping[str, Any] = MappingProxyType({})
 _NARROW = frozenset({torch.int32, torch.int16, torch.int8})
 _CLASSES = (functional.cross_entropy, functional.nll_loss)
 _OF_ELEMENTS = (
@@ -75,6 +82,14 @@ class Term:
         takes: "pair" (output, target), "output", or "net" (net, batch).
         ignores: False where it is known that every target counts, and for 1: class indices of which all were looked at.
         function_of_each: for losses of torch, one value an element instead of the mean of all; else None.
+        wants: what the function is given by name: "mask", "batch", "net", "seen".
+        settings: numbers that it is given by name, each a schedule.
+        reaches: the part that its gradient goes to; None: everything.
+        only: "training" or "evaluation" where it is computed there alone, else "".
+        exponent: whether the exponential of its mean is reported too.
+        error: whether it is reported and never differentiated.
+        of: the names of the output and the target that it takes; None: those called like the term, or the only ones.
+        entry: where the function gives several numbers for one term, the name of this one among them; else "".
     """
 
     name: str
@@ -83,24 +98,82 @@ class Term:
     takes: str = "pair"
     ignores: bool = True
     function_of_each: LossFunction | None = None
+    wants: frozenset[str] = frozenset()
+    settings: Mapping[str, Schedule] = field(default_factory=lambda: NO_SETTINGS)
+    reaches: Part | None = None
+    only: str = ""
+    exponent: bool = False
+    error: bool = False
+    of: tuple[str, str] | None = None
+    entry: str = ""
 
-    def compute(self, net: nn.Module, values: Any, output: Any, target: Any) -> Any:
+    def compute(
+        self, net: nn.Module, values: Any, output: Any, target: Any, true: Any = None, named: Mapping[str, Any] = _NONE
+    ) -> Any:
         """What the function gives for one batch.
 
+        Args:
+            net, values: the net and the batch. output, target: of the net on it.
+            true: see `Reader.true_frames`. named: the numbers of its settings, and what it has seen.
+
         Raises:
-            SettingError: several outputs or targets by name, and none of them has the name of the term.
+            SettingError: several outputs or targets by name, and none of them is what the term takes.
         """
+        if self.wants:
+            named = {**named, **self._wanted(net, values, true)}
         if type(output) is Tensor and type(target) is Tensor and self.takes == "pair":
-            return self.function(output, self._indices(target) if target.dtype in _NARROW else target)
+            return self.function(output, self._indices(target) if target.dtype in _NARROW else target, **named)
         if self.takes == "net":
-            return self.function(net, values)
-        output, target = own(self.name, output), own(self.name, target)
+            return self.function(net, values, **named)
+        output = self.own_output(output)
         if self.takes == "output":
-            return self.function(output)
+            return self.function(output, **named)
+        if self.of is not None and isinstance(target, Mapping):
+            target = self._by_name("target", target, self.of[1])
+        else:
+            target = own(self._key, target)
         if not (isinstance(output, Tensor) and isinstance(target, Tensor)):
             self._check_one("net's output", output)
-            self._check_one("target", target)
-        return self.function(output, self._indices(target) if isinstance(target, Tensor) else target)
+            if "batch" not in self.wants:
+                self._check_one("target", target)
+        return self.function(output, self._indices(target) if isinstance(target, Tensor) else target, **named)
+
+    def _wanted(self, net: nn.Module, values: Any, true: Any) -> dict[str, Any]:
+        mask = self.own_target(true) if isinstance(true, Tensor | Mapping) else None
+        there = {"net": net, "batch": values, "mask": mask if isinstance(mask, Tensor) else None}
+        return {name: there[name] for name in self.wants if name in there}
+
+    def own_output(self, output: Any) -> Any:
+        """From several outputs by name, the one of this term."""
+        if self.of is None or not isinstance(output, Mapping):
+            return own(self._key, output)
+        return self._by_name("net's output", output, self.of[0])
+
+    def own_target(self, target: Any) -> Any:
+        """The same of targets, and of what is known of them by their names."""
+        if self.of is None or not isinstance(target, Mapping):
+            return own(self._key, target)
+        return target.get(self.of[1])
+
+    def _by_name(self, what: str, given: Mapping[str, Any], name: str) -> Any:
+        if name not in given:
+            raise SettingError(
+                f"The loss {self.name!r} takes {name!r}, and the {what} has {', '.join(map(repr, given))}."
+                f"{nearest(name, map(str, given))}"
+            )
+        return given[name]
+
+    @property
+    def _key(self) -> str:
+        """What outputs and targets of it are called: what a term reports besides takes those of the term."""
+        return self.name.removesuffix(f".{self.entry}") if self.entry else self.name
+
+    @property
+    def draws(self) -> bool:
+        """Whether computing it may draw random numbers or move statistics of the net."""
+        if isinstance(self.function, OwnLoss):
+            return self.function.draws
+        return self.takes == "net" or (self.function_of_each is None and self.function not in _QUIET)
 
     def _indices(self, target: Tensor) -> Tensor:
         """Class indices as torch wants them: many files have them in fewer bits."""
@@ -110,12 +183,13 @@ class Term:
     def _check_one(self, what: str, given: Any) -> None:
         """A loss of torch compares two tensors: of several by name it has to know which."""
         of_torch = self.function in BY_NAME.values() or type(self.function).__module__.startswith("torch.nn.")
+        of_torch = of_torch or isinstance(self.function, OwnLoss) or self.function in _QUIET
         if of_torch and isinstance(given, Mapping):
             example = next(iter(given), "name")
             raise SettingError(
                 f"The loss {self.name!r}: the {what} has {', '.join(map(repr, given))}, and none of them is called "
                 f"{self.name!r}.{nearest(self.name, map(str, given))} Name the term after what it takes, "
-                f"loss={{{example!r}: ...}}, or write a function of (output, target)."
+                f"loss={{{example!r}: ...}}, say term(..., of={example!r}), or write a function of (output, target)."
             )
 
     def measure(self, made: Any, values: Any, target: Any) -> Measured:
@@ -124,18 +198,23 @@ class Term:
         Raises:
             SettingError: that is neither a tensor nor a pair (sum, count), nor a dict that has the term.
         """
+        if self.error and isinstance(made, int | float):
+            made = torch.tensor(float(made))
         if not isinstance(made, Tensor):
             made = self._entry(made)
         if isinstance(made, tuple):
             total, count = made
-            return Measured(total / count, count)
+            mean = total / count
+            return Measured(mean if isinstance(mean, Tensor) else torch.tensor(float(mean)), count)
         if made.dim():
             return Measured(made.mean(), made.numel())
-        return self._scalar(made, values, own(self.name, target))
+        return self._scalar(made, values, self.own_target(target))
 
     def _entry(self, made: Any) -> Tensor | tuple[Tensor, Any]:
         """The term's own of what a function gave for several."""
-        if isinstance(made, Mapping):
+        if isinstance(made, Mapping) and self.entry:
+            made = made[self.entry]
+        elif isinstance(made, Mapping):
             if self.name not in made:
                 raise SettingError(
                     f"The loss {self.name!r} gave a dict of {', '.join(map(repr, made))}, and takes its own entry."
@@ -187,7 +266,7 @@ class Term:
         mask = self._mask(true)
         if mask is None:
             return None
-        output, target = own(self.name, output), own(self.name, target)
+        output, target = self.own_output(output), self.own_target(target)
         self._check_one("net's output", output)
         self._check_one("target", target)
         assert self.function_of_each is not None
@@ -205,7 +284,11 @@ class Term:
 
     def count(self, values: Any, target: Any, true: Any) -> float | Tensor:
         """What the mean of a batch is taken over, for a term that gives a mean; nothing is computed of the net."""
-        target, mask = own(self.name, target), self._mask(true)
+        target = self.own_target(target)
+        told = self._told_count(values, target, true)
+        if told is not None:
+            return told
+        mask = self._mask(true)
         if mask is None:
             return self._count(values, target)
         if not self._of_classes():
@@ -214,11 +297,20 @@ class Term:
             return self._count(values, target.where(mask, self._ignored))
         return count_of_true(mask, target.shape[: mask.dim()])
 
-    def gives_mean(self, net: nn.Module, values: Any, output: Any, target: Any, true: Any) -> bool:
+    def _told_count(self, values: Any, target: Any, true: Any) -> float | Tensor | None:
+        """What a loss of this library says itself of its count."""
+        if not isinstance(self.function, OwnLoss):
+            return None
+        mask = self.own_target(true) if isinstance(true, Tensor | Mapping) else None
+        return self.function.count(target, mask if isinstance(mask, Tensor) else None, values, self.entry or MAIN)
+
+    def gives_mean(
+        self, net: nn.Module, values: Any, output: Any, target: Any, true: Any, named: Mapping[str, Any] = _NONE
+    ) -> bool:
         """Whether the function gives the mean itself, so that `count` is what it was taken over."""
-        if self._mask(true) is not None:
+        if self._mask(true) is not None or self._told_count(values, self.own_target(target), true) is not None:
             return True
-        made = self.compute(net, values, output, target)
+        made = self.compute(net, values, output, target, true, named)
         made = made if isinstance(made, Tensor) else self._entry(made)
         return isinstance(made, Tensor) and not made.dim()
 
@@ -230,7 +322,7 @@ class Term:
 
     def _mask(self, true: Any) -> Tensor | None:
         """Which elements of its target count, where the term is a loss of torch that can leave some out."""
-        mask = own(self.name, true)
+        mask = self.own_target(true)
         return mask if self.function_of_each is not None and isinstance(mask, Tensor) else None
 
     @property
@@ -242,6 +334,8 @@ class Term:
         return getattr(self.function, "reduction", "mean") == "batchmean"
 
     def _of_classes(self) -> bool:
+        if isinstance(self.function, OwnLoss):
+            return self.function.of_classes
         return self.function in _CLASSES or isinstance(self.function, nn.CrossEntropyLoss | nn.NLLLoss)
 
     def check_shapes(self, output: Any, target: Any) -> None:

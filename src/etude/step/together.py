@@ -8,14 +8,17 @@ right afterwards, by one number.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any
 
 from torch import Tensor, nn
 
 from etude.errors import SettingError
-from etude.step.looking import looking, same_buffers
+from etude.step.looking import looking
 from etude.step.loss import Losses, Measured, weighted_sum
+from etude.step.loss_numbers import Now
 from etude.step.reading import Reader
+from etude.step.undisturbed import undisturbed
 
 
 class Together:
@@ -25,6 +28,7 @@ class Together:
         names: of the terms. weights: of the terms in this step.
         number: of micro-batches.
         counts: of each of them what each term is taken over; None where that is not known beforehand, for one term.
+        loud: which terms are in the sum; None: all.
     """
 
     def __init__(
@@ -33,7 +37,9 @@ class Together:
         weights: Sequence[float],
         number: int,
         counts: Sequence[Sequence[float]] | None = None,
+        loud: Sequence[bool] | None = None,
     ) -> None:
+        self._loud = [True] * len(names) if loud is None else list(loud)
         self._names, self._weights, self._told = tuple(names), tuple(weights), counts
         self._wholes = [0.0] * len(self._names) if counts is None else [sum(own) for own in zip(*counts, strict=True)]
         self._all = number
@@ -62,6 +68,8 @@ class Together:
             before = self._sums[place]
             self._sums[place] = part if before is None else before + part
             self._counts[place] += count
+            if not self._loud[place]:
+                continue
             means.append(one.mean)
             # A guess where it is not known: so the loss has about its size, which matters in half precision.
             whole = self._wholes[place] = self._wholes[place] or count * self._all
@@ -71,14 +79,14 @@ class Together:
     @property
     def divisor(self) -> float:
         """What the gradients of all `share` are to be divided by; 0 where nothing counts."""
-        if not any(self._counts):
+        if not any(compress(self._counts, self._loud)):
             return 0.0
         return 1.0 if self._told is not None else self._counts[0] / self._wholes[0]
 
     @property
     def empty(self) -> bool:
-        """Whether there is a term of which nothing counts in any micro-batch: its mean is NaN."""
-        return not all(self._counts)
+        """Whether there is a term in the sum of which nothing counts in any micro-batch: its mean is NaN."""
+        return not all(compress(self._counts, self._loud))
 
     def terms(self) -> tuple[Measured, ...]:
         """Each term over all micro-batches."""
@@ -87,7 +95,8 @@ class Together:
 
     def loss(self) -> Tensor:
         """The weighted sum of the terms over all micro-batches."""
-        return weighted_sum([one.mean.detach() for one in self.terms()], self._weights)
+        means = [one.mean.detach() for one in self.terms()]
+        return weighted_sum(list(compress(means, self._loud)), list(compress(self._weights, self._loud)))
 
     def _check(self, here: Sequence[float]) -> None:
         if self._told is None:
@@ -101,14 +110,15 @@ class Together:
                 )
 
 
-def counts_of(losses: Losses, net: nn.Module, read: Reader, many: Sequence[Any]) -> list[list[float]]:
+def counts_of(losses: Losses, net: nn.Module, read: Reader, many: Sequence[Any], now: Now) -> list[list[float]]:
     """What each term is taken over in each of several batches.
 
-    Where the batches alone do not tell, the net computes them without gradients, in evaluation mode.
+    Where the batches alone do not tell, the net computes them without gradients, in evaluation mode, and what is drawn
+    in it is drawn again.
     """
     if losses.told:
         return [[float(count) for count in losses.counts(read, values)] for values in many]
     modules = [term.function for term in losses.terms if isinstance(term.function, nn.Module)]
     whole = nn.ModuleList([net, *modules])
-    with looking(whole), same_buffers(whole):
-        return [[float(one.count) for one in losses.measure_each(net, read, values)[0]] for values in many]
+    with looking(whole), undisturbed(whole):
+        return [[float(one.count) for one in losses.measure_each(net, read, values, now)[0]] for values in many]

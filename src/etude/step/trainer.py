@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from etude.arguments import Faults, named_class
+from etude.bind.knobs import Knobs, KnobsLike, read_knobs
 from etude.bind.table import RATE, Table
 from etude.errors import (
     EtudeError,
+    NonFiniteError,
     PartError,
     ScheduleError,
     SettingError,
@@ -35,11 +37,13 @@ from etude.step import closure as with_closure
 from etude.step import states
 from etude.step.averages import Average, averages_in
 from etude.step.averaging import Averaged, Averages
-from etude.step.gradients import GRADIENT_SETTINGS, joint_norm
+from etude.step.clipping import joint_norm
+from etude.step.gradients import GRADIENT_SETTINGS
 from etude.step.holder import holder
 from etude.step.ledger import gradients_of
 from etude.step.optim.half import check_way
 from etude.step.overlap import Claim
+from etude.step.policies import PolicyLike, Tolerance, policy_by_hand
 from etude.step.recipe import Optimizer, OptimizerLike, Recipe, check_rate
 from etude.step.scale import LossScale
 from etude.step.states import listed
@@ -75,7 +79,7 @@ class Trainer:
         steps_per_epoch: needed by schedules in epochs: steps of the optimizer, so with `accumulate=4` a quarter of the
             batches.
         non_finite: "raise" (NonFiniteError naming the arrays) or "skip" a step whose gradients are not all finite;
-            None does not look. Looking waits for the device.
+            `skip(most=3)` not more of them in a row; None does not look. Looking waits for the device.
         strict: a rule that can never decide is an error, not a warning.
         seed: of gradient noise, and of update rules that draw.
         accumulate: how many calls of `step` make one step of the optimizer; a whole number or a schedule of such.
@@ -85,8 +89,13 @@ class Trainer:
         half: how arrays that are float16 or bfloat16 themselves move: "master" keeps float32 copies, "stochastic"
             rounds by chance, "plain" computes in the array's own numbers.
         share: other trainers may move the same arrays.
+        knobs: what is scheduled besides the settings: for the name of an attribute rules by part of the net or by
+            object, `{"p": {nn.Dropout: linear(0, 0.2)}, "strength": [(augment, linear(0, 1))]}`. The values of the
+            next step are written when the trainer is made and after each step.
         settings: of the update rule (`momentum=0.9`, `betas=(0.9, 0.98)`), and those of every trainer: clip_value,
-            clip_array_norm, clip_norm, noise, centralise, l2, shrink, clip_weights; each a value or a schedule.
+            clip_array_norm, clip_mean_norm, clip_norm, drop_norm, drop_non_finite, noise, centralise, l2, shrink,
+            clip_weights, max_norm, carry, tie, and, within `perturbed()`, weight_noise and weight_dropout; each a
+            value, a schedule, or rules by part: `weight_decay=decay(0.1)`, `clip_norm={"encoder": 1.0}`.
 
     Attributes:
         net: the module, or None where parameters were given.
@@ -107,7 +116,7 @@ class Trainer:
         part: PartLike | None = None,
         total: Span | Extent | None = None,
         steps_per_epoch: int | None = None,
-        non_finite: str | None = None,
+        non_finite: PolicyLike | None = None,
         strict: bool = False,
         seed: int = 0,
         accumulate: Any = 1,
@@ -115,6 +124,7 @@ class Trainer:
         loss_scale: float | str | None = None,
         half: str = "master",
         share: bool = False,
+        knobs: KnobsLike = None,
         **settings: Any,
     ) -> None:
         self.net = net if isinstance(net, nn.Module) else None
@@ -125,14 +135,17 @@ class Trainer:
         recipe = take(Recipe, *asked, Trainer)
         self._steps_per_epoch = take(_count, steps_per_epoch, "steps_per_epoch")
         extent, is_run = take(_extent, total, self._steps_per_epoch), isinstance(total, Extent)
-        self._policy = take(_policy, non_finite)
+        policy = take(policy_by_hand, non_finite)
         self._scale = take(LossScale, loss_scale)
         averages = take(averages_in, averages)
         half = take(check_way, half)
         take(_check_flags, {"strict": strict, "share": share})
         take(_check_seed, seed)
+        take(read_knobs, knobs)
         faults.tell()
+        self._tolerance = Tolerance(policy)
         self._scaled = False
+        self._perturbing, self._perturbed = False, False
         # A hand-written loop counts steps and samples; a run, which gives an Extent, counts everything.
         uncounted = () if is_run else ("tokens",) if self._steps_per_epoch else ("tokens", "epochs")
         clock = Progress(extent=extent).without(*uncounted)
@@ -145,13 +158,17 @@ class Trainer:
                 f"{self.name} computes the loss of the whole step itself, so nothing is accumulated or scaled. Leave "
                 "out accumulate= and loss_scale=."
             )
+        self._stepper.prove_ties()
         self._averages = Averages(averages, self.table.tree, clock.extent, uncounted)
+        _check_going_back((*self._stepper.memory, *self._averages.schedules()))
+        self._knobs = Knobs(self.table.tree, knobs, clock.extent, uncounted, strict) if knobs else None
         self._idle = self._find_idle()
         self._claim = Claim(share)
         handle = None if self.net is None else self.net.register_forward_pre_hook(_Told(self._stepper))
         # Called by the user, or when the trainer is gone: nothing stays behind on the net.
         self._let_go = weakref.finalize(self, _leave, handle, self._stepper)
         self._let_go.atexit = False
+        self._write_knobs()
 
     # ------------------------------------------------------------------------------------------------ the step
 
@@ -223,7 +240,7 @@ class Trainer:
         with torch.no_grad():
             now, found = self._stepper.fresh(ignore_stale_grad)
             norm = float(joint_norm(found)) / (samples * self._scale.value) if found else 0.0
-            if not isfinite(norm) and self._policy != "skip" and not self._scale.dynamic:
+            if not isfinite(norm) and self._tolerance.asked != "skip" and not self._scale.dynamic:
                 self._stepper.raise_non_finite(now, found)
             if isfinite(norm) and norm > max_norm:
                 self._stepper.scale_gradients(now, max_norm / (norm + 1e-6))
@@ -239,6 +256,7 @@ class Trainer:
         """The second half of `step`: move by the gradients as they are now. Arguments and errors as for `step`."""
         samples = _samples(batch_size)
         self._begin("step()")
+        self._check_perturbed()
         if self._scale.active and not self._scaled:
             self._scaled = True
             warn(
@@ -261,8 +279,7 @@ class Trainer:
         if not self._window.open:
             return False
         self._begin("flush()")
-        moving = self.table.at(self.progress, self.memory).moving.indices
-        self._refuse_cleared(moving, gradients_of(self._stepper.arrays))
+        self._refuse_cleared(self._stepper.taken(), gradients_of(self._stepper.arrays))
         return self._make(self._window.samples, ignore_stale_grad)
 
     def zero_grad(self) -> None:
@@ -287,8 +304,48 @@ class Trainer:
         """
         return self._stepper.only_moving()
 
+    @contextmanager
+    def perturbed(self) -> Iterator[None]:
+        """Within it the arrays are as weight_noise and weight_dropout make them in the next step.
+
+            with trainer.perturbed():
+                loss_fn(net(x), y).sum().backward()
+            trainer.step(len(x))
+
+        Forward and backward belong inside, `step` outside. Afterwards, also after an error, every array is as it was,
+        bit for bit, and gradients are those of the clean arrays. All micro-batches of a step see the same draw.
+
+        Raises:
+            SettingError: it is used within itself; an array has no shape yet.
+        """
+        if self._perturbing:
+            raise SettingError(
+                "perturbed(): the arrays are perturbed already. Use it once, around forward and backward."
+            )
+        self._perturbing = True
+        try:
+            with self._stepper.perturbed(self.progress):
+                yield
+            self._perturbed = True
+        finally:
+            self._perturbing = False
+
+    def _check_perturbed(self) -> None:
+        """The gradients of a step that perturbs arrays have to be made within `perturbed`."""
+        found = () if self._perturbed else self._stepper.perturbs(self.progress)
+        if found:
+            setting = "weight_noise" if found[0].deviation else "weight_dropout"
+            raise SettingError(
+                f"step(): {setting} perturbs {listed([one.name for one in found])} in this step, and forward and "
+                "backward were made without it. Write with trainer.perturbed(): loss_fn(net(x), y).sum().backward()."
+            )
+
     def _begin(self, what: str) -> None:
         """What has to be so before anything moves."""
+        if self._perturbing:
+            raise SettingError(
+                f"{what}: the arrays are perturbed, and will be put back. Call it after `with trainer.perturbed():`."
+            )
         self._averages.refuse(what)
         self._claim.step(self._would_move)
         if self._idle and any(array.requires_grad for array in self._idle):
@@ -297,7 +354,7 @@ class Trainer:
     def _accumulate(self, samples: float, size: int, ignore: bool) -> bool:
         """Take one more micro-batch, and make the step if it was the last of its window."""
         stepper = self._stepper
-        moving = stepper.table.at(self.progress, stepper.memory).moving.indices
+        moving = stepper.taken()
         gradients = gradients_of(stepper.arrays)
         if not self._window.open:
             # Of an old step nothing may be left in the first gradients; later ones are meant to be added.
@@ -308,6 +365,7 @@ class Trainer:
             stepper.raise_stale(moving)
         self._window.add(samples, gradients)
         if self._window.count < size:
+            self._perturbed = False
             return False
         try:
             return self._make(self._window.samples, ignore)
@@ -326,16 +384,25 @@ class Trainer:
             )
 
     def _make(self, samples: float, ignore: bool) -> bool:
-        policy = self._scale.policy(self._policy)
-        made = self._stepper.attempt(samples * self._scale.value, ignore, policy, marks=True)
+        finding = self._scale.finding
+        policy = self._scale.policy(self._tolerance.asked)
+        try:
+            made = self._stepper.attempt(samples * self._scale.value, ignore, policy, marks=True, scaled=finding)
+        except NonFiniteError as error:
+            raise self._tolerance.explained(error) from None
         self._scale.follow(made)
+        self._tolerance.follow(made, finding)
         self._finish(samples, made)
         return made
 
     def _step_with(self, function: Callable[[], Tensor] | None, samples: float, ignore: bool) -> bool:
         with_closure.check(self._stepper, function, samples)
         assert function is not None
-        made = with_closure.attempt(self._stepper, function, samples, ignore, self._policy)
+        try:
+            made = with_closure.attempt(self._stepper, function, samples, ignore, self._tolerance.asked)
+        except NonFiniteError as error:
+            raise self._tolerance.explained(error) from None
+        self._tolerance.follow(made)
         self._finish(samples, made)
         return made
 
@@ -343,11 +410,20 @@ class Trainer:
         """After a step: every gradient that is there is an old one, the clock ticks, averages take the arrays."""
         stepper, before = self._stepper, self.progress
         stepper.mark()
+        self._perturbed = False
         self._window.clear()
         epoch = (before.step + 1) / self._steps_per_epoch if self._steps_per_epoch else None
         stepper.progress = before.tick(samples=round(samples), epoch=epoch)
         if made:
             self._averages.update(before, stepper.progress)
+        self._write_knobs()
+
+    def _write_knobs(self) -> None:
+        """The knobs of the next step; after the last step of the run they stay as they are."""
+        clock = self.progress
+        done = {"steps": clock.step, "epochs": clock.epoch, "samples": clock.samples, "tokens": clock.tokens}
+        if self._knobs is not None and not any(done[unit] >= length for unit, length in clock.extent.known()):
+            self._knobs.write(clock)
 
     # ------------------------------------------------------------------------------------------- what is the case
 
@@ -416,12 +492,18 @@ class Trainer:
         base = self.table.base_rate
         return float(base.at(self.progress, self.memory.get(base)) or 0.0)
 
+    @property
+    def knobs(self) -> Mapping[str, Any]:
+        """The values of the knobs that are in force, by label: "p", or "p[encoder]" where there are several rules."""
+        return {} if self._knobs is None else self._knobs.values
+
     def see(self, metrics: Mapping[str, float]) -> None:
         """Tell the schedules that listen to metrics what was measured: `trainer.see({"val.loss": 0.31})`.
 
         A warning says so where all of it is heard by nobody, and somebody listens to something else.
         """
-        listens = {name for of in (*self.memory, *self._averages.schedules()) for name in of.listens}
+        turned = () if self._knobs is None else self._knobs.schedules()
+        listens = {name for of in (*self.memory, *self._averages.schedules(), *turned) for name in of.listens}
         if listens and not listens & set(metrics):
             first = next(iter(metrics), "")
             warn(
@@ -429,7 +511,10 @@ class Trainer:
                 f"{nearest(first, listens)}"
             )
         self._stepper.see(metrics)
-        self._averages.see(metrics)
+        self._averages.see(metrics, self.progress)
+        if self._knobs is not None:
+            self._knobs.see(metrics, self.progress)
+            self._write_knobs()
 
     def set_learning_rate(self, rate: float) -> None:
         """Set the learning rate from the next step on, as if it had been said at first; rules and multipliers stay.
@@ -506,7 +591,7 @@ class Trainer:
             self._resolve_again()
         for index, name in enumerate(self.table.names):
             if reset and name in names:
-                self._stepper.optimizer.forget(index)
+                self._stepper.forget(index)
 
     def detach(self) -> None:
         """Let go of the net: it no longer tells the trainer when it is called, and other trainers may move it."""
@@ -571,9 +656,11 @@ class Trainer:
             "held": sorted(self._held),
             "thawed": sorted(self._thawed),
             "scale": self._scale.state(),
+            "refused": self._tolerance.state(),
             "averages": self._averages.state(),
             "window": self._window.state(),
             "gradients": {},
+            "knobs": {} if self._knobs is None else self._knobs.state(),
         }
         if self._window.open:
             found = zip(self.table.names, gradients_of(stepper.arrays), strict=True)
@@ -598,6 +685,8 @@ class Trainer:
         stepper, tree = self._stepper, self.table.tree
         joining = self._joining(state) if keep != "new" else frozenset()
         states.check(state, stepper.name, tree.arrays, (*self.table.names, *joining))
+        if self._knobs is not None and state.get("knobs"):
+            self._knobs.check_state(state["knobs"])
         differences = self._averages.differences(state["averages"])
         if differences:
             raise StateError(f"The averages of the state do not fit: {'; '.join(differences)}. Nothing was loaded.")
@@ -608,16 +697,22 @@ class Trainer:
                 if keep != "new":
                     self._take_settings(state, tell=keep is None)
                 remembered = states.memory_in(state, self.memory)
+                carried = stepper.check_carried(state)
                 stepper.optimizer.load([state["arrays"][name] for name in self.table.names])
         except EtudeError as error:
             stepper.memory = memory
             raise StateError(f"The state does not fit the net: {error}.") from None
         self._averages.load(state["averages"])
         self._scale.load(state["scale"])
+        self._tolerance.load(state.get("refused", 0))
         clock = state["progress"]
         epoch = clock["step"] / self._steps_per_epoch if self._steps_per_epoch else clock["epoch"]
         clock = Progress(clock["step"], epoch, clock["samples"], clock["tokens"], self.progress.extent)
         stepper.go_to(clock, remembered)
+        stepper.carried.load(carried)
+        if self._knobs is not None and state.get("knobs"):
+            self._knobs.load(state["knobs"])
+        self._write_knobs()
         self.zero_grad()
         for name, gradient in state["gradients"].items():
             array = self.table.tree.arrays[name]
@@ -706,6 +801,16 @@ def _extent(total: Span | Extent | None, steps_per_epoch: int | None) -> Extent:
     return Extent(**known)
 
 
+def _check_going_back(listening: Iterable[Schedule]) -> None:
+    """Refuse what would go back to the best net, which nobody keeps in a loop of one's own."""
+    for made in listening:
+        if made.goes_back:
+            raise SettingError(
+                f"{made!r} goes back to the best net, and a Trainer keeps none. Leave back_to_best= out, or train with "
+                "etude.train(..., validation=0.2)."
+            )
+
+
 def _check_flags(given: Mapping[str, Any]) -> None:
     for name, value in given.items():
         if not isinstance(value, bool):
@@ -715,13 +820,6 @@ def _check_flags(given: Mapping[str, Any]) -> None:
 def _check_seed(seed: int) -> None:
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise SettingError(f"seed={seed!r}: a whole number is needed.")
-
-
-def _policy(non_finite: str | None) -> str | None:
-    if non_finite not in (None, "raise", "skip"):
-        near = nearest(non_finite, ("raise", "skip"))
-        raise SettingError(f'non_finite={non_finite!r}: "raise", "skip" or None is needed.{near}')
-    return non_finite
 
 
 def _count(value: int | None, name: str) -> int | None:

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import compress
 from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from etude.bind.knobs import Knobs
 from etude.bind.table import Now
 from etude.errors import NonFiniteError, PlanError, SettingError, StaleGradientError
 from etude.step import closure
+from etude.step.broken import Broken, broken, is_finite
 from etude.step.compiled import CompiledStep
-from etude.step.loss import Losses, Measured, terms
+from etude.step.kept import Kept
+from etude.step.loss import PERPLEXITY, Losses, Measured, terms
+from etude.step.policies import PolicyLike, Tolerance
+from etude.step.policies import policy as policy_of
 from etude.step.precision import Precision
-from etude.step.reading import Reader, samples_in, tensors_in
-from etude.step.states import as_memory, listed, some
+from etude.step.reading import Reader, samples_in
+from etude.step.splitting import Splitting
+from etude.step.states import as_memory, some
 from etude.step.stepper import Stepper
 from etude.step.together import Together, counts_of
 from etude.step.update import Update
 from etude.values.progress import Extent, Progress
-from etude.values.tree import has_shape
 
 _EVERYTHING = nullcontext()
 
@@ -38,7 +44,9 @@ class Report:
         moved: whether anything was moved.
         samples: of the batch, or of all micro-batches; 0 where nobody needs to know, because the weights of the terms
             never change.
-        refused: whether the step was refused because a loss or gradient was not finite. why: what was found then.
+        refused: whether the step was refused because a loss or gradient was not finite. why: what was found then, and
+            names: of the arrays or terms in which it was found.
+        overflow: whether it was refused while a dynamic loss scale finds its size, as is usual for float16.
     """
 
     loss: Tensor
@@ -47,6 +55,17 @@ class Report:
     samples: int = 0
     refused: bool = False
     why: str = ""
+    names: tuple[str, ...] = ()
+    overflow: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Computed:
+    """Gradients that are there, of a loss and its terms; they are still to be divided by `divisor`."""
+
+    loss: Tensor
+    terms: tuple[Measured, ...]
+    divisor: float = 1.0
 
 
 class Work:
@@ -61,64 +80,62 @@ class Work:
         update: Update,
         net: nn.Module,
         precision: Precision,
-        policy: str,
+        policy: PolicyLike,
         ignore_stale_grad: bool,
         compile: bool,
         extent: Extent,
         strict: bool,
         seed: int,
+        out_of_memory: str = "raise",
     ) -> None:
         self.name = update.name
         self.update = update
         self.net = net
-        self.losses = Losses(terms(update.loss))
-        self._checked = None if policy == "apply" else "skip" if policy == "skip" else "raise"
+        self.losses = Losses(terms(update.loss), net)
+        self._tolerance = Tolerance(policy_of(policy))
+        self._tolerance.policy.check(extent)
+        self._looks = self._tolerance.policy.looks
         self.stepper = Stepper(net, update.recipe(strict), Progress(extent=extent), seed=seed)
         self.read = Reader(net)
+        if any(one.reaches is not None for one in self.losses.terms):
+            self.losses.check_reaches(self.stepper.table.tree, self.stepper.table.ever_moving())
+        if compile:
+            self.losses.check_compiled()
         self._precision = precision
-        self._policy = policy
         self._ignore_stale = ignore_stale_grad
         turn = update.turn
         self.listens = turn is not None and turn.reactive
         self._heard: Any = turn.start() if turn is not None and turn.reactive else None
         self._rate: float | None = None
         self._compiled = (
-            CompiledStep(net, self.losses, self.read, self.stepper, precision, policy != "apply", ignore_stale_grad)
+            CompiledStep(net, self.losses, self.read, self.stepper, precision, self._looks, ignore_stale_grad)
             if compile
             else None
         )
-        if self.stepper.optimizer.needs_closure and precision.scale.dynamic:
+        if self.stepper.optimizer.needs_closure and "fp16" in precision.names:
             raise PlanError(
                 f"precision='fp16' scales the loss, and {self.stepper.name} computes it itself. Write precision='bf16'."
             )
-        self._statistics = _Statistics(() if policy == "apply" else net.buffers())
+        self._splitting = Splitting(out_of_memory, net)
+        if self._splitting.active and (compile or self.stepper.optimizer.needs_closure):
+            why = "compile=True moves arrays" if compile else f"{self.stepper.name} computes the loss again and again"
+            raise PlanError(
+                f'out_of_memory="split" makes one step of several parts of a batch, and {why} in a program of its own '
+                "that takes a whole batch. Leave one of them out, or write a smaller batch_size."
+            )
+        keeps = self._looks or self._splitting.active
+        self._statistics = Kept(self._buffers() if keeps else ())
 
     def step(self, progress: Progress, values: Any) -> Report:
         """Compute the loss of a batch and move what moves at `progress`.
 
         Raises:
-            NonFiniteError: the loss or a gradient is not finite, under "raise" or "stop"; nothing is changed.
+            NonFiniteError: the loss or a gradient is not finite, under "raise" or "stop", or once too often in a row
+                under `skip`; nothing is changed.
             StaleGradientError: an array that moves gets no gradient from the loss.
+            OutOfMemoryError: out_of_memory="split", and there is no memory for one sample; nothing is changed.
         """
-        stepper = self.stepper
-        stepper.progress = progress
-        now = stepper.table.at(progress, stepper.memory)
-        if not now.moving.indices:
-            return self.look(progress, (values,))
-        stepper.begin_forward()
-        if self._compiled is not None and self._compiled.takes(now.moving):
-            return self._step_compiled(self._compiled, now, progress, values)
-        if stepper.optimizer.needs_closure:
-            return self._step_with_closure(progress, values)
-        stepper.zero_grad()
-        with self._only(now):
-            self._statistics.keep()
-            loss, measured, _, _ = self.measure(progress, values)
-            if self._policy != "apply" and not isfinite(loss.item()):
-                self._statistics.restore()
-                return self._refused(progress, (values,), loss, measured)
-            self._precision.backward(loss)
-        return self._move(progress, now, loss, measured, (values,))
+        return self.step_together(progress, (values,))
 
     def step_together(self, progress: Progress, many: Sequence[Any]) -> Report:
         """Move what moves at `progress`, as if these micro-batches were one batch; see `etude.step.together`.
@@ -126,73 +143,114 @@ class Work:
         Statistics of batch norm are those of one micro-batch after the other, as everywhere in torch.
 
         Raises:
-            NonFiniteError, StaleGradientError: as `step`; rows count over all micro-batches.
+            NonFiniteError, StaleGradientError, OutOfMemoryError: as `step`; rows count over all micro-batches.
         """
-        if len(many) == 1:
-            return self.step(progress, many[0])
         stepper = self.stepper
         stepper.progress = progress
+        self._precision.follow(progress)
         now = stepper.table.at(progress, stepper.memory)
-        if not now.moving.indices:
+        if stepper.rests(now):
             return self.look(progress, many)
         stepper.begin_forward()
-        stepper.zero_grad()
-        with self._only(now):
-            whole = self._together(progress, len(many), self._counts(many))
-            self._statistics.keep()
-            for place, values in enumerate(many):
-                with self._precision.context():
-                    measured, _, _ = self.losses.measure_each(self.net, self.read, values)
-                    share = whole.share(measured)
-                if share is None:
-                    continue
-                if self._policy != "apply" and not isfinite(share.item()):
-                    self._statistics.restore()
-                    stepper.zero_grad()
-                    return self._refused(progress, many, share, measured, place)
-                self._precision.backward(share)
-        if whole.empty and self._policy != "apply":
-            self._statistics.restore()
-            stepper.zero_grad()
+        if self._compiled is not None and len(many) == 1 and self._compiled.takes(now.moving):
+            return self._step_compiled(self._compiled, now, progress, many[0])
+        if stepper.optimizer.needs_closure and len(many) == 1:
+            return self._step_with_closure(progress, many[0])
+        if self._splitting.active:
+            many, found = self._splitting.compute(progress, many, lambda parts: self._computed(progress, now, parts))
+        else:
+            found = self._computed(progress, now, many)
+        return found if isinstance(found, Report) else self._move(progress, now, found, many)
+
+    def _computed(self, progress: Progress, now: Now, many: Sequence[Any]) -> _Computed | Report:
+        """The gradients of a step, or what is told of it where there are none; then all is as it was before."""
+        self.stepper.zero_grad()
+        self._statistics.keep()
+        try:
+            with self._only(now), self.stepper.perturbed(progress):
+                found = self._of_one(progress, many[0]) if len(many) == 1 else self._of_many(progress, many)
+                if isinstance(found, _Computed):
+                    self._fill_up(progress, now, many[-1])
+                return found
+        except Exception:
+            self._undo()
+            raise
+
+    def _undo(self) -> None:
+        """The loss was computed, and nothing follows from it: no gradient, and statistics as they were."""
+        self.stepper.zero_grad()
+        self._statistics.restore()
+
+    def _fill_up(self, progress: Progress, now: Now, values: Any) -> None:
+        """Arrays that only terms of weight 0 reach get the gradient 0, as all the others get it from these terms."""
+        numbers = self.losses.now(progress)
+        if not self.losses.quiet(numbers):
+            return
+        missing = [array for array in self.stepper.looked_up(now.moving).arrays if array.grad is None]
+        if missing:
+            with self._precision.context():
+                reached = self.losses.reached_beside(self.net, self.read, values, numbers, missing)
+            for array, yes in zip(missing, reached, strict=True):
+                array.grad = torch.zeros_like(array) if yes else None
+
+    def _of_one(self, progress: Progress, values: Any) -> _Computed | Report:
+        loss, measured, _, _ = self.measure(progress, values)
+        if self._looks and not isfinite(loss.item()):
+            self._undo()
+            return self._refused(progress, (values,), loss, measured)
+        self._precision.backward(loss)
+        return _Computed(loss, measured)
+
+    def _of_many(self, progress: Progress, many: Sequence[Any]) -> _Computed | Report:
+        whole = self._together(progress, len(many), self._counts(progress, many))
+        for place, values in enumerate(many):
+            with self._precision.context():
+                measured, _, _ = self.losses.measure_each(self.net, self.read, values, self.losses.now(progress))
+                share = whole.share(measured)
+            if share is None:
+                continue
+            if self._looks and not isfinite(share.item()):
+                self._undo()
+                return self._refused(progress, many, share, measured, place)
+            self._precision.backward(share)
+        if whole.empty and self._looks:
+            self._undo()
             return self._refused(progress, many, whole.loss(), whole.terms(), len(many) - 1)
         if not whole.divisor:
             return self._report(whole.loss(), whole.terms(), many, False)
-        return self._move(progress, now, whole.loss(), whole.terms(), many, whole.divisor)
+        return _Computed(whole.loss(), whole.terms(), whole.divisor)
 
     def _together(self, progress: Progress, number: int, counts: Sequence[Sequence[float]] | None = None) -> Together:
         names = [term.name for term in self.losses.terms]
-        return Together(names, self.losses.weights(progress), number, counts)
+        loud = self.losses.loud(self.losses.now(progress))
+        return Together(names, self.losses.weights(progress), number, counts, loud)
 
-    def _counts(self, many: Sequence[Any]) -> list[list[float]] | None:
+    def _counts(self, progress: Progress, many: Sequence[Any]) -> list[list[float]] | None:
         """What the terms are taken over in each micro-batch; for one term only where the batches tell."""
         if len(self.losses.terms) == 1 and not self.losses.told:
             return None
         with self._precision.context():
-            return counts_of(self.losses, self.net, self.read, many)
+            return counts_of(self.losses, self.net, self.read, many, self.losses.now(progress))
 
-    def _move(
-        self,
-        progress: Progress,
-        now: Now,
-        loss: Tensor,
-        measured: tuple[Measured, ...],
-        many: Sequence[Any],
-        divisor: float = 1.0,
-    ) -> Report:
-        """Let the optimizer take the gradients that are there, divided by `divisor`."""
-        stepper = self.stepper
+    def _move(self, progress: Progress, now: Now, found: _Computed, many: Sequence[Any]) -> Report:
+        """Let the optimizer take the gradients that are there."""
+        stepper, loss, tolerance = self.stepper, found.loss.detach(), self._tolerance
+        scale, finding = self._precision.scale.value, self._precision.scale.finding
         try:
-            made = self._precision.step(stepper, self._ignore_stale, self._checked, divisor)
-        except NonFiniteError:
+            made = self._precision.step(stepper, self._ignore_stale, tolerance.asked, found.divisor)
+        except NonFiniteError as error:
             self._statistics.restore()
-            raise
+            raise self._tolerance.explained(error) from None
         except StaleGradientError as error:
             self._statistics.restore()
             raise self._out_of_reach(progress, error) from None
+        tolerance.follow(made, finding)
         if made:
-            return self._report(loss.detach(), measured, many, True)
+            return self._report(loss, found.terms, many, bool(now.moving.indices))
         self._statistics.restore()
-        return self._report(loss.detach(), measured, many, False, self._which(now))
+        names = stepper.not_finite(now)
+        why = f"the gradients overflow at the loss scale {scale:g}, which is halved" if finding else ""
+        return self._report(loss, found.terms, many, False, names, why, finding)
 
     def _step_with_closure(self, progress: Progress, values: Any) -> Report:
         """A step of an optimizer that computes the loss of the batch several times; the first one is reported."""
@@ -206,34 +264,36 @@ class Work:
 
         self._statistics.keep()
         try:
-            made = closure.attempt(self.stepper, compute, 1, self._ignore_stale, self._checked)
+            made = closure.attempt(self.stepper, compute, 1, self._ignore_stale, self._tolerance.asked)
         except StaleGradientError as error:
             self._statistics.restore()
             raise self._out_of_reach(progress, error) from None
-        except NonFiniteError:
+        except NonFiniteError as error:
             self._statistics.restore()
             loss, measured = found[-1]
-            if _finite(loss):
-                raise
+            if is_finite(loss):
+                raise self._tolerance.explained(error) from None
             return self._refused(progress, (values,), loss, measured)
         if made:
+            self._tolerance.follow(True)
             return self._report(*found[0], (values,), True)
         self._statistics.restore()
         loss, measured = found[-1]
-        if not _finite(loss):
+        if not is_finite(loss):
             return self._refused(progress, (values,), loss, measured)
-        return self._report(
-            loss, measured, (values,), False, self._which(self.stepper.table.at(progress, self.stepper.memory))
-        )
+        self._tolerance.follow(False)
+        names = self.stepper.not_finite(self.stepper.table.at(progress, self.stepper.memory))
+        return self._report(loss, measured, (values,), False, names)
 
     def _step_compiled(self, compiled: CompiledStep, now: Now, progress: Progress, values: Any) -> Report:
         try:
             with self._only(now):
-                loss, fine, measured = compiled(now, values, self.losses.weights(progress))
+                loss, fine, measured = compiled(now, values, self.losses.now(progress))
         except StaleGradientError as error:
             raise self._out_of_reach(progress, error) from None
         if not fine:
             return self._refused(progress, (values,), loss, measured)
+        self._tolerance.follow(True)
         return self._report(loss, measured, (values,), True)
 
     def _out_of_reach(self, progress: Progress, error: StaleGradientError) -> StaleGradientError:
@@ -254,32 +314,52 @@ class Work:
     def _refused(
         self, progress: Progress, many: Sequence[Any], loss: Tensor, measured: tuple[Measured, ...], place: int = 0
     ) -> Report:
-        """Nothing has moved; under "raise" and "stop" an error says what is not finite in the micro-batch `place`."""
-        found = self._found(many[place], loss, measured)
-        if self._policy != "skip":
+        """Nothing has moved; an error, or a report, says what is not finite in the micro-batch `place`."""
+        found, tolerance = self._found(many[place], loss, measured), self._tolerance
+        if tolerance.asked == "raise":
             before = sum(map(samples_in, many[:place]))
-            raise self._not_finite(int(progress.step) + 1, found, before)
-        return self._report(loss.detach(), measured, many, False, f"{found.what} is not finite. {found.where}".strip())
-
-    def _which(self, now: Now) -> str:
-        """Which gradients are not finite, in words."""
-        names = self.stepper.not_finite(now)
-        return f"the gradients of {some(names)} are not finite" if names else "a gradient is not finite"
+            raise self._tolerance.explained(found.error(int(progress.step) + 1, before))
+        tolerance.follow(False)
+        return self._report(loss.detach(), measured, many, False, found.names, found.why)
 
     def _report(
-        self, loss: Tensor, measured: tuple[Measured, ...], many: Sequence[Any], moved: bool, refused: str = ""
+        self,
+        loss: Tensor,
+        measured: tuple[Measured, ...],
+        many: Sequence[Any],
+        moved: bool,
+        names: tuple[str, ...] | None = None,
+        why: str = "",
+        overflow: bool = False,
     ) -> Report:
+        """What is told of a step; one that was refused has `names` of what is not finite, which may be none."""
         samples = 0 if self.losses.fixed else sum(map(samples_in, many))
-        return Report(loss, measured, moved, samples, bool(refused), refused)
+        if names is None:
+            return Report(loss, measured, moved, samples)
+        what = f"the gradients of {some(names)} are not finite" if names else "a gradient is not finite"
+        return Report(loss, measured, moved, samples, True, why or what, names, overflow)
 
-    def measure(self, progress: Progress, values: Any) -> tuple[Tensor, tuple[Measured, ...], Any, Any]:
+    def measure(
+        self, progress: Progress, values: Any, looking: bool = False
+    ) -> tuple[Tensor, tuple[Measured, ...], Any, Any]:
         """The weighted sum of the terms over a batch, each term, the net's output and target; nothing moves.
 
-        Output and target are None where the loss calls the net itself.
+        Output and target are None where the loss calls the net itself. With `looking` the terms are those of
+        evaluation.
         """
-        weights = self.losses.weights(progress)
+        losses = self.losses.looked if looking else self.losses
+        self._precision.follow(progress)
         with self._precision.context():
-            return self.losses.measure(self.net, self.read, values, weights)
+            return losses.measure(self.net, self.read, values, losses.now(progress))
+
+    def follow(self, knobs: Knobs, extent: Extent) -> None:
+        """Let compiled steps follow knobs that change.
+
+        Raises:
+            PlanError: a knob that has to be part of a compiled program takes too many values.
+        """
+        if self._compiled is not None:
+            self._compiled.follow(knobs, extent)
 
     def turns(self, progress: Progress) -> int:
         """How often the update acts in the step made at `progress`."""
@@ -304,7 +384,28 @@ class Work:
         base = self.stepper.table.base_rate
         if self._rate is None or not base.constant:
             self._rate = float(base.at(progress, self.stepper.memory.get(base)) or 0.0)
-        return self._rate
+        return self._rate * self.stepper.table.rate_factor
+
+    def scale_rates(self, factor: float) -> None:
+        """From now on every learning rate, rules and schedules included, is multiplied by `factor`."""
+        self.stepper.table.scale_rates(factor)
+
+    def go_back(self, memory: Mapping[str, Mapping[str, Any]], losses: Mapping[str, Mapping[str, Any]]) -> None:
+        """Go on with other memory of the optimizer, by names of arrays, and other arrays of losses; copies are made.
+
+        What schedules and turns have heard stays, and so does the loss scale.
+        """
+        self.stepper.zero_grad()
+        self.stepper.optimizer.load([memory[name] for name in self.stepper.table.names])
+        self.stepper.go_back()
+        if self._compiled is not None:
+            self._compiled.forget()
+        for name, module in self._modules():
+            module.load_state_dict(losses[name])
+
+    def loss_states(self) -> dict[str, dict[str, Any]]:
+        """The arrays of losses that keep some, by the name of their term."""
+        return {name: module.state_dict() for name, module in self._modules()}
 
     def moves(self, progress: Progress) -> bool:
         """Whether anything moves in the step made at `progress`."""
@@ -314,9 +415,12 @@ class Work:
         """What a later run needs to go on: of the stepper, of the loss scale, and what its turn has heard."""
         return {
             **self.stepper.state(),
-            "scale": self._precision.scale.state(),
+            "scale": self._precision.state(),
             "heard": self._heard,
-            "losses": {name: module.state_dict() for name, module in self._modules()},
+            "losses": self.loss_states(),
+            "weights": self.losses.state(),
+            "refused": self._tolerance.state(),
+            "split": self._splitting.state(),
             "compiled": [] if self._compiled is None else self._compiled.state(),
         }
 
@@ -328,12 +432,15 @@ class Work:
         """
         turn = self.update.turn
         heard = as_memory(turn, state["heard"]) if turn is not None and self.listens else None
+        self.losses.load(state.get("weights", []))
         self.stepper.load(state, progress)
         if self._compiled is not None:
             self._compiled.load(state["compiled"])
         for name, module in self._modules():
             module.load_state_dict(state["losses"].get(name, {}))
-        self._precision.scale.load(state["scale"])
+        self._precision.load(state["scale"])
+        self._tolerance.load(state.get("refused", 0))
+        self._splitting.load(state.get("split", 0))
         self._heard = heard
 
     def _modules(self) -> Iterator[tuple[str, nn.Module]]:
@@ -342,95 +449,70 @@ class Work:
             if isinstance(term.function, nn.Module) and term.function.state_dict():
                 yield term.name, term.function
 
-    def names(self, alone: bool) -> tuple[str, tuple[str, ...]]:
-        """What its loss and its terms are called in the history; `alone` if it is the only update of the run."""
-        terms_ = tuple(term.name for term in self.losses.terms)
+    def _buffers(self) -> list[Tensor]:
+        """What a forward may write to: buffers of the net and of losses, each once."""
+        modules = [term.function for term in self.losses.terms if isinstance(term.function, nn.Module)]
+        return list(nn.ModuleList([self.net, *modules]).buffers())
+
+    @property
+    def observers(self) -> list[Callable[[Sequence[Any], bool], None]]:
+        """They are told of the parts of a batch that are computed where it may be split; see `Splitting`."""
+        return self._splitting.observers
+
+    def names(self, alone: bool, looking: bool = False) -> tuple[str, tuple[str, ...]]:
+        """What its loss and its terms are called in the history; `alone` if it is the only update of the run.
+
+        With `looking` the terms are those of evaluation.
+        """
+        losses = self.losses.looked if looking else self.losses
+        several = len(self.losses.names) > 1
+        terms_ = tuple(term.name if several else "loss" for term in losses.terms)
         if alone:
-            return "loss", terms_ if len(terms_) > 1 else ("loss",)
-        return f"{self.name}.loss", tuple(f"{self.name}.{name}" for name in terms_) if len(terms_) > 1 else (
-            f"{self.name}.loss",
-        )
+            return "loss", terms_
+        return f"{self.name}.loss", tuple(f"{self.name}.{name}" for name in terms_)
+
+    def exponents(self, alone: bool, looking: bool = False) -> dict[str, str]:
+        """What the means of terms are called of which the exponential is told too, and what that is called."""
+        losses = self.losses.looked if looking else self.losses
+        names = self.names(alone, looking)[1]
+        told = [one.exponent for one in losses.terms]
+        return {name: f"{name}.{PERPLEXITY}" for name in compress(names, told)}
+
+    def see(self, metrics: Mapping[str, float], progress: Progress) -> None:
+        """Tell every schedule of the update that listens what was measured."""
+        self.stepper.see(metrics, progress)
+        self.losses.see(metrics, progress)
 
     def look(self, progress: Progress, many: Sequence[Any]) -> Report:
         """The loss over the micro-batches of a step in which nothing moves; mostly it is one."""
         self.stepper.begin_forward()
-        with torch.no_grad():
+        if self._splitting.active:
+            return self._splitting.compute(progress, many, lambda parts: self._tried(progress, parts))[1]
+        return self._loss_of(progress, many)
+
+    def _tried(self, progress: Progress, many: Sequence[Any]) -> Report:
+        """The same, where memory may run out."""
+        self._statistics.keep()
+        try:
+            return self._loss_of(progress, many)
+        except Exception:
+            self._statistics.restore()
+            raise
+
+    def _loss_of(self, progress: Progress, many: Sequence[Any]) -> Report:
+        with torch.no_grad(), self.stepper.perturbed(progress):
             if len(many) == 1:
                 loss, measured, _, _ = self.measure(progress, many[0])
                 return self._report(loss, measured, many, False)
             whole = self._together(progress, len(many))
             with self._precision.context():
                 for values in many:
-                    whole.share(self.losses.measure_each(self.net, self.read, values)[0])
+                    found = self.losses.measure_each(self.net, self.read, values, self.losses.now(progress))
+                    whole.share(found[0])
             return self._report(whole.loss(), whole.terms(), many, False)
 
-    def _found(self, values: Any, loss: Tensor, measured: tuple[Measured, ...]) -> _Found:
-        """What is not finite, and where that began."""
-        named = tuple(term.name for term, m in zip(self.losses.terms, measured, strict=True) if not _finite(m.mean))
-        what = f"the loss {listed(named) or repr('loss')}" if not _finite(loss) else "a gradient"
-        if any(not float(m.count) for m in measured):
-            return _Found(what, "It is a mean over nothing: every target is ignored, or padding.", named)
-        inputs = {name: tensor for name, tensor in tensors_in(values) if not _finite(tensor)}
-        if inputs:
-            rows = _rows(next(iter(inputs.values())))
-            return _Found(what, f"The batch has NaN or infinity in {', '.join(inputs)}.", tuple(inputs), rows)
-        arrays = tuple(name for name, array in self.stepper.table.tree.arrays.items() if not _finite(array))
-        if arrays:
-            return _Found(what, f"The net has NaN or infinity in {some(arrays)}.", arrays)
-        return _Found(what, "", named)
-
-    def _not_finite(self, number: int, found: _Found, before: int) -> NonFiniteError:
-        where = found.where or (
-            "The batch and the arrays of the net are finite: the numbers overflow on the way. Lower the learning "
-            "rate, clip gradients (clip_norm=1.0), or scale the data."
-        )
-        return NonFiniteError(
-            f"Step {number} is refused: {found.what} is not finite. {where} This update changed nothing. "
-            'To leave such steps out write non_finite="skip".',
-            found.names,
-            number,
-            tuple(row + before for row in found.rows),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What is not finite, in words; where that began, in a sentence, if it is known; names and rows for the error."""
-
-    what: str
-    where: str
-    names: tuple[str, ...]
-    rows: tuple[int, ...] = ()
-
-
-class _Statistics:
-    """Buffers of a net, kept before each step, so that a step that is refused leaves no trace in them."""
-
-    def __init__(self, buffers: Iterable[Tensor]) -> None:
-        self._buffers = [buffer for buffer in buffers if has_shape(buffer) and buffer.numel()]
-        self._kept = [torch.empty_like(buffer) for buffer in self._buffers]
-
-    def keep(self) -> None:
-        """Take a copy."""
-        if self._kept:
-            with torch.no_grad():
-                torch._foreach_copy_(self._kept, self._buffers)
-
-    def restore(self) -> None:
-        """Put the copy back."""
-        if self._kept:
-            with torch.no_grad():
-                torch._foreach_copy_(self._buffers, self._kept)
-
-
-def _finite(tensor: Any) -> bool:
-    if not isinstance(tensor, Tensor) or not (tensor.is_floating_point() or tensor.is_complex()):
-        return True
-    return bool(torch.isfinite(tensor.detach()).all())
-
-
-def _rows(tensor: Tensor) -> tuple[int, ...]:
-    """The rows that hold NaN or infinity."""
-    wrong = ~torch.isfinite(tensor.detach())
-    found: list[int] = wrong.reshape(len(tensor), -1).any(1).nonzero().flatten().tolist() if tensor.dim() else []
-    return tuple(found)
+    def _found(self, values: Any, loss: Tensor, measured: tuple[Measured, ...]) -> Broken:
+        """What is not finite, and where that began; terms that count for nothing in the loss are not to blame."""
+        loud = self.losses.loud(self.losses.now(self.stepper.progress))
+        told = compress(zip(self.losses.terms, measured, strict=True), loud)
+        return broken(loss, {term.name: one for term, one in told}, values, self.stepper.table.tree.arrays)

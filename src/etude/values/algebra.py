@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, final
@@ -82,12 +82,48 @@ class Schedule(ABC):
         """The memory before any metric was seen; None for a schedule that does not listen."""
         return tuple(child.start() for child in self.children) if self.reactive else None
 
-    def see(self, memory: Memory, metrics: Mapping[str, float]) -> Memory:
-        """The memory after `metrics`; a metric that is not among them changes nothing."""
+    def see(self, memory: Memory, metrics: Mapping[str, float | None], progress: Progress | None = None) -> Memory:
+        """The memory after `metrics`; a metric that is not among them changes nothing.
+
+        Args:
+            memory: the one before; None for that before any metric was seen.
+            metrics: scores by name; None for one that could not be measured this time.
+            progress: the clock at the look, after the step that it follows; only what pins epochs needs it.
+        """
         if not self.reactive:
             return None
+        children = self.children
         seats = self.start() if memory is None else memory
-        return tuple(child.see(seat, metrics) for child, seat in zip(self.children, seats, strict=True))
+        clocks = (None,) * len(children) if progress is None else self._clocks(progress)
+        parts = zip(children, seats, clocks, strict=True)
+        return tuple(child.see(seat, metrics, clock) for child, seat, clock in parts)
+
+    def unheard(self, told: Collection[str]) -> frozenset[str]:
+        """The metrics that it needs and that are not among those told."""
+        children = self.children
+        if not children:
+            return self.listens - frozenset(told)
+        return frozenset[str]().union(*(child.unheard(told) for child in children))
+
+    @property
+    def goes_back(self) -> bool:
+        """Whether it may ask for the best net after a look (`asks_for_best`)."""
+        return any(child.goes_back for child in self.children)
+
+    def asks_for_best(self, before: Memory, after: Memory) -> str:
+        """What becomes of the net after a look: "" (it goes on), or it goes back to its best arrays.
+
+        Args:
+            before, after: the memory before and after the look.
+
+        Returns:
+            "", or where it goes back "clear" or "keep": what becomes of the optimizer's memory. "clear" goes first.
+        """
+        if not self.goes_back or after is None:
+            return ""
+        seats = self.start() if before is None else before
+        parts = zip(self.children, seats, after, strict=True)
+        return min((asked for child, old, new in parts if (asked := child.asks_for_best(old, new))), default="")
 
     def check(self, extent: Extent, uncounted: Sequence[str] = ()) -> None:
         """Raise, before the first step, what would be wrong in a run of this extent.
@@ -123,6 +159,10 @@ class Schedule(ABC):
     def until(self, span: Span) -> Schedule:
         """The same for `span`, and undefined after; `then` says what follows."""
         return Until(self, span)
+
+    def within(self, span: Span) -> Schedule:
+        """The same as if the run were `span` long: a curve without `over=` reaches its end there."""
+        return Within(self, span)
 
     def then(self, next: ScheduleLike) -> Schedule:
         """This one for its length, then `next` on a clock that begins there.
@@ -163,6 +203,10 @@ class Schedule(ABC):
         """Raise what is wrong with this schedule on a clock like `clock` that asks it for as long as `life`."""
         for child in self.children:
             child._inspect(clock, life)
+
+    def _clocks(self, progress: Progress) -> Sequence[Progress]:
+        """The clock of each child at a moment."""
+        return (progress,) * len(self.children)
 
     def _mapped(self, change: Callable[[Schedule], Schedule]) -> Schedule:
         """The same with each child changed, for a schedule that gives its children's values as they are."""
@@ -358,6 +402,54 @@ class Until(Schedule):
 
 @final
 @dataclass(frozen=True, slots=True, repr=False)
+class Within(Schedule):
+    """A schedule on a clock whose run is a span long; made by `within`."""
+
+    inner: Schedule
+    span: Span
+
+    def __post_init__(self) -> None:
+        progress_span(self.span, f"within({self.span!r})")
+
+    def at(self, progress: Progress, memory: Memory = None) -> Any:
+        return self.inner.at(self._local(progress), None if memory is None else memory[0])
+
+    def _local(self, progress: Progress) -> Progress:
+        return replace(progress, extent=progress.extent.cut(self.span))
+
+    def _clocks(self, progress: Progress) -> Sequence[Progress]:
+        return (self._local(progress),)
+
+    @property
+    def children(self) -> tuple[Schedule, ...]:
+        return (self.inner,)
+
+    @property
+    def kind(self) -> str:
+        return self.inner.kind
+
+    @property
+    def constant(self) -> bool:
+        return self.inner.constant
+
+    @property
+    def length(self) -> tuple[Span, ...] | None:
+        return (self.span,)
+
+    def __repr__(self) -> str:
+        return f"{_receiver(self.inner)}.within({self.span!r})"
+
+    def _mapped(self, change: Callable[[Schedule], Schedule]) -> Schedule:
+        return Within(change(self.inner), self.span)
+
+    def _inspect(self, clock: Progress, life: Extent) -> None:
+        read(clock, self.span.unit, self)
+        # What comes after the span is asked too: a curve holds its end there, as it does at the end of a run.
+        self.inner._inspect(replace(clock, extent=clock.extent.cut(self.span)), life)
+
+
+@final
+@dataclass(frozen=True, slots=True, repr=False)
 class Then(Schedule):
     """A schedule for its length, then another on a clock of its own; made by `then`."""
 
@@ -390,6 +482,12 @@ class Then(Schedule):
 
     def __repr__(self) -> str:
         return f"{_receiver(self.first)}.then({argument(self.second)})"
+
+    def _clocks(self, progress: Progress) -> Sequence[Progress]:
+        local = progress
+        for span in self._length:
+            local = local.after(span)
+        return (progress, local)
 
     def _mapped(self, change: Callable[[Schedule], Schedule]) -> Schedule:
         return Then(change(self.first), change(self.second))
@@ -525,6 +623,13 @@ def text_as_part(made: Schedule) -> Schedule:
     if isinstance(made, Constant) and isinstance(made.value, str | tuple):
         return Constant(part(made.value))
     return made._mapped(text_as_part)
+
+
+def none_as(made: Schedule, value: float) -> Schedule:
+    """The same schedule with a number for None among its values."""
+    if isinstance(made, Constant) and made.value is None:
+        return Constant(value)
+    return made._mapped(lambda child: none_as(child, value))
 
 
 def joined(spans: tuple[Span, ...]) -> tuple[Span, ...]:

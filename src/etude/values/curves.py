@@ -46,7 +46,9 @@ class Curve(Schedule):
         if self.ahead:
             x = self._share_ahead(progress)
         elif over is None:
-            x = progress.fraction
+            # What `fraction` says first, without the call: schedules are asked at every step.
+            total = progress.extent.steps
+            x = progress.step / total if total else progress.fraction
         else:
             x = progress.amount(over.unit) / over.amount if over.amount else 1.0
         return self._value(0.0 if x < 0.0 else 1.0 if x > 1.0 else x)

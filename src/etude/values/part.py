@@ -74,6 +74,11 @@ class Part(ABC):
         """The paths of the nodes that this part selects, before arrays are looked up under them."""
         return tuple(dict.fromkeys(self._inside(tree, ("",))))
 
+    @property
+    def may_be_empty(self) -> bool:
+        """Whether a rule for it may select nothing: only a part that is defined for any net, like `no_decay`."""
+        return False
+
     @abstractmethod
     def _inside(self, tree: Tree, bases: tuple[str, ...]) -> Iterable[str]:
         """Paths selected inside the nodes `bases`. A piece that is in none of them raises PartError."""

@@ -7,11 +7,13 @@ the expression that makes it, and `etude.values.text.read` reads that back. What
 `0.1`, `True`, `part("head")`            always this value (`constant(0.1)` where a schedule must be written out)
 `lambda progress: ...`                   any function of `Progress`
 `cosine(3e-4, 3e-6)`, ...                the curves of `etude.values.curves`
-`when("loss", above=1)`, `plateau(...)`  what follows a measured score, of `etude.values.reactive`
+`when("loss", above=1)`, `plateau(...)`  what follows a measured score, of `etude.values.reactive`; so do `newbob(...)`
+                                         and `following(function, "val.loss", start=1)`
 `from_torch(...)`                        what a scheduler of torch says, of `etude.step.torch_schedules`
 `a * b`, `a + b`, `a - b`, `a / b`, `-a` arithmetic with numbers and schedules of numbers
 `a.clamp(0, 1)`                          kept within bounds
 `a.until(epochs(3))`                     a, for three epochs; undefined after
+`a.within(epochs(3))`                    a, as if the run were three epochs long
 `a.until(epochs(3)).then(b)`             and b from there on, on a clock that begins there
 `pieces(a, (epochs(3), b), ...)`         the same, with every moment counted from the start
 `cycle(part("critic") * 5, "generator")` five steps of the one, one step of the other, for ever
@@ -24,7 +26,7 @@ runs to the end of the run; `fraction(0.1)` is a tenth of the whole run wherever
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any, final
@@ -43,6 +45,7 @@ from etude.values.algebra import (
     ScheduleLike,
     Then,
     Until,
+    Within,
     alike,
     argument,
     common_kind,
@@ -73,6 +76,7 @@ __all__ = [
     "ScheduleLike",
     "Then",
     "Until",
+    "Within",
     "constant",
     "cycle",
     "number",
@@ -124,6 +128,9 @@ class Pieces(Schedule):
     def __repr__(self) -> str:
         rest = "".join(f", ({when!r}, {argument(piece)})" for when, piece in self.rest)
         return f"pieces({argument(self.first)}{rest})"
+
+    def _clocks(self, progress: Progress) -> Sequence[Progress]:
+        return (progress, *(progress.after(when) for when, _ in self.rest))
 
     def _mapped(self, change: Callable[[Schedule], Schedule]) -> Schedule:
         return Pieces(change(self.first), tuple((when, change(piece)) for when, piece in self.rest))
@@ -349,6 +356,10 @@ def _closed(item: Schedule, cycle: Schedule) -> None:
     if getattr(item, "over", ()) is None:
         raise ScheduleError(
             f"{cycle!r}: {item!r} runs to the end of the run, which is not the end of its turn. Write over= in it."
+        )
+    if getattr(item, "pinned", ()):
+        raise ScheduleError(
+            f"{cycle!r}: {item!r} pins epochs, and its clock begins anew with each turn. Leave pinned= out in a cycle."
         )
     for child in item.children:
         _closed(child, cycle)

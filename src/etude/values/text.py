@@ -17,12 +17,13 @@ from typing import Any
 from torch import nn
 
 from etude.errors import EtudeError, SettingError, nearest
-from etude.values import cadence, curves, part, reactive, rules, schedule, spans
+from etude.values import cadence, curves, decay, part, reactive, rules, schedule, spans, stopping
 from etude.values.cadence import Cadence
 from etude.values.marks import FROZEN, INHERIT
 from etude.values.part import Part
 from etude.values.schedule import Schedule
 from etude.values.spans import Span
+from etude.values.stopping import Stop
 
 _PUBLIC: tuple[Callable[..., Any], ...] = (
     *(spans.steps, spans.epochs, spans.samples, spans.tokens, spans.fraction),
@@ -30,16 +31,19 @@ _PUBLIC: tuple[Callable[..., Any], ...] = (
     *(schedule.constant, schedule.schedule, schedule.cycle, schedule.repeat, schedule.pieces),
     *(curves.linear, curves.cosine, curves.polynomial, curves.exponential, curves.one_cycle),
     *(curves.inverse_sqrt, curves.step_decay, curves.multi_step, curves.cyclic, curves.warm_restarts),
-    *(curves.warmup, reactive.when, reactive.plateau, part.part, part.where, rules.times, rules.rules),
+    *(curves.warmup, reactive.when, reactive.plateau, reactive.newbob, reactive.following),
+    *(part.part, part.where, rules.times, rules.rules),
+    *(stopping.no_improvement, stopping.reached, stopping.limit, stopping.stopping),
 )
 _CONSTRUCTORS = {made.__name__: made for made in _PUBLIC}
 _VALUES: dict[str, object] = {
     "FROZEN": FROZEN,
     "INHERIT": INHERIT,
     "everything": part.everything,
+    "no_decay": decay.no_decay,
     "inf": float("inf"),
 }
-_METHODS = ("then", "until", "clamp")
+_METHODS = ("then", "until", "within", "clamp")
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -80,7 +84,7 @@ def read(text: str, names: Mapping[str, object] | None = None) -> Any:
 
     Args:
         text: one expression of the public constructors, literals, `FROZEN`, `INHERIT`, `everything`, `nn.<type>`,
-            `re.compile(...)`, the operators `+ - * / | & ~`, indices, and the methods then, until, clamp.
+            `re.compile(...)`, the operators `+ - * / | & ~`, indices, and the methods then, until, within, clamp.
         names: functions and types of modules that the text mentions by name. They are looked up, never called.
 
     Raises:
@@ -195,7 +199,7 @@ class _Reader:
         return {self.value(key): self.value(value) for key, value in pairs}
 
 
-_ALGEBRA = (Schedule, Part, Span, Cadence)
+_ALGEBRA = (Schedule, Part, Span, Cadence, Stop)
 _FORMS: dict[type[ast.expr], Callable[[_Reader, Any], Any]] = {
     ast.Constant: _Reader.literal,
     ast.Name: _Reader.name,

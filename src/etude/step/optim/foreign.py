@@ -305,6 +305,11 @@ class ForeignOptimizer:
                     group.write(setting, column[group.row], name)
         self._columns = now.columns
 
+    @property
+    def trains_others(self) -> bool:
+        """Whether the arrays that it trains are not those to evaluate."""
+        return self._modes is not None
+
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Within this the arrays are those to evaluate and to keep, for an optimizer that trains others.

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from etude.errors import SettingError
+from etude.errors import SettingError, nearest
 
 Memory = Mapping[str, Sequence[Tensor]]
 
@@ -29,15 +29,25 @@ class Setting:
     Attributes:
         default: the value when nothing is said.
         low, high: the interval of allowed values; `low` belongs to it, `high` only if `closed`.
+        words: texts that are allowed besides False, which is the default of such a setting then.
     """
 
     default: float | bool
     low: float = 0.0
     high: float = math.inf
     closed: bool = False
+    words: tuple[str, ...] = ()
+
+    @property
+    def bound(self) -> bool:
+        """Whether it bounds something, so that infinity, its default, and None switch it off."""
+        return self.default == math.inf
 
     def check(self, name: str, value: Any) -> None:
         """Raise SettingError if `value` cannot be used."""
+        if self.words:
+            self._check_word(name, value)
+            return
         if isinstance(self.default, bool):
             if not isinstance(value, bool):
                 raise SettingError(f"{name}={value!r}: True or False is needed. The default is {self.default!r}.")
@@ -52,6 +62,12 @@ class Setting:
             raise SettingError(
                 f"{name}={value!r}: allowed is [{self.low:g}, {self.high:g}{bracket}. The default is {self.default!r}."
             )
+
+    def _check_word(self, name: str, value: Any) -> None:
+        if value is not False and value not in self.words:
+            near = nearest(value, self.words) if isinstance(value, str) else ""
+            shown = " or ".join(f'"{word}"' for word in self.words)
+            raise SettingError(f"{name}={value!r}: {shown} is needed, or False. The default is False.{near}")
 
 
 class UpdateRule(ABC):

@@ -1,0 +1,117 @@
+"""What was in force in a step besides the learning rate: every setting that changes, weights of losses, knobs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from numbers import Real
+
+from etude.bind.table import RATE, Choice, Table
+from etude.data.assembled import Assembled
+from etude.data.plan.limits import CostLimit, SampleLimit, StreamLimit
+from etude.run.check import Checked
+from etude.step.work import Work
+from etude.values.progress import Extent, Progress
+from etude.values.schedule import Schedule, schedule
+
+WEIGHT = "weight."
+_PART = re.compile(r"part\(([^()]*)\)")
+"""A part as it prints; in a name only what it is called is of interest."""
+_NOTHING: Mapping[str, float] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """One number of a table: under which name, and where it stands."""
+
+    name: str
+    setting: str
+    row: int
+
+
+class InForce:
+    """The numbers of a step by their names in the history.
+
+    "setting.<name>" for a setting that changes, with the part in brackets where a rule decides; so are called the sizes
+    of batches too ("setting.accumulate", "setting.batch_size", "setting.budget") and what a loss is computed with
+    ("setting.ce.smoothing"); "weight.<term>" for a term of a loss whose weight changes; "knob.<label>". With several
+    updates the name of the update comes before that of the setting or term.
+    """
+
+    def __init__(self, checked: Checked) -> None:
+        works, plan = checked.works, checked.plan
+        self._knobs = checked.knobs
+        self._batches = dict(_of_batches(checked))
+        # Limits of batches are asked before anybody knows how many steps an epoch has.
+        self._extent = Extent(steps=plan.steps, epochs=plan.epochs)
+        self._works = [(work, _shown(work.stepper.table, _of(work, works))) for work in works]
+        self._works = [(work, shown) for work, shown in self._works if shown]
+        changing = any(not made.constant for work in works for made in work.losses.settings().values())
+        self._losses = [(work, _of(work, works)) for work in works] if changing else []
+        self.empty = not (self._works or self._losses or self._batches or self._knobs)
+
+    def at(self, progress: Progress) -> Mapping[str, float]:
+        """What was in force in the step made at `progress`."""
+        if self.empty:
+            return _NOTHING
+        found: dict[str, float] = {}
+        for work, shown in self._works:
+            now = work.stepper.table.at(progress, work.stepper.memory)
+            for one in shown:
+                value = now.columns[one.setting][one.row]
+                # Where an array is held there is no number.
+                if isinstance(value, Real):
+                    found[one.name] = float(value)
+        for work, prefix in self._losses:
+            for label, value in work.losses.in_force(progress).items():
+                kind, _, name = label.rpartition(WEIGHT)
+                found[f"{WEIGHT}{prefix}{name}" if not kind and label != name else f"setting.{prefix}{label}"] = value
+        for name, made in self._batches.items():
+            found[name] = float(made.at(replace(progress, extent=self._extent)))
+        if self._knobs:
+            found.update({f"knob.{label}": float(value) for label, value in self._knobs.numbers.items()})
+        return found
+
+
+def _of_batches(checked: Checked) -> Iterator[tuple[str, Schedule]]:
+    """What says how large batches are, and how many make a step, where it changes."""
+    several = schedule(checked.plan.accumulate)
+    if not several.constant:
+        yield "setting.accumulate", several
+    source = checked.flow.source
+    for limit in source.batching.limits if isinstance(source, Assembled) else ():
+        if isinstance(limit, SampleLimit):
+            made = {"batch_size": limit.most}
+        elif isinstance(limit, StreamLimit):
+            every = {} if limit.most is None else {"budget": limit.most}
+            made = every | {f"budget.{stream}": most for stream, most in limit.streams}
+        else:
+            made = {"budget": limit.most} if isinstance(limit, CostLimit) else {}
+        yield from ((f"setting.{name}", most) for name, most in made.items() if not most.constant)
+
+
+def _of(work: Work, works: Sequence[Work]) -> str:
+    return "" if len(works) == 1 else f"{work.name}."
+
+
+def _shown(table: Table, prefix: str) -> list[_Shown]:
+    """Every number of a table that changes, each once; the base of the learning rate has a series of its own."""
+    found: dict[str, _Shown] = {}
+    for number, row in enumerate(table.rows):
+        for setting, choice in row.choices.items():
+            if choice.constant or (setting == RATE and choice.base == table.base_rate and choice.factor is None):
+                continue
+            name = f"setting.{prefix}{setting}{_place(choice)}"
+            found.setdefault(name, _Shown(name, setting, number))
+    return list(found.values())
+
+
+def _place(choice: Choice) -> str:
+    """The part that a rule is for, in brackets; nothing where no rule decides."""
+    place, colon, _ = choice.rule.partition(": ")
+    return f"[{_PART.sub(_inside, place)}]" if colon else ""
+
+
+def _inside(found: re.Match[str]) -> str:
+    return found[1].strip("'")

@@ -1,0 +1,93 @@
+"""Settings that say two things at once, or that can never act: told before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from math import inf
+
+from etude.bind.show import DECAYS
+from etude.bind.table import Choice, Table
+from etude.errors import RuleError, warn
+from etude.step.gradients import GRADIENT_SETTINGS
+from etude.step.states import some
+from etude.values.progress import Progress
+
+
+def check_useful(table: Table, said: Collection[str], strict: bool) -> None:
+    """Warn of what cannot be meant; `said` are the settings that the call gave a value to.
+
+    Raises:
+        RuleError: there is such a thing, and `strict`.
+    """
+    found = [*_decayed_twice(table, said), *_never_acting(table), *_useless_clips(table)]
+    if found and strict:
+        raise RuleError(" ".join(found))
+    for text in found:
+        warn(text)
+
+
+def _decayed_twice(table: Table, said: Collection[str]) -> Iterator[str]:
+    there = [setting for setting in DECAYS if setting in table.settings]
+    for place, one in enumerate(there):
+        for other in there[place + 1 :]:
+            names = [name for name in table.names if all(_asked(table, name, s, said) for s in (one, other))]
+            if names:
+                yield (
+                    f"{one}= and {other}= both make {some(names)} smaller in every step. Leave one of them out, or "
+                    "give each its own part."
+                )
+
+
+def _asked(table: Table, name: str, setting: str, said: Collection[str]) -> bool:
+    """Whether somebody asked for a setting of an array that does something: no default of the update rule."""
+    choice = table.choices[name][setting]
+    return (setting in said or choice.rule != "no rule") and _acts(choice)
+
+
+def _acts(choice: Choice) -> bool:
+    return choice.base is not None and (not choice.constant or choice.at(Progress()) not in (0, None, inf))
+
+
+def _never_acting(table: Table) -> Iterator[str]:
+    """Rules by part for what gradients go through, of which every array is frozen or never has a turn."""
+    ever = set(table.ever_moving())
+    for setting in GRADIENT_SETTINGS:
+        if setting not in table.settings:
+            continue
+        names: dict[str, list[str]] = {}
+        for name in table.names:
+            choice = table.choices[name][setting]
+            if choice.rule != "no rule" and _acts(choice):
+                names.setdefault(choice.rule, []).append(name)
+        for rule, own in names.items():
+            if not ever.intersection(own):
+                yield f"The rule {rule} for {setting} never acts: {some(own)} never move. Leave it out, or thaw them."
+            elif setting == "max_norm" and all(len(table.shapes.get(name, (0, 0))) < 2 for name in own):
+                yield (
+                    f"The rule {rule} for max_norm never acts: {some(own)} have fewer than two dimensions, so no "
+                    "weights come into a unit. Write clip_weights= for them."
+                )
+
+
+def _useless_clips(table: Table) -> Iterator[str]:
+    """Joint norms that are clipped at no less than they are dropped at."""
+    if not {"clip_norm", "drop_norm"} <= set(table.settings) or "noise" in table.settings:
+        return
+    clipped, dropped = _together(table, "clip_norm"), _together(table, "drop_norm")
+    for names in set(clipped) & set(dropped):
+        clip, drop = clipped[names], dropped[names]
+        if clip.constant and drop.constant and _acts(clip) and _acts(drop):
+            bound, limit = clip.at(Progress()), drop.at(Progress())
+            if limit <= bound:
+                yield (
+                    f"clip_norm={bound!r} never acts: a norm above drop_norm={limit!r} leaves the step out. Write a "
+                    "smaller clip_norm, or a larger drop_norm."
+                )
+
+
+def _together(table: Table, setting: str) -> dict[frozenset[str], Choice]:
+    """The arrays that each rule for a joint norm names, and what it says of them."""
+    names: dict[str, list[str]] = {}
+    for name in table.names:
+        names.setdefault(table.choices[name][setting].rule, []).append(name)
+    return {frozenset(own): table.choices[own[0]][setting] for own in names.values()}
