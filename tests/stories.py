@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import etude
 from etude import Directory, every, steps
-from etude.run.events import Began, Ended, EpochEnded, Evaluated, Event, Settled, Skipped, Stepped
+from etude.run.events import Began, Ended, EpochEnded, Evaluated, Event, RolledBack, Settled, Skipped, Stepped
 from etude.run.result import Result
 from jobs import Counting, Job, named
 from nets import bytes_of
@@ -103,7 +103,7 @@ def follow(
         if isinstance(event, Began | Settled):
             story.pictures[step] = picture(run)
             story.ids[step] = seen.taken()
-        elif isinstance(event, Stepped | Skipped | EpochEnded | Evaluated | Ended):
+        elif isinstance(event, Stepped | Skipped | RolledBack | EpochEnded | Evaluated | Ended):
             story.told.setdefault(step, []).append(_told(event))
         if isinstance(event, Settled) and step == leave:
             return story
@@ -133,13 +133,16 @@ def _told(event: Any) -> tuple[Any, ...]:
     """An event as plain values, without what the wall clock has to do with."""
     if isinstance(event, Stepped):
         losses = {name: _exact(loss) for name, loss in event.losses.items()}
-        return "stepped", losses, _exact(event.rate), event.samples, event.updates, event.seconds
+        beside = _exact(dict(event.settings)), _exact(dict(event.probes))
+        return "stepped", losses, _exact(event.rate), event.samples, event.updates, event.seconds, *beside
     if isinstance(event, Skipped):
         return "skipped", event.reason
+    if isinstance(event, RolledBack):
+        return "back", event.why, event.to_step, event.factor
     if isinstance(event, EpochEnded):
         return "epoch", event.epoch, _exact(dict(event.means))
     if isinstance(event, Evaluated):
-        return "evaluated", _exact(dict(event.scores)), event.best
+        return "evaluated", _exact(dict(event.scores)), event.best, _exact(dict(event.tables))
     return "ended", event.reason, event.message
 
 
@@ -165,6 +168,23 @@ def picture(run: etude.Run) -> Picture:
         found[f"average {name}"] = (one["count"], one["passed"], sorted(one["copied"]))
         found |= {f"average {name} {key}": _exact(kept) for key, kept in one["arrays"].items()}
     found["averages hear"] = [_exact(kept) for kept in state["memory"].values()]
+    return found | _beside(run)
+
+
+def _beside(run: etude.Run) -> Picture:
+    """What is remembered besides arrays, their optimizers and averages."""
+    checked, going, found = run.checked, run._going, dict[str, Any]()
+    for work in checked.works:
+        kept = work.state()
+        for name in ("carried", "losses", "weights", "refused", "split"):
+            found[f"{work.name} {name}"] = _exact(kept[name])
+        found[f"{work.name} rates times"] = work.stepper.table.rate_factor
+    if checked.knobs is not None:
+        found["knobs"] = _exact(checked.knobs.state())
+        for line in checked.knobs._lines:
+            found[f"knob {line.label}"] = [_exact(dial.read()) for dial in line.dials]
+    found["stop"] = _exact(going.ending.state())
+    found["snapshot"] = _exact(going.snapshots.state())
     return found
 
 
@@ -182,7 +202,7 @@ def outcome(result: Result) -> Picture:
     found["order"] = list(result.history)
     plain = ("best_epoch", "best_step", "learning_rates", "learning_rate_multipliers", "update_schedule", "optimizer")
     more = ("steps", "epochs", "samples", "stop_reason", "stop_message", "score", "seconds", "losses", "best_scores")
-    return found | {name: _exact(getattr(result, name)) for name in (*plain, *more)}
+    return found | {name: _exact(getattr(result, name)) for name in (*plain, *more, "tables")}
 
 
 def _exact(value: Any) -> Any:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from etude import DataError, Evaluate, ScheduleError, SettingError, Update, epochs, every, fraction, samples, seconds
 from etude import steps as steps_
 from etude.errors import PlanError
+from etude.losses import error, l2, term
 from etude.run.evaluate import Means, numbers
 from etude.run.events import Evaluated, Event, Settled, Stepped
 from etude.step.looking import looking
@@ -366,3 +367,23 @@ def test_events_of_looks_say_which_was_the_best() -> None:
 def test_the_state_is_settled_once_a_step() -> None:
     told = list(run(validation=Evaluate(VALIDATION, every=steps_(1)), epochs=2))
     assert [e.progress.step for e in told if isinstance(e, Settled)] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("best", ["ce", "fer", "ce.perplexity", ("ce", "max")])
+def test_the_best_net_may_be_that_of_one_term(best: Any) -> None:
+    loss = {"ce": term("cross_entropy", exponent=True), "fer": error("error_rate"), "size": (l2("0"), 1e-3)}
+    made = Evaluate(classified(12, seed=5), best=best)
+    result = trained(loss=loss, validation=made, epochs=3, learning_rate=0.3)
+    name, larger = (best, False) if isinstance(best, str) else (best[0], True)
+    scores = result.history[f"val.{name}"]
+    assert result.best_step == scores.steps[scores.values.index((max if larger else min)(scores.values))]
+
+
+def test_a_term_that_is_not_there_names_the_nearest() -> None:
+    with pytest.raises(SettingError, match=r'no such score\. Scores: loss, ce, fer.*Nearest: "ce"'):
+        trained(loss={"ce": "cross_entropy", "fer": error("error_rate")}, validation=Evaluate(classified(6), best="c"))
+    with pytest.raises(SettingError, match=r"'ce\.perplexity'"):
+        trained(
+            loss={"ce": "cross_entropy", "fer": error("error_rate")},
+            validation=Evaluate(classified(6), best="ce.perplexity"),
+        )

@@ -179,6 +179,7 @@ def test_every_example_has_a_test() -> None:
         "own_loop",
         "gluon_trainer",
         "killed_and_resumed",
+        "speedrun",
     }
     assert set(NAMES) == tested
 
@@ -228,9 +229,25 @@ def test_full_size(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run(name, quick=False)
 
 
+def test_speedrun_on_sums(here: Path) -> None:
+    text = here / "sums.txt"
+    text.write_text("".join(f"{n} and {n + 1} make {2 * n + 1}.\n" for n in range(4000)))
+    check_speedrun(text, here)
+
+
 @pytest.mark.skipif(not TEXT.is_file(), reason="the text is not here")
-def test_speedrun_follows_its_recipe(here: Path) -> None:
-    result = importlib.import_module("speedrun").main(quick=True, data=str(TEXT))
+def test_speedrun_on_plays(here: Path) -> None:
+    check_speedrun(TEXT, here)
+
+
+def test_without_the_text_it_says_what_to_name(here: Path) -> None:
+    with pytest.raises(SystemExit, match=r"none\.txt is not there: name a text, --data FILE"):
+        importlib.import_module("speedrun").main(True, str(here / "none.txt"))
+
+
+def check_speedrun(text: Path, here: Path) -> None:
+    """The settings follow the recipe, and the net learns."""
+    result = importlib.import_module("speedrun").main(quick=True, data=str(text))
     history = result.history
     assert history["val.loss"].values[-1] < 3.0 < history["loss"].values[0]
     assert [history["setting.batch_size"].values[step] for step in (0, 23, 24, 41, 42, 59)] == [4, 4, 6, 6, 8, 8]

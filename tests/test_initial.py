@@ -302,9 +302,9 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
 
 
 def test_nets_that_are_not_ready() -> None:
-    with pytest.raises(StateError, match=r"'weight'.* without a shape as yet. Call the net once before"):
+    with pytest.raises(StateError, match=r"'weight'.* have no shape as yet. Call the net once before"):
         initialize(nn.LazyLinear(3), "orthogonal")
-    with pytest.raises(StateError, match=r"without memory. Write net.to_empty\(device='cpu'\)"):
+    with pytest.raises(StateError, match=r"no memory. Write net.to_empty\(device='cpu'\)"):
         initialize(nn.Linear(2, 2, device="meta"), "orthogonal")
     with pytest.raises(SettingError, match=r"a net is needed. Write initialize\(net, 'orthogonal'\)"):
         initialize({}, "orthogonal")  # type: ignore[arg-type]

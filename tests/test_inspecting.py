@@ -76,7 +76,7 @@ def test_a_file_shows_all_of_its_record(kept: Path, capsys: pytest.CaptureFixtur
     told = said(capsys, kept)
     lines = {" ".join(line.split()) for line in told.splitlines()}
     assert told.startswith(f"{kept.resolve()}\ngood: ")
-    assert f"the state of a run, format 1, written by étude {etude.__version__}" in lines
+    assert f"the state of a run, format 2, written by étude {etude.__version__}" in lines
     assert "progress step 8, epoch 2, samples 64, tokens 0" in lines
     assert "cursor epoch 2, batch 0" in lines
     assert "seed 3" in lines
@@ -157,11 +157,11 @@ def test_other_kinds_of_files_can_be_looked_at(capsys: pytest.CaptureFixture[str
     with Checkpoints("loop") as checkpoints:
         path = checkpoints.save(step=4, epoch=1, loss=math.nan, net=nn.Linear(2, 2), rates=[0.5, math.inf])
     told = said(capsys, path)
-    assert "the state of a hand-written loop, format 1" in told
+    assert "the state of a hand-written loop, format 2" in told
     assert "inf" in told
     assert strict(said(capsys, path, "--json"))["good"]
     trained(None).save("result.json", net=True)
-    assert "a net alone, format 1" in said(capsys, "result.safetensors")
+    assert "a net alone, format 2" in said(capsys, "result.safetensors")
 
 
 def test_what_would_control_a_terminal_is_written_out() -> None:

@@ -59,14 +59,20 @@ from nets import chain, data, give_gradients, graph, tied
 from told_averages import AVERAGES
 from told_broken_numbers import BROKEN_NUMBERS
 from told_gradients import GRADIENTS
+from told_initial import INITIAL
 from told_knobs import KNOBS
+from told_layers import LAYERS
+from told_listening import LISTENING
 from told_losses import LOSSES
+from told_measures import MEASURES
+from told_returnn import RETURNN
 
 SRC = Path(__file__).parents[1] / "src" / "etude"
 LOOKED_AT = [
-    *(SRC / "values" / name for name in ("part.py", "rules.py", "tree.py")),
-    *sorted((SRC / "bind").glob("*.py")),
-    *sorted((SRC / "step").rglob("*.py")),
+    *(SRC / "values" / f"{name}.py" for name in ("part", "rules", "tree", "changes", "conditions", "following")),
+    *(SRC / "values" / f"{name}.py" for name in ("newbob", "plateau", "scores", "stopping")),
+    *(SRC / "run" / f"{name}.py" for name in ("evaluate", "metrics", "outputs", "probe", "probes", "statistics")),
+    *sorted(file for folder in ("bind", "initial", "layers", "returnn", "step") for file in (SRC / folder).rglob("*.py")),
 ]
 
 X, Y = torch.randn(8, 3), torch.randn(8, 2)
@@ -1195,7 +1201,7 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
     "compiled clipping": (
         lambda: run(compile=True, clip_norm=1.0),
         PlanError,
-        ["clip_norm= is not compiled", "leave compile out"],
+        ["compile=True: clip_norm= is not compiled", "leave compile out"],
     ),
     "compiled halves": (
         lambda: etude.train(
@@ -1235,6 +1241,9 @@ CASES.update(BROKEN_NUMBERS)
 CASES.update(KNOBS)
 CASES.update(LOSSES)
 CASES.update(GRADIENTS)
+for more in (INITIAL, LAYERS, LISTENING, MEASURES, RETURNN):
+    assert not CASES.keys() & more.keys()
+    CASES.update(more)
 
 
 def _stepped(made: Trainer) -> Trainer:

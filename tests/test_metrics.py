@@ -182,7 +182,7 @@ def test_a_metric_of_several_numbers_can_choose_the_best_by_one_of_them() -> Non
 
     made = Evaluate(classified(6), {"m": Each()}, best=("m.1", "max"))
     assert trained(validation=made, epochs=2).best_epoch is not None
-    with pytest.raises(SettingError, match=r"best='m': no such score. Scores: .*m\.0, m\.1"):
+    with pytest.raises(SettingError, match=r"best='m': it is several numbers, and one is needed. Scores: .*m\.0, m\.1"):
         trained(validation=Evaluate(classified(6), {"m": Each()}, best=("m", "max")))
 
 

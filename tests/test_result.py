@@ -103,6 +103,7 @@ def test_a_step_that_was_left_out_counts_for_the_clock_of_the_rates() -> None:
     result = trained(data=(x, y), shuffle=False, non_finite="skip", learning_rate=linear(0.3, 0))
     assert result.history["rate"].values == pytest.approx([0.3, 0.1])
     assert set(result.learning_rates.values()) == {result.history["rate"].values[-1]}
+    assert (result.steps, result.skipped) == (3, 1)
 
 
 def test_rates_and_multipliers_by_array() -> None:

@@ -232,14 +232,14 @@ NEWBOB: Mapping[str, Any] = {"learning_rate": 1.0, "learning_rate_control": "new
         ),
         (lambda: newbob_from({}), "learning_rate is missing, and the default of RETURNN, 1.0"),
         (lambda: newbob_from({"learning_rates": {2: 0.5}}), "learning_rate is missing"),
-        (lambda: newbob_from({"learning_rate": "a"}), "epoch 1='a': a finite number of at least 0 is needed"),
-        (lambda: newbob_from({"learning_rate": -1.0}), "epoch 1=-1.0: a finite number of at least 0 is needed"),
+        (lambda: newbob_from({"learning_rate": "a"}), "epoch 1 is 'a': a finite number of at least 0 is needed"),
+        (lambda: newbob_from({"learning_rate": -1.0}), "epoch 1 is -1.0: a finite number of at least 0 is needed"),
         (lambda: newbob_from({"learning_rates": 0.5}), "a list from epoch 1, or a dict from epoch to rate, is needed"),
         (
             lambda: newbob_from({"learning_rates": {0: 0.5}}),
-            "learning_rates: 0: 0.5: a number is needed for an epoch from 1",
+            "learning_rates={0: 0.5}: epochs are whole numbers from 1, and rates are numbers",
         ),
-        (lambda: newbob_from({"learning_rates": ["a"]}), "learning_rates: 1: 'a': a number is needed"),
+        (lambda: newbob_from({"learning_rates": ["a"]}), "learning_rates={1: 'a'}: epochs are whole numbers"),
         (
             lambda: newbob_from(NEWBOB),
             r"No score is said to rule the learning rate. Write newbob_from\(options, 'val.loss'\)",

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from effort import examples
 from etude import Directory, Evaluate, every, train
@@ -210,7 +211,7 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
         lambda: no_improvement("", patience=3),
         "the name of a score is needed. Write no_improvement('val.loss', ",
     ),
-    (lambda: no_improvement("val.loss", patience=-1), "patience=-1: a whole number, looks, at least 0, is needed"),
+    (lambda: no_improvement("val.loss", patience=-1), "patience=-1: a whole number of looks, at least 0, is needed"),
     (lambda: no_improvement("val.loss", patience=True), "patience=True: a whole number"),
     (lambda: no_improvement("val.loss", patience=1, min_delta=-1), "min_delta=-1: a finite number, at least 0"),
     (lambda: no_improvement("val.loss", patience=1, min_delta=nan), "min_delta=nan"),
@@ -223,7 +224,7 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: reached("val.loss"), "no bound is given. Write reached('val.loss', above=0.99)"),
     (lambda: reached("val.loss", above=2, below=1), "no score is above 2.0 and below 1.0"),
     (lambda: reached("val.loss", above="high"), "above='high': a number is needed"),  # type: ignore[arg-type]
-    (lambda: reached("val.loss", above=1, looks=0), "looks=0: a whole number, at least 1"),
+    (lambda: reached("val.loss", above=1, looks=0), "looks=0: a whole number of looks, at least 1"),
     (lambda: reached(3, above=1), "the name of a score is needed"),  # type: ignore[arg-type]
     (lambda: limit(30), "limit(30): a span is needed. Write limit(minutes(30))"),  # type: ignore[arg-type]
     (lambda: limit(steps(0)), "the run would end before it began"),
@@ -336,3 +337,16 @@ def test_interrupted_anywhere_it_stops_where_it_would_have(cut: int, tmp_path: A
     result = train(net, classified(), progress=False, resume="auto", **options(**given, checkpoint=place))
     assert (result.steps, result.stop_message) == (expected.steps, expected.stop_message)
     assert same(arrays(net), arrays(expected.net))
+
+
+def test_a_limit_in_what_the_run_does_not_count_is_an_error_before_the_first_step() -> None:
+    floats = (torch.randn(12, 4), torch.randn(12, 1))
+    with pytest.raises(ScheduleError, match="this run does not count tokens"):
+        train(nn.Linear(4, 1), floats, loss="mse", epochs=1, stop=limit(tokens(100)))
+    stop = no_improvement("epoch.loss", 1, warmup=tokens(1))
+    with pytest.raises(ScheduleError, match="this run does not count tokens"):
+        train(nn.Linear(4, 1), floats, loss="mse", epochs=1, stop=stop)
+    numbers = (torch.randint(4, (12, 5)), torch.randint(4, (12,)))
+    net = nn.Sequential(nn.Embedding(4, 4), nn.Flatten(), nn.Linear(20, 4))
+    result = train(net, numbers, loss="cross_entropy", epochs=9, batch_size=4, stop=limit(tokens(100)))
+    assert (result.steps, result.stop_reason) == (5, "stop")

@@ -252,6 +252,7 @@ def test_terms_of_evaluation_alone_are_not_computed_in_training() -> None:
     assert asked
     assert not any(asked)
     assert {"val.slow", "slow", "epoch.slow"} & set(result.history) == {"val.slow"}
+    assert result.history["ce"].values == result.history["loss"].values
     assert result.history["val.loss"].values == result.history["val.ce"].values
 
 
@@ -269,6 +270,27 @@ def test_a_weight_in_evaluation_alone_means_nothing() -> None:
         losses.term("mse", 0.5, only="evaluation")
     with pytest.raises(SettingError, match='Nearest: "evaluation"'):
         losses.term("mse", only="evaluate")
+
+
+def test_what_a_loss_reports_besides_has_the_name_of_its_update_before_it() -> None:
+    frames, labels = torch.randn(6, 4, 3), torch.randint(1, 3, (6, 2))
+    updates = [
+        etude.Update("one", losses.ctc(), learning_rate=0.1),
+        etude.Update("two", {"a": losses.term(mean_square, exponent=True), "b": losses.error(mean_size)}, "1"),
+    ]
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    result = etude.train(net, (frames, labels), updates=updates, epochs=1, batch_size=3, progress=False)
+    names = {"one.loss", "one.loss.no_path", "two.loss", "two.a", "two.b"}
+    assert names <= set(result.history)
+    assert {f"epoch.{name}" for name in names} | {"epoch.two.a.perplexity"} <= set(result.history)
+
+
+def mean_square(output: Tensor, target: Tensor) -> Tensor:
+    return output.square().mean()
+
+
+def mean_size(output: Tensor, target: Tensor) -> Tensor:
+    return output.abs().mean()
 
 
 # perplexity

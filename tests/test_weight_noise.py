@@ -331,7 +331,7 @@ def test_backward_outside_is_refused_by_torch() -> None:
 
 def test_arrays_without_a_shape() -> None:
     net = nn.Sequential(nn.LazyLinear(2))
-    said = r"0\.weight, 0\.bias cannot be perturbed: no shape yet"
+    said = r"'0\.weight', '0\.bias' cannot be perturbed: no shape yet"
     with pytest.raises(SettingError, match=said), trainer(net, weight_noise=0.1).perturbed():
         pass
 

@@ -93,8 +93,10 @@ class Knobs:
         self._memory = {of: of.see(kept, metrics, progress) for of, kept in self._memory.items()}
 
     def again(self) -> None:
-        """Write everything at the next `write`: somebody else put other values into the net's buffers."""
-        self._fresh = False
+        """Put what was written last once more: somebody else put other values into the net's buffers."""
+        for line in self._lines:
+            if line.last is not UNSET:
+                line.put(line.last)
 
     @property
     def values(self) -> Mapping[str, Any]:
@@ -186,7 +188,9 @@ class Knobs:
         """The knobs as text: for each its label, what is written, its values at the start and the end, and where."""
         if not self._lines:
             return ""
-        ends = preview.moments(extent or Extent(), 2)
+        # The last of many: where steps are not known, the last of two would be half of the run.
+        ends = preview.moments(extent or Extent(), _COUNTED, unknown=0.0)
+        ends = [ends[0], ends[-1]]
         rows = [(line.label, line.text, _span_text(line, ends), line.places) for line in self._lines]
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         return "\n".join(

@@ -22,6 +22,8 @@ DECAYS = ("weight_decay", "l2", "shrink")
 LOOKED_AT = 480
 """Steps of a long run at which the table looks for peaks and for what moves."""
 _RUN = 24
+_SHOWN = 60
+"""Steps at which a run is looked at of which nobody knows how many it has."""
 _RULE = 64
 """Characters of a rule that a table shows."""
 
@@ -133,7 +135,8 @@ def _worth_showing(table: Table, setting: str) -> bool:
 
 def _moments(extent: Extent) -> list[Progress]:
     if extent.steps is None:
-        return [Progress(step, extent=extent) for step in range(60)] if not list(extent.known()) else [Progress()]
+        # How many steps there are is not known, but how long they take together may be.
+        return [_at_share(extent, step) for step in range(_SHOWN)]
     steps = int(extent.steps)
     if steps <= LOOKED_AT:
         return [progress_at(extent, step) for step in range(steps)]
@@ -141,6 +144,11 @@ def _moments(extent: Extent) -> list[Progress]:
     begins = np.linspace(LOOKED_AT // 2, steps - _RUN, LOOKED_AT // 2 // _RUN, dtype=int).tolist()
     late = [begin + i for begin in begins for i in range(_RUN)]
     return [progress_at(extent, step) for step in dict.fromkeys([*range(LOOKED_AT // 2), *late])]
+
+
+def _at_share(extent: Extent, step: int) -> Progress:
+    share = step / (_SHOWN - 1)
+    return Progress(step, *(share * (n or 0.0) for n in (extent.epochs, extent.samples, extent.tokens)), extent)
 
 
 def _now_peak_end(choice: Choice, moments: Sequence[Progress], nothing: str) -> str:
@@ -189,6 +197,9 @@ def _steps_text(moves: NDArray[np.bool_], moments: Sequence[Progress]) -> str:
             runs[-1][1] = number
         elif moving:
             runs.append([number, number])
+    if moments[0].extent.steps is None and any(moments[0].extent.known()):
+        # They are spread over a run of which the number of steps is not known: they have no numbers.
+        return f"{_share(moves, moments)} of the steps"
     shown = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs[:3])
     return f"{shown}{', ...' if len(runs) > 3 else ''} ({_share(moves, moments)})"
 
@@ -196,6 +207,8 @@ def _steps_text(moves: NDArray[np.bool_], moments: Sequence[Progress]) -> str:
 def _share(moves: NDArray[np.bool_], moments: Sequence[Progress]) -> str:
     """How many of the steps move: exactly where all were looked at, else about."""
     steps, asked = moments[0].extent.steps, len(moments)
+    if steps is None and any(moments[0].extent.known()):
+        return f"about {moves.mean():.0%}"
     if steps is None:
         return f"{int(moves.sum())} of the first {asked}"
     return f"{int(moves.sum())} of {asked}" if asked >= steps else f"about {moves.mean():.0%} of {int(steps):,}"

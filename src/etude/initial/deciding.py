@@ -93,10 +93,10 @@ def decide(tree: Tree, entries: Sequence[Entry]) -> tuple[dict[str, Decision], t
 def _check(tree: Tree) -> None:
     lazy = [name for name, array in tree.arrays.items() if not has_shape(array)]
     if lazy:
-        raise StateError(f"initialize: {some(lazy)} without a shape as yet. Call the net once before.")
+        raise StateError(f"initialize: {some(lazy)} {'has' if len(lazy) == 1 else 'have'} no shape as yet. Call the net once before.")
     empty = [name for name, array in tree.arrays.items() if array.is_meta]
     if empty:
-        raise StateError(f"initialize: {some(empty)} without memory. Write net.to_empty(device='cpu') before.")
+        raise StateError(f"initialize: {some(empty)} {'has' if len(empty) == 1 else 'have'} no memory. Write net.to_empty(device='cpu') before.")
 
 
 def _meet(tree: Tree, entry: Entry) -> _Met:
@@ -170,7 +170,8 @@ def _check_whole(finding: Finding, decided: Mapping[str, Decision], selected: fr
     told = []
     for name in lacks[:_TOLD]:
         asked = finding.asked.get(name, name)
-        told.append(f"{name!r}{'' if asked == name else f', as {asked!r}'}{nearest(asked, names, 1).rstrip('.')}")
+        near = nearest(asked, names, 1).removeprefix(" Nearest: ").rstrip(".")
+        told.append(f"{name!r}{'' if asked == name else f', as {asked!r}'}{near and f' (nearest: {near})'}")
     more = f"; and {len(lacks) - _TOLD:,} more" if len(lacks) > _TOLD else ""
     raise StateError(
         f"{load!r}: neither the file nor another entry has {'; '.join(told)}{more}. Write Fresh({_around(lacks)!r}) "

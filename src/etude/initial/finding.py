@@ -89,7 +89,10 @@ class _Meeting:
             raise PartError(f"{load!r}: {error}") from None
         known = tuple(name for name in names if any(True for _ in self.paths(name)) and not _is_hidden(tree, name))
         if not known:
-            raise RuleError(f"{load!r} is for no array: none of {load.only!r} begins with {self.prefix!r}.")
+            raise RuleError(
+                f"{load!r} is for no array: none of {load.only!r} begins with {self.prefix!r}. "
+                "Leave out only= or prefix=."
+            )
         return known
 
     def paths(self, name: str) -> Iterator[str]:
@@ -149,7 +152,10 @@ class _Meeting:
         except Exception as error:
             if isinstance(error, EtudeError):
                 raise
-            raise SettingError(f"{self.load!r}: rename of {path!r}: {type(error).__name__}: {error}.") from error
+            raise SettingError(
+                f"{self.load!r}: rename of {path!r}: {type(error).__name__}: {error}. It is given the name in the net. "
+                "Return the name in the file, None, or a tensor."
+            ) from error
         if not isinstance(given, str | Tensor | None):
             raise SettingError(
                 f"{self.load!r}: rename of {path!r} gave {given!r:.60}. Return the name in the file, None, or a tensor."

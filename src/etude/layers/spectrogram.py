@@ -191,14 +191,19 @@ def _lengths(lengths: Tensor | Sequence[int] | None, x: Tensor) -> Tensor:
         and not torch.compiler.is_compiling()
         and not 0 <= own.min() <= own.max() <= time
     ):
-        raise SettingError(f"SpecAugment: lengths from {int(own.min())} to {int(own.max())} for {time} frames.")
+        raise SettingError(
+            f"SpecAugment: lengths from {int(own.min())} to {int(own.max())} for {time} frames. Give them in frames of "
+            "this input: after layers that take fewer frames they are smaller."
+        )
     return own.to(x.device, torch.int64)
 
 
 def _numbers(pair: Any, name: str) -> tuple[int, int]:
     low, high = _pair(pair, name, 0)
     if low > high:
-        raise SettingError(f"SpecAugment: {name}={pair!r}: the least number is above the largest.")
+        raise SettingError(
+            f"SpecAugment: {name}={pair!r}: the least number is above the largest. Write {name}={(high, low)!r}."
+        )
     return low, high
 
 

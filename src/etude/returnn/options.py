@@ -115,7 +115,10 @@ def _threshold(options: Mapping[str, Any], name: str, usual: float = -0.01) -> f
 
 def _control(options: Mapping[str, Any]) -> str:
     if not isinstance(options, Mapping):
-        raise SettingError(f"newbob_from({options!r}): a dict of RETURNN's options is needed.")
+        raise SettingError(
+            f"newbob_from({options!r}): a dict of RETURNN's options is needed. "
+            "Write newbob_from({'learning_rate': 1e-3, 'learning_rate_control': 'newbob'}, 'val.loss')."
+        )
     if strangers := [name for name in options if name not in _KNOWN]:
         raise SettingError(f"{not_there(strangers, _KNOWN, 'option of RETURNN for learning rates')}")
     asked = options.get("learning_rate_control", "constant")
@@ -141,10 +144,10 @@ def _rates(options: Mapping[str, Any]) -> tuple[Any, dict[int, Any]]:
     pinned = dict(given) if isinstance(given, Mapping) else dict(enumerate(given, 1))
     for epoch, rate in pinned.items():
         if not isinstance(epoch, int) or epoch < 1 or not is_number(rate):
-            raise SettingError(f"learning_rates: {epoch!r}: {rate!r}: a number is needed for an epoch from 1.")
+            raise SettingError(f"learning_rates={{{epoch!r}: {rate!r}}}: epochs are whole numbers from 1, and rates are numbers.")
     first = options.get("learning_rate", pinned.get(1))
     if first is None:
-        raise SettingError("learning_rate is missing, and the default of RETURNN, 1.0, suits hardly any net. Say it.")
+        raise SettingError("learning_rate is missing, and the default of RETURNN, 1.0, suits hardly any net. Write learning_rate=1e-3.")
     return first, pinned
 
 
@@ -156,7 +159,7 @@ def _constant(first: float, pinned: Mapping[int, float], low: float) -> Schedule
         *((f"the rate of epoch {epoch}", rate) for epoch, rate in rates.items()),
     ):
         if not is_number(value) or not isfinite(value) or value < 0:
-            raise SettingError(f"{name}={value!r}: a finite number of at least 0 is needed.")
+            raise SettingError(f"{name} is {value!r}: a finite number of at least 0 is needed.")
     return by_epoch({epoch: max(rate, low) for epoch, rate in rates.items()})
 
 

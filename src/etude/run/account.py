@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from etude.bind.show import decayed, progress_at
+from etude.bind.show import decayed
 from etude.data.assembled import Assembled
 from etude.draw import plots
 from etude.draw.score import score_steps
 from etude.run.check import Checked
 from etude.run.in_force import InForce
+from etude.run.pace import Pace
 from etude.step.loss import Term
 from etude.step.losses.own import OwnLoss
 from etude.step.work import Work
@@ -31,6 +32,8 @@ def show(checked: Checked) -> str:
     """What will happen, as text."""
     extent, flow = checked.extent, checked.flow
     known = [_amount(unit, length) for unit, length in extent.known()]
+    if extent.steps is None and (followed := Pace(checked).followed):
+        known = [_amount("steps", followed), *known]
     lines = [
         f"Run: {', '.join(known) or 'length not known'}; {_batches(checked)}; "
         f"{checked.device}, {checked.plan.precision}, seed {checked.plan.seed}"
@@ -112,13 +115,13 @@ def _amount(unit: str, length: float) -> str:
     return f"{'' if length == round(length) else 'about '}{round(length):,} {unit}"
 
 
-def score_of(checked: Checked, steps: int) -> dict[str, Any]:
+def score_of(checked: Checked, pace: Pace) -> dict[str, Any]:
     """Names, steps done before each step shown, and the rate of every array at each of them; None where it is held."""
-    shown = score_steps(max(steps, 1))
+    shown = score_steps(max(pace.steps, 1))
     names: list[str] = []
     rates: list[list[float | None]] = []
+    moments = pace.at(shown)
     for work in checked.works:
-        moments = [progress_at(checked.extent, step) for step in shown]
         own, found = work.stepper.table.score(moments)
         # A turn that listens to losses is only known in the run: its update is shown as if it always acted.
         if not work.listens:
@@ -138,15 +141,12 @@ def score_of(checked: Checked, steps: int) -> dict[str, Any]:
 
 def plot_plan(checked: Checked, path: str | Path | None) -> Figure:
     """The score before the run."""
-    steps = checked.extent.steps
-    if steps is None:
-        steps = checked.plan.steps or 200
-    return _plot_score(score_of(checked, int(steps)), _scheduled(checked, score_steps(max(int(steps), 1))), path)
+    pace = Pace(checked)
+    return _plot_score(score_of(checked, pace), _scheduled(checked, pace.at(score_steps(max(pace.steps, 1)))), path)
 
 
-def _scheduled(checked: Checked, steps: Sequence[int]) -> dict[str, list[Any]]:
-    """What changes besides learning rates, by label a value for each of these steps; nothing is heard of scores."""
-    moments = [progress_at(checked.extent, step) for step in steps]
+def _scheduled(checked: Checked, moments: Sequence[Progress]) -> dict[str, list[Any]]:
+    """What changes besides learning rates, by label a value at each moment; nothing is heard of scores."""
     force = InForce(checked)
     found: dict[str, list[Any]] = {}
     for at, moment in enumerate(moments):
@@ -156,12 +156,14 @@ def _scheduled(checked: Checked, steps: Sequence[int]) -> dict[str, list[Any]]:
     if not isinstance(checked.plan.precision, str):
         found["precision"] = [checked.plan.precision.at(moment) for moment in moments]
     knobs = {} if checked.knobs is None else checked.knobs.series(moments)
-    return {**found, **{label: list(values) for label, values in knobs.items() if len(set(values)) > 1}}
+    # Knobs first: where there are many lines, the last are not drawn.
+    return {**{label: list(values) for label, values in knobs.items() if len(set(values)) > 1}, **found}
 
 
 def _happened(result: Result, steps: Sequence[float] | None = None) -> tuple[list[float], dict[str, list[Any]]]:
     """What changed besides learning rates in a run, by label: the value that was in force at each step."""
-    wanted = [name for name in result.history if name.startswith(("knob.", "setting.", "weight."))]
+    kinds = ("knob.", "setting.", "weight.")
+    wanted = sorted((name for name in result.history if name.startswith(kinds)), key=lambda name: name[:5] != "knob.")
     shown = {name: result.history[name] for name in wanted if not name.startswith("setting.learning_rate")}
     shown = {name: own for name, own in shown.items() if len(set(own.values)) > 1}
     if steps is None:

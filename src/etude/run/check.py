@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import ceil, isfinite
@@ -14,6 +14,7 @@ from torch import nn
 
 from etude.arguments import told_of
 from etude.bind.knobs import Knobs
+from etude.data.batch import Batch
 from etude.data.cursor import Cursor
 from etude.data.flow import Flow
 from etude.data.source import Source, check_finite, source, split_validation
@@ -132,7 +133,8 @@ def prove(plan: Plan, net: nn.Module, data: Any) -> Checked:
         net.to(device)
         if plan.precision == "fp64":
             net.double()
-        batch = _first(flow)
+        first = _first(flow)
+        batch = first.values
         materialise(net, batch)
         origins = None if plan.initialize is None else Initial(plan.initialize).prove(net, plan.seed)
         works = _works(plan, net, device, extent)
@@ -147,7 +149,9 @@ def prove(plan: Plan, net: nn.Module, data: Any) -> Checked:
                 work.follow(knobs, extent)
         if knobs is not None and plan.workers:
             _check_copies(plan, knobs, data)
-        with same_buffers(net), nullcontext() if knobs is None else knobs.tried(Progress(extent=extent)):
+        # Losses may keep statistics of their own.
+        kept = same_buffers(nn.ModuleList([net, *(module for work in works for module in work.loss_modules)]))
+        with kept, nullcontext() if knobs is None else knobs.tried(Progress(extent=extent)):
             dry_run(works, net, batch, training, extent)
             if plan.out_of_memory == "split" and samples_in(batch) > 1:
                 halves(batch)
@@ -156,7 +160,8 @@ def prove(plan: Plan, net: nn.Module, data: Any) -> Checked:
             if flow.smallest == 1:
                 try_single(net, works, batch, extent)
             evaluator = _evaluator(plan, evaluate, aside, net, works, flow, device)
-            check_heard(plan, works, knobs, evaluator, extent)
+            # What has no tokens in its first batch has none.
+            check_heard(plan, works, knobs, evaluator, extent, () if first.tokens else ("tokens",))
     example = batch if any(of.export for of in plan.checkpoint or ()) else None
     probes = Probes(plan.probes, net, works, extent, plan.compile) if plan.probes else None
     facts = (averages, knobs, probes, origins, chosen, _idle(net, works), _told(flow, batch), example)
@@ -283,9 +288,9 @@ def _planned_extent(plan: Plan, flow: Flow, steps: int) -> Extent:
     return Extent(steps, epochs, samples and samples * epochs, tokens and tokens * epochs)
 
 
-def _first(flow: Flow) -> Any:
+def _first(flow: Flow) -> Batch:
     for batch in flow.batches(epochs=1):
-        return batch.values
+        return batch
     raise DataError("The data give no batch.")
 
 
@@ -385,7 +390,7 @@ def _evaluator(
     if policy(plan.non_finite).raises:
         check_finite(aside)
     evaluator = Evaluator(evaluate, net, works, made)
-    batch = _first(made)
+    batch = _first(made).values
     prove_validation(evaluator, works, net, aside, batch)
     evaluator.first_batch = _told(made, batch)
     return evaluator
@@ -403,7 +408,12 @@ def _check_copies(plan: Plan, knobs: Knobs, data: Any) -> None:
 
 
 def check_heard(
-    plan: Plan, works: tuple[Work, ...], knobs: Knobs | None, evaluator: Evaluator | None, extent: Extent
+    plan: Plan,
+    works: tuple[Work, ...],
+    knobs: Knobs | None,
+    evaluator: Evaluator | None,
+    extent: Extent,
+    uncounted: Sequence[str] = (),
 ) -> None:
     """Whatever goes by scores is told them: schedules of settings and knobs, and the conditions for stopping.
 
@@ -418,7 +428,7 @@ def check_heard(
     if knobs is not None:
         check_told(knobs.schedules(), told)
     if plan.stop is not None:
-        plan.stop.check(told, extent)
+        plan.stop.check(told, extent, uncounted)
     schedules = [made for work in works for made in work.stepper.table.schedules()]
     turns = [work.update.turn for work in works if work.update.turn is not None]
     elsewhere = [*turns, *(made for work in works for made in work.losses.schedules())]

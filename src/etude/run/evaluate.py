@@ -20,7 +20,7 @@ from etude.run.probe import OUTPUT, labels_of
 from etude.run.probes import Arrays
 from etude.run.randomness import own_randomness, seed_look
 from etude.step.looking import looking
-from etude.step.loss import Measured, exponential
+from etude.step.loss import PERPLEXITY, Measured, exponential
 from etude.step.reading import Reader
 from etude.step.work import Work
 from etude.values.cadence import Cadence, every
@@ -47,8 +47,8 @@ class Evaluate:
             its state is saved, to be gone on with.
         every: a cadence, or a span; each epoch when nothing is said.
         batch_size: None: as in training.
-        best: the score by which the best net is chosen: "loss", a metric whose direction is known, or a pair such as
-            ("f1", "max").
+        best: the score by which the best net is chosen: "loss", a term of it, a metric whose direction is known, or a
+            pair such as ("f1", "max").
 
     Raises:
         SettingError: `every` is neither a cadence nor a span, `batch_size` no whole number from 1 on, `best` no score.
@@ -67,7 +67,7 @@ class Evaluate:
             raise SettingError(f"Evaluate(every={self.every!r}): write every(epochs(1)) or every(steps(500)).")
         size = self.batch_size
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-            raise SettingError(f"Evaluate(batch_size={size!r}): a whole number of at least 1 is needed.")
+            raise SettingError(f"Evaluate(batch_size={size!r}): a whole number of at least 1 is needed, or None.")
         if not isinstance(self.best, str) and not (isinstance(self.best, tuple) and len(self.best) == 2):
             raise SettingError(f'Evaluate(best={self.best!r}): write best="accuracy" or best=("f1", "max").')
 
@@ -113,8 +113,10 @@ class Evaluator:
         self._outputs = Outputs([one for one in self.metrics.probes if one.of == OUTPUT], tree, self._read, net)
         self._arrays = [Arrays(one, tree) for one in self.metrics.probes if one.of != OUTPUT]
         self._names = [work.names(len(works) == 1, looking=True) for work in works]
+        # Every term, and the sums; each once.
+        self._losses = tuple(dict.fromkeys(["loss", *(n for total, own in self._names for n in (total, *own))]))
         self._check_names()
-        self.best_by, self.larger = _best(evaluate.best, self.metrics, self._probed)
+        self.best_by, self.larger = _best(evaluate.best, self.metrics, self._probed, self._losses)
 
     def prove(self, batch: Any) -> None:
         """Measure one batch, so that what cannot be measured is found before the first step.
@@ -137,7 +139,8 @@ class Evaluator:
         self._check_called()
         self.need([self.best_by])
         if self.best_by not in found:
-            raise SettingError(f"best={self.best_by!r}: no such score. Scores: {', '.join(found)}.")
+            why = "it is several numbers, and one is needed" if self.best_by in self.tables else "no such score"
+            raise SettingError(f"best={self.best_by!r}: {why}. Scores: {', '.join(found)}.")
 
     def need(self, names: Iterable[str]) -> None:
         """Scores on which something depends: where such a metric fails in a look, the look raises."""
@@ -219,7 +222,7 @@ class Evaluator:
 
     def _check_names(self) -> None:
         """A metric called as a loss would hide it."""
-        taken = {"loss", *(name for total, names in self._names for name in (total, *names))}
+        taken = self._losses
         for name in (*self.metrics.names, *self._probed):
             if name in taken:
                 raise SettingError(
@@ -326,11 +329,13 @@ def numbers(values: Sequence[float | Tensor]) -> list[float]:
     return [float(value) for value in values]
 
 
-def _best(best: str | tuple[str, str], metrics: Metrics, probed: Collection[str]) -> tuple[str, bool]:
+def _best(
+    best: str | tuple[str, str], metrics: Metrics, probed: Collection[str], losses: Collection[str]
+) -> tuple[str, bool]:
     name, direction = best if isinstance(best, tuple) else (best, None)
     if direction not in (None, "min", "max"):
-        raise SettingError(f'best={best!r}: the direction is "min" or "max".')
-    if name == "loss":
+        raise SettingError(f'best={best!r}: the direction is "min" or "max". Write best=({name!r}, "max").')
+    if name in losses or name.removesuffix(f".{PERPLEXITY}") in losses:
         return name, direction == "max"
     if name in probed:
         if direction is None:
@@ -339,7 +344,7 @@ def _best(best: str | tuple[str, str], metrics: Metrics, probed: Collection[str]
     # A metric of several numbers has a score for each: "per_class_f1.0".
     metric = name if name in metrics.names else name.rpartition(".")[0]
     if metric not in metrics.names:
-        names = ["loss", *metrics.names, *probed]
+        names = [*losses, *metrics.names, *probed]
         raise SettingError(f"best={name!r}: no such score. Scores: {', '.join(names)}.{nearest(name, names)}")
     direction = direction or metrics.better[metric]
     if direction is None:

@@ -57,9 +57,12 @@ class History(Mapping[str, Series]):
                 if name not in self._series:
                     self._series[name] = Series(name)
             if type(event) is Stepped:
-                for name in ("rate", *event.settings, *(PROBE + label for label in event.probes)):
-                    if name not in self._series:
-                        self._series[name] = Series(name)
+                if "rate" not in self._series:
+                    self._series["rate"] = Series("rate")
+                if event.settings or event.probes:
+                    for name in (*event.settings, *[PROBE + label for label in event.probes]):
+                        if name not in self._series:
+                            self._series[name] = Series(name)
             self._pending.append(event)
             if len(self._pending) >= BULK:
                 self._read()

@@ -185,14 +185,14 @@ class Best:
         }
         if self._kept is None:
             return
-        if self._knobs and self._checked.knobs is not None:
-            # What the best score was measured with. Buffers among them are arrays, and are put back below.
-            self._checked.knobs.load(self._knobs)
         arrays = self._arrays()
-        if all(torch.equal(arrays[name], kept) for name, kept in self._kept.items()):
-            return
-        self._final = {name: array.clone() for name, array in arrays.items()}
-        for name, kept in self._kept.items():
+        if not all(torch.equal(arrays[name], kept) for name, kept in self._kept.items()):
+            # Before knobs are turned back: some of them may be buffers.
+            self._final = {name: array.clone() for name, array in arrays.items()}
+        if self._knobs and self._checked.knobs is not None:
+            # What the best score was measured with.
+            self._checked.knobs.load(self._knobs)
+        for name, kept in self._kept.items() if self._final is not None else ():
             arrays[name].copy_(kept)
 
     @property

@@ -163,7 +163,7 @@ class Metrics:
         except Exception as error:
             text = f"The metric {name!r} failed: {type(error).__name__}: {error}"
             if self.strict:
-                raise SettingError(text) from error
+                raise SettingError(f"{text.rstrip('.')}. It was given (output, target) of a batch.") from error
             self.failed[name] = text
 
 

@@ -51,7 +51,8 @@ class Plan:
 
     Args:
         loss: a name ("cross_entropy", "mse", ...), a torch loss, a function of (output, target) or (net, batch), or a
-            dict of named terms, each alone or with a weight. Not needed with `updates`, or for a `GAN`.
+            dict of named terms, each alone or with a weight; `etude.losses` has more, and says what else a term can be
+            told. Not needed with `updates`, or for a `GAN`.
         optimizer: a name, a class of torch.optim or of its shape, an instance, or a factory; see `Trainer`.
         learning_rate: a number or a schedule; 1e-3 when nothing is said.
         learning_rate_multipliers: numbers or schedules by part; 0, None and FROZEN hold a part.

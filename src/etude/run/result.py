@@ -113,6 +113,11 @@ class Result:
         return {name: series.values[-1] for name, series in self.history.items() if name.startswith(("epoch.", "val."))}
 
     @property
+    def skipped(self) -> int:
+        """How many steps changed nothing, because a loss or gradient was not finite."""
+        return self.steps - (len(self.history["rate"].steps) if "rate" in self.history else 0)
+
+    @property
     def best_scores(self) -> dict[str, float]:
         """The validation scores of the net that is returned, by name ("val.loss", ...); empty without validation."""
         found = {}
@@ -302,7 +307,7 @@ class Gatherer:
             chosen=dict(checked.chosen),
             call={name: option_text(value) for name, value in plan.options().items()},
             origins="" if checked.origins is None else str(checked.origins),
-            score=_score(checked, int(progress.step)),
+            score=_score(checked, progress),
             plan=plan,
             checkpoints=list(checkpoints),
             failed_saves=failed,
@@ -358,10 +363,11 @@ def _text(value: Any) -> str | None:
     return None if value is None else repr(value)
 
 
-def _score(checked: Checked, steps: int) -> dict[str, Any]:
+def _score(checked: Checked, end: Progress) -> dict[str, Any]:
     from etude.run.account import score_of
+    from etude.run.pace import Pace
 
-    return score_of(checked, steps)
+    return score_of(checked, Pace(checked, end))
 
 
 def _differences(name: str, mine: Any, theirs: Any) -> list[str]:

@@ -352,7 +352,7 @@ class Run:
     ) -> Mapping[str, Tensor]:
         """Every loss of a step by name; what was refused is in no sum."""
         report = acted[0][1]
-        if self._alone and len(acted) == 1 and len(report.terms) == 1 and not refused:
+        if self._alone and len(acted) == 1 and self._terms[acted[0][0].name] == ("loss",) and not refused:
             return {"loss": report.loss}
         return {work.names(self._alone)[0]: report.loss for work, report in refused} | _losses(acted, self._alone)
 
@@ -427,8 +427,6 @@ def _losses(reports: list[tuple[Work, Report]], alone: bool) -> dict[str, Tensor
 def _acted(work: Work, progress: Progress, batches: list[Batch]) -> Report:
     """One update on one batch, or on several as if they were one."""
     try:
-        if len(batches) == 1:
-            return work.step(progress, batches[0].values)
         return work.step_together(progress, [batch.values for batch in batches])
     except NonFiniteError as error:
         raise _of_samples(error, batches) from None

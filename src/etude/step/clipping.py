@@ -102,13 +102,19 @@ def _clip_norm(tensors: Sequence[Tensor], bound: float) -> None:
     if bound == inf:
         return
     factor = (bound / (_norm(tensors) + 1e-6)).clamp(max=1.0)
-    for device in {tensor.device for tensor in tensors}:
-        torch._foreach_mul_([tensor for tensor in tensors if tensor.device == device], factor.to(device))
+    devices = {tensor.device for tensor in tensors}
+    for device in devices:
+        own = tensors if len(devices) == 1 else [tensor for tensor in tensors if tensor.device == device]
+        torch._foreach_mul_(own, factor.to(device))
 
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:
     """The joint norm; of numbers in half precision in float32."""
-    return torch.nn.utils.get_total_norm([_wide(tensor) for tensor in tensors])
+    wide = [tensor.float() if is_low(tensor) else tensor for tensor in tensors]
+    if len({(tensor.device, tensor.dtype) for tensor in wide}) == 1:
+        # What the function of torch comes to here, in a third of its time for small gradients.
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(wide)))
+    return torch.nn.utils.get_total_norm(wide)
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -275,8 +275,10 @@ def decay(arrays: Sequence[Tensor], now: Now) -> Tensor | float:
 
 def each(now: Now, setting: str) -> list[Any]:
     """The value of a setting for each array that moves, in the order of the gradients."""
-    column = now.columns[setting]
-    of = {index: column[group.row] for group in now.moving.groups for index in group.indices}
+    column, groups = now.columns[setting], now.moving.groups
+    if len(groups) == 1:
+        return [column[groups[0].row]] * len(now.moving.indices)
+    of = {index: column[group.row] for group in groups for index in group.indices}
     return [of[index] for index in now.moving.indices]
 
 

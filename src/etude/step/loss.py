@@ -8,18 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import compress
-from math import exp, inf
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from etude.arguments import told_of
-from etude.errors import PartError, PlanError, RuleError, StateError
+from etude.errors import PlanError, RuleError, StateError
 from etude.step.literals import PERPLEXITY, LossLike, SaidTerm, error, term, terms
+from etude.step.loss_batch import (
+    LossBatch,
+    bound_to,
+    detached,
+    exponential,
+    same_source,
+    weighted_sum,
+    without_graph,
+)
 from etude.step.loss_numbers import Now, Numbers
 from etude.step.losses.own import OwnLoss
 from etude.step.reach import reaching
@@ -63,18 +70,21 @@ class Losses:
         numbers: weights and settings.
         needs_output: whether the net is called here, and not by the losses.
         told: whether what each mean is taken over is known before the net is called; see `learn`.
+        calm: whether every term is in the sum, always.
     """
 
     def __init__(self, made: tuple[Term, ...], net: nn.Module | Tree | None = None) -> None:
         self._bound = net is not None
         if net is not None:
-            made = _bound(made, net)
+            made = bound_to(made, net)
         self.terms = tuple(one for one in made if one.only != "evaluation")
         looked = tuple(one for one in made if one.only != "training")
         self.looked: Losses = self
         if any(one.only for one in made):
             self.looked = Losses(tuple(replace(one, only="") for one in looked), net)
             self.looked.terms = looked
+            # What is watched, and where terms come from, is said of these.
+            self.looked._prepare()
         self._prepare()
 
     def _prepare(self) -> None:
@@ -84,11 +94,15 @@ class Losses:
         self.needs_output = any(one.takes != "net" for one in made)
         self.told = False
         # The first term with the same function of (net, batch), which computes for all of them.
-        self._sources = [next(i for i, other in enumerate(made) if _same_source(one, other)) for one in made]
+        self._sources = [next(i for i, other in enumerate(made) if same_source(one, other)) for one in made]
         off = [one.error or (one.weight.constant and one.weight.at(Progress()) == 0) for one in made]
         self._off = [one.error for one in made] if all(off) else off
+        self._loud = None if self.fixed is None else self._loud_at(self.fixed)
+        self.calm = not any(one.error for one in made) and self._loud is not None and all(self._loud)
         self._reached: dict[int, tuple[Tensor, ...]] = {}
         self._watching = [one.function for one in made if isinstance(one.function, OwnLoss) and "seen" in one.wants]
+        # One term that takes nothing but what it compares, as most losses are.
+        self._plain = len(made) == 1 and not (made[0].settings or made[0].wants or made[0].reaches)
 
     # -------------------------------------------------------------------------------------------- what may change
 
@@ -237,19 +251,29 @@ class Losses:
             now: what the method of that name gave.
         """
         each, output, target = self.measure_each(net, read, values, now)
+        # A weight may be a tensor, of which nobody may ask what it is.
+        if self._plain and type(now[0]) is float and now[0] == 1.0:
+            return each[0].mean, each, output, target
         return self.total([one.mean for one in each], now), each, output, target
 
     def total(self, means: Sequence[Tensor], now: Now) -> Tensor:
         """The sum of the means that are in it, each times its weight."""
+        if self.calm:
+            return weighted_sum(means, now[: len(means)])
         loud = self.loud(now)
         return weighted_sum(list(compress(means, loud)), list(compress(now, loud)))
 
     def quiet(self, now: Now) -> bool:
         """Whether there is a term of weight 0 at this moment that is no error."""
-        return any(not one.error and not yes for one, yes in zip(self.terms, self.loud(now), strict=True))
+        return not self.calm and any(
+            not one.error and not yes for one, yes in zip(self.terms, self.loud(now), strict=True)
+        )
 
     def loud(self, now: Now) -> list[bool]:
         """Which terms are in the sum of a moment."""
+        return self._loud_at(now) if self._loud is None else self._loud
+
+    def _loud_at(self, now: Now) -> list[bool]:
         # In a compiled step a weight that changes is a tensor, of which nobody may ask what it is.
         found = [not off and (isinstance(now[i], Tensor) or now[i] != 0) for i, off in enumerate(self._off)]
         return found if any(found) else [not one.error for one in self.terms]
@@ -263,14 +287,23 @@ class Losses:
             now: the numbers of this moment.
         """
         output, target, true, seen = self._called(net, read, values)
-        batch = _Batch(net, values, output, target, true, now, seen)
+        if self._plain:
+            one = self.terms[0]
+            found = None if true is None else one.measure_true(output, target, true)
+            if found is None:
+                found = one.measure(one.compute(net, values, output, target, true), values, target)
+            return (found,), output, target
+        batch = LossBatch(net, values, output, target, true, now, seen)
         if len(self.terms) == 1:
             return (self._measured(0, batch, {}),), output, target
+        if self.calm:
+            computed: dict[int, Any] = {}
+            return tuple([self._measured(place, batch, computed) for place in range(len(self.terms))]), output, target
         loud = self.loud(now)
-        found = self.measure_loud(batch, loud)
+        measured = self.measure_loud(batch, loud)
         if not all(loud):
-            found.update(self.measure_beside(batch, loud, found))
-        return tuple([found[place] for place in range(len(self.terms))]), output, target
+            measured.update(self.measure_beside(batch, loud, measured))
+        return tuple([measured[place] for place in range(len(self.terms))]), output, target
 
     @property
     def apart(self) -> tuple[int, ...]:
@@ -287,10 +320,10 @@ class Losses:
         """The weighted sum, every term but those `apart`, and the net's output without its graph."""
         output, target, true, seen = self._called(net, read, values)
         loud = [not off for off in self._off]
-        found = self.measure_loud(_Batch(net, values, output, target, true, now, seen), loud)
+        found = self.measure_loud(LossBatch(net, values, output, target, true, now, seen), loud)
         kept = [place for place, yes in enumerate(loud) if yes]
         loss = weighted_sum([found[place].mean for place in kept], [now[place] for place in kept])
-        return loss, tuple([found[place] for place in kept]), _without_graph(output)
+        return loss, tuple([found[place] for place in kept]), without_graph(output)
 
     def measure_apart(
         self, net: nn.Module, read: Reader, values: Any, now: Now, output: Any, takes_net: bool
@@ -298,19 +331,19 @@ class Losses:
         """Of the terms `apart` those that call the net themselves, or those that take an output, by place."""
         target = read(values)[2] if self.needs_output else None
         true = read.true_frames(values) if self.needs_output and isinstance(values, Mapping) else None
-        batch = _Batch(net, values, output, target, true, now, _NOTHING)
+        batch = LossBatch(net, values, output, target, true, now, _NOTHING)
         return self.measure_beside(batch, [not off for off in self._off], takes_net=takes_net)
 
-    def measure_loud(self, batch: _Batch, loud: Sequence[bool]) -> dict[int, Measured]:
+    def measure_loud(self, batch: LossBatch, loud: Sequence[bool]) -> dict[int, Measured]:
         """The terms that are in the sum, by place; and those that the same call of a function gives."""
         computed: dict[int, Any] = {}
         sources = {self._sources[place] for place, yes in enumerate(loud) if yes}
         places = [place for place, source in enumerate(self._sources) if source in sources]
         found = {place: self._measured(place, batch, computed) for place in places}
-        return {place: one if loud[place] else _detached(one) for place, one in found.items()}
+        return {place: one if loud[place] else detached(one) for place, one in found.items()}
 
     def measure_beside(
-        self, batch: _Batch, loud: Sequence[bool], found: Collection[int] = (), *, takes_net: bool | None = None
+        self, batch: LossBatch, loud: Sequence[bool], found: Collection[int] = (), *, takes_net: bool | None = None
     ) -> dict[int, Measured]:
         """The other terms, by place, without a trace: in chance, in statistics of the net, in gradients.
 
@@ -323,12 +356,12 @@ class Losses:
             asked = [i for i in asked if (self.terms[i].takes == "net") is takes_net]
         if not asked:
             return {}
-        beside = replace(batch, output=_without_graph(batch.output))
+        beside = batch._replace(output=without_graph(batch.output))
         computed: dict[int, Any] = {}
         made: dict[int, Measured] = {}
         for place in asked:
             with self._aside(place, batch.net):
-                made[place] = _detached(self._measured(place, beside, computed))
+                made[place] = detached(self._measured(place, beside, computed))
         return made
 
     @contextmanager
@@ -343,7 +376,7 @@ class Losses:
                 stack.enter_context(torch.no_grad())
             yield
 
-    def _measured(self, place: int, batch: _Batch, computed: dict[int, Any]) -> Measured:
+    def _measured(self, place: int, batch: LossBatch, computed: dict[int, Any]) -> Measured:
         """One term; what several take from one call is in `computed`."""
         one, source = self.terms[place], self._sources[place]
         output, target, true = batch.output, batch.target, batch.true
@@ -354,10 +387,11 @@ class Losses:
         if source not in computed:
             first = self.terms[source]
             named = self.numbers.named(source, batch.now)
-            if first.function in batch.seen:
+            if batch.seen and first.function in batch.seen:
                 named = {**named, "seen": batch.seen[first.function]}
             computed[source] = first.compute(batch.net, batch.values, output, target, true, named)
-        return self._reaching(place, batch.net, one.measure(computed[source], batch.values, target))
+        found = one.measure(computed[source], batch.values, target)
+        return found if one.reaches is None else self._reaching(place, batch.net, found)
 
     def _reaching(self, place: int, net: nn.Module, measured: Measured) -> Measured:
         """The term, with a gradient for those arrays only that it may reach."""
@@ -372,7 +406,7 @@ class Losses:
     def _called(self, net: nn.Module, read: Reader, values: Any) -> tuple[Any, Any, Any, Mapping[Any, Any]]:
         """The net's output, the target, which of it is true (see `Reader.true_frames`), and what was watched."""
         if not self._bound:
-            self.terms, self._bound = _bound(self.terms, net), True
+            self.terms, self._bound = bound_to(self.terms, net), True
             self._prepare()
         if not self.needs_output:
             return None, None, None, _NOTHING
@@ -414,7 +448,7 @@ class Losses:
             return [False] * len(arrays)
         with undisturbed(net), torch.enable_grad():
             output, target, true, seen = self._called(net, read, values)
-            found = self.measure_loud(_Batch(net, values, output, target, true, now, seen), quiet)
+            found = self.measure_loud(LossBatch(net, values, output, target, true, now, seen), quiet)
             means = [one.mean for place, one in found.items() if quiet[place] and one.mean.requires_grad]
             able = [array for array in arrays if array.requires_grad]
             if not (means and able):
@@ -422,82 +456,3 @@ class Losses:
             made = torch.autograd.grad(sum(means[1:], means[0]), able, allow_unused=True)
         got = {id(array) for array, gradient in zip(able, made, strict=True) if gradient is not None}
         return [id(array) in got for array in arrays]
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """What terms are computed of: a batch, the net's output on it, and the numbers of the moment."""
-
-    net: nn.Module
-    values: Any
-    output: Any
-    target: Any
-    true: Any
-    now: Now
-    seen: Mapping[Any, Any]
-
-
-def exponential(mean: float) -> float:
-    """e to a mean; infinity where that is too large."""
-    try:
-        return exp(mean)
-    except OverflowError:
-        return inf
-
-
-def _bound(made: tuple[Term, ...], net: nn.Module | Tree) -> tuple[Term, ...]:
-    """The terms for one net: every part that they name is looked up."""
-    needed = any(isinstance(one.function, OwnLoss) or one.reaches is not None for one in made)
-    if not needed:
-        return made
-    tree = net if isinstance(net, Tree) else Tree(net)
-    functions: dict[int, Any] = {}
-    found = []
-    for one in made:
-        with told_of(f"loss {one.name!r}"):
-            if one.reaches is not None and not set(one.reaches.names(tree)) & tree.parameters:
-                raise PartError(
-                    f"reaches={one.reaches!r}: it has no parameter, only buffers. Name a part that is trained."
-                )
-            if isinstance(one.function, OwnLoss):
-                # Terms that share a function share it afterwards.
-                own = functions.setdefault(id(one.function), one.function.bound(tree))
-                one = replace(one, function=own)
-        found.append(one)
-    return tuple(found)
-
-
-def _same_source(one: Term, other: Term) -> bool:
-    if one is other:
-        return True
-    shared = one.takes == "net" or one.entry
-    return bool(
-        shared
-        and one.function is other.function
-        and (one.takes, one.of, one.settings) == (other.takes, other.of, other.settings)
-    )
-
-
-def _detached(one: Measured) -> Measured:
-    return Measured(one.mean.detach(), one.count)
-
-
-def _without_graph(output: Any) -> Any:
-    """An output of which no gradient flows back; what is no tensor, tuple, list or dict stays as it is."""
-    if isinstance(output, Tensor):
-        return output.detach()
-    if type(output) in (tuple, list):
-        return type(output)(map(_without_graph, output))
-    return {key: _without_graph(value) for key, value in output.items()} if type(output) is dict else output
-
-
-def weighted_sum(means: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """What is minimised: the sum of the means, each times its weight."""
-    if len(means) == 1:
-        return _weighed(means[0], weights[0])
-    return torch.stack([mean * weight for mean, weight in zip(means, weights, strict=True)]).sum()
-
-
-def _weighed(mean: Tensor, weight: float) -> Tensor:
-    # In a compiled step a weight that changes is a tensor, of which nobody may ask whether it is 1.
-    return mean if not isinstance(weight, Tensor) and weight == 1 else mean * weight

@@ -70,7 +70,7 @@ def perturbed_now(
     lazy = [one.name for one in found if not has_shape(one.array)]
     if lazy:
         raise SettingError(
-            f"{', '.join(lazy)} cannot be perturbed: no shape yet. Call the net once before the first step."
+            f"{', '.join(map(repr, lazy))} cannot be perturbed: no shape yet. Call the net once before the first step."
         )
     return tuple(found)
 

@@ -176,7 +176,7 @@ class Tolerance:
     @property
     def asked(self) -> str | None:
         """What the step to come does: "raise", "skip", or None where nobody looks; see `Stepper.attempt`."""
-        return "raise" if self.spent else self._usual
+        return self._usual if self._limit is None or not self.spent else "raise"
 
     def follow(self, made: bool, overflow: bool = False) -> None:
         """Take note of whether a step was made; `overflow`: what refused it was the loss scale, as it should."""

@@ -57,6 +57,7 @@ class Precision:
     Attributes:
         name: "fp32", "fp64", "bf16" or "fp16": the one that is in force.
         names: all that will be in force, as far as that can be seen.
+        scale: what the loss is multiplied by before backward; 1 except for fp16, between whose stretches it is kept.
 
     Raises:
         SettingError: the schedule gives something else. ScheduleError: it is undefined somewhere in the run.
@@ -72,11 +73,6 @@ class Precision:
         self._dynamic = LossScale("dynamic" if may else None)
         self._none = LossScale(None)
         self._use(self.names[0])
-
-    @property
-    def scale(self) -> LossScale:
-        """What the loss is multiplied by before backward; 1 except for fp16, between whose stretches it is kept."""
-        return self._dynamic if self.name == "fp16" else self._none
 
     def follow(self, progress: Progress) -> None:
         """From here on the numbers of the step that is made at `progress`.
@@ -97,9 +93,11 @@ class Precision:
 
     def step(self, stepper: Stepper, ignore_stale_grad: bool, non_finite: str | None, divisor: float = 1.0) -> bool:
         """Let the stepper step on gradients without the scale, divided by `divisor`; False if it refused them."""
-        count, policy = self.scale.value * divisor, self.scale.policy(non_finite)
-        made = stepper.attempt(count, ignore_stale_grad, policy, scaled=self.scale.finding)
-        self.scale.follow(made)
+        scale = self.scale
+        made = stepper.attempt(
+            scale.value * divisor, ignore_stale_grad, scale.policy(non_finite), scaled=scale.finding
+        )
+        scale.follow(made)
         return made
 
     def state(self) -> dict[str, float]:
@@ -113,6 +111,7 @@ class Precision:
     def _use(self, name: str) -> None:
         self.name = name
         self._dtype = _DTYPES[name]
+        self.scale = self._dynamic if name == "fp16" else self._none
 
 
 def _seen(made: Schedule, extent: Extent) -> tuple[str, ...]:

@@ -49,6 +49,7 @@ from etude.values.tree import Tree, has_shape
 _SETS = 512
 """Sets of moving arrays whose tensors are kept at hand; stale gradients can make ever new ones."""
 _REQUIRES = attrgetter("requires_grad")
+_AS_THEY_ARE = nullcontext()
 
 
 class Stepper:
@@ -138,6 +139,7 @@ class Stepper:
         self.arrays = tuple(table.tree.arrays[name] for name in table.names)
         self._extra = frozenset(GRADIENT_SETTINGS) & frozenset(table.settings)
         self._before = self._extra & BEFORE
+        self._perturbing = bool(self._extra & PERTURBING)
         self._ties = Ties(table, self.arrays) if "tie" in self._extra else None
         self._carriers = Carriers(table) if "carry" in self._extra else None
         self._turned = turned_in(table.tree) if "max_norm" in self._extra else {}
@@ -518,12 +520,14 @@ class Stepper:
 
     def perturbed(self, progress: Progress) -> AbstractContextManager[None]:
         """Within it the arrays are as weight noise and weight dropout make them in the step made at `progress`."""
+        if not self._perturbing:
+            return _AS_THEY_ARE
         found = self.perturbs(progress)
-        return perturbing(found, self._seed, int(progress.step)) if found else nullcontext()
+        return perturbing(found, self._seed, int(progress.step)) if found else _AS_THEY_ARE
 
     def perturbs(self, progress: Progress) -> tuple[Perturbed, ...]:
         """The arrays that weight noise and weight dropout perturb in the step made at `progress`."""
-        if not self._extra & PERTURBING:
+        if not self._perturbing:
             return ()
         now = self.table.at(progress, self.memory)
         return perturbed_now(self.table, self.arrays, now, () if self._ties is None else self._ties.at(now))

@@ -208,7 +208,7 @@ class Term:
             return Measured(mean if isinstance(mean, Tensor) else torch.tensor(float(mean)), count)
         if made.dim():
             return Measured(made.mean(), made.numel())
-        return self._scalar(made, values, self.own_target(target))
+        return self._scalar(made, values, target if type(target) is Tensor else self.own_target(target))
 
     def _entry(self, made: Any) -> Tensor | tuple[Tensor, Any]:
         """The term's own of what a function gave for several."""

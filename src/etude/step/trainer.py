@@ -420,9 +420,11 @@ class Trainer:
 
     def _write_knobs(self) -> None:
         """The knobs of the next step; after the last step of the run they stay as they are."""
+        if self._knobs is None:
+            return
         clock = self.progress
         done = {"steps": clock.step, "epochs": clock.epoch, "samples": clock.samples, "tokens": clock.tokens}
-        if self._knobs is not None and not any(done[unit] >= length for unit, length in clock.extent.known()):
+        if not any(done[unit] >= length for unit, length in clock.extent.known()):
             self._knobs.write(clock)
 
     # ------------------------------------------------------------------------------------------- what is the case

@@ -101,6 +101,7 @@ class Work:
             self.losses.check_reaches(self.stepper.table.tree, self.stepper.table.ever_moving())
         if compile:
             self.losses.check_compiled()
+        self._beside: dict[tuple[Any, ...], list[bool]] = {}
         self._precision = precision
         self._ignore_stale = ignore_stale_grad
         turn = update.turn
@@ -149,7 +150,7 @@ class Work:
         stepper.progress = progress
         self._precision.follow(progress)
         now = stepper.table.at(progress, stepper.memory)
-        if stepper.rests(now):
+        if not now.moving.indices and stepper.rests(now):
             return self.look(progress, many)
         stepper.begin_forward()
         if self._compiled is not None and len(many) == 1 and self._compiled.takes(now.moving):
@@ -169,7 +170,7 @@ class Work:
         try:
             with self._only(now), self.stepper.perturbed(progress):
                 found = self._of_one(progress, many[0]) if len(many) == 1 else self._of_many(progress, many)
-                if isinstance(found, _Computed):
+                if not self.losses.calm and isinstance(found, _Computed):
                     self._fill_up(progress, now, many[-1])
                 return found
         except Exception:
@@ -189,12 +190,16 @@ class Work:
         missing = [array for array in self.stepper.looked_up(now.moving).arrays if array.grad is None]
         if missing:
             with self._precision.context():
-                reached = self.losses.reached_beside(self.net, self.read, values, numbers, missing)
-            for array, yes in zip(missing, reached, strict=True):
+                key = (*map(id, missing), *self.losses.loud(numbers))
+                # Asking takes a forward and a backward; which arrays a term reaches does not change.
+                if key not in self._beside:
+                    self._beside[key] = self.losses.reached_beside(self.net, self.read, values, numbers, missing)
+            for array, yes in zip(missing, self._beside[key], strict=True):
                 array.grad = torch.zeros_like(array) if yes else None
 
     def _of_one(self, progress: Progress, values: Any) -> _Computed | Report:
-        loss, measured, _, _ = self.measure(progress, values)
+        with self._precision.context():
+            loss, measured, _, _ = self.losses.measure(self.net, self.read, values, self.losses.now(progress))
         if self._looks and not isfinite(loss.item()):
             self._undo()
             return self._refused(progress, (values,), loss, measured)
@@ -451,8 +456,13 @@ class Work:
 
     def _buffers(self) -> list[Tensor]:
         """What a forward may write to: buffers of the net and of losses, each once."""
-        modules = [term.function for term in self.losses.terms if isinstance(term.function, nn.Module)]
-        return list(nn.ModuleList([self.net, *modules]).buffers())
+        return list(nn.ModuleList([self.net, *self.loss_modules]).buffers())
+
+    @property
+    def loss_modules(self) -> tuple[nn.Module, ...]:
+        """Losses that are modules, of training and of evaluation."""
+        every = (*self.losses.terms, *self.losses.looked.terms)
+        return tuple(dict.fromkeys(one.function for one in every if isinstance(one.function, nn.Module)))
 
     @property
     def observers(self) -> list[Callable[[Sequence[Any], bool], None]]:

@@ -46,11 +46,13 @@ class Stop(ABC):
             elapsed: seconds that the run has taken, over all its processes.
         """
 
-    def check(self, known: Collection[str], extent: Extent) -> None:
+    def check(self, known: Collection[str], extent: Extent, uncounted: Collection[str] = ()) -> None:
         """Prove that the run can tell it all it asks for.
 
         Args:
             known: the names of all scores that are measured. extent: how long the run is.
+            uncounted: units that the run does not count, such as "tokens" where the data have none.
+            uncounted: units that the run does not count, such as "tokens" where the data have none.
 
         Raises:
             SettingError: a score is not measured; the nearest is named.
@@ -84,9 +86,9 @@ class Limit(Stop):
         done = progress.amount(self.span.unit) >= self.span.amount - TINY
         return f"the limit of {self.span!r} was reached" if done else ""
 
-    def check(self, known: Collection[str], extent: Extent) -> None:
+    def check(self, known: Collection[str], extent: Extent, uncounted: Collection[str] = ()) -> None:
         if self.span.unit not in CLOCK_UNITS:
-            Progress(extent=extent).amount(self.span.unit)
+            Progress(extent=extent).without(*uncounted).amount(self.span.unit)
 
     def __repr__(self) -> str:
         return f"limit({self.span!r})"
@@ -105,7 +107,7 @@ class Asked(Stop):
             return said
         return f"{self._name} said so" if said else ""
 
-    def check(self, known: Collection[str], extent: Extent) -> None:
+    def check(self, known: Collection[str], extent: Extent, uncounted: Collection[str] = ()) -> None:
         try:
             said = self.function(Progress(extent=extent))
             bool(said)
@@ -140,9 +142,9 @@ class _Several(Stop):
         pairs = zip(self.members, memory, strict=True)
         return tuple(each.see(own, metrics, progress) for each, own in pairs)
 
-    def check(self, known: Collection[str], extent: Extent) -> None:
+    def check(self, known: Collection[str], extent: Extent, uncounted: Collection[str] = ()) -> None:
         for each in self.members:
-            each.check(known, extent)
+            each.check(known, extent, uncounted)
 
     def _said(self, progress: Progress, memory: Memory, elapsed: float) -> list[str]:
         pairs = zip(self.members, memory, strict=True)

@@ -66,10 +66,10 @@ class NoImprovement(Stop):
         what = "none was a number" if best is None else f"the best was {best:.4g}"
         return f"{self.score} did not improve for {waited} look{'s' * (waited != 1)}; {what}"
 
-    def check(self, known: Collection[str], extent: Extent) -> None:
+    def check(self, known: Collection[str], extent: Extent, uncounted: Collection[str] = ()) -> None:
         check_known(self, known)
         if self.warmup is not None:
-            Progress(extent=extent).amount(self.warmup.unit)
+            Progress(extent=extent).without(*uncounted).amount(self.warmup.unit)
 
     def _warming(self, progress: Progress) -> bool:
         return self.warmup is not None and progress.amount(self.warmup.unit) < self.warmup.amount - TINY
@@ -155,11 +155,11 @@ def no_improvement(
     """
     said = f"no_improvement({score!r}, patience={patience!r})"
     _check_name(score, said, f"no_improvement('val.loss', patience={patience!r})")
-    _check_count(patience, 0, "patience", "looks, at least 0", said)
+    _check_count(patience, 0, "patience", said)
     if not _is_number(min_delta) or not 0 <= min_delta < float("inf"):
         raise SettingError(f"{said}: min_delta={min_delta!r}: a finite number, at least 0, is needed. Write 0.001.")
     if not isinstance(relative, bool):
-        raise SettingError(f"{said}: relative={relative!r}: True or False is needed.")
+        raise SettingError(f"{said}: relative={relative!r}: True or False is needed. Write True for a share.")
     if warmup is not None:
         progress_span(warmup, f"{said}, warmup={warmup!r}")
     return NoImprovement(score, patience, float(min_delta), relative, warmup, _mode(score, mode, said))
@@ -186,8 +186,10 @@ def reached(score: str, above: float | None = None, below: float | None = None, 
             raise SettingError(f"{said}: {name}={bound!r}: a number is needed. Write {name}=0.99.")
     low, high = (None if bound is None else float(bound) for bound in (above, below))
     if low is not None and high is not None and low >= high:
-        raise SettingError(f"{said}: no score is above {low!r} and below {high!r}.")
-    _check_count(looks, 1, "looks", "at least 1", said)
+        raise SettingError(
+            f"{said}: no score is above {low!r} and below {high!r}. Write above={high!r}, below={low!r}, or leave one out."
+        )
+    _check_count(looks, 1, "looks", said)
     return Reached(score, low, high, looks)
 
 
@@ -209,9 +211,11 @@ def _check_name(score: object, said: str, write: str) -> None:
         raise SettingError(f"{said}: the name of a score is needed. Write {write}.")
 
 
-def _check_count(count: object, least: int, name: str, what: str, said: str) -> None:
+def _check_count(count: object, least: int, name: str, said: str) -> None:
     if isinstance(count, bool) or not isinstance(count, int) or count < least:
-        raise SettingError(f"{said}: {name}={count!r}: a whole number, {what}, is needed. Write {name}=3.")
+        raise SettingError(
+            f"{said}: {name}={count!r}: a whole number of looks, at least {least}, is needed. Write {name}=3."
+        )
 
 
 def _is_number(value: object) -> bool:
