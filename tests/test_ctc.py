@@ -112,6 +112,8 @@ def test_packed_labels() -> None:
     ("change", "loss", "error", "words"),
     [
         ({"spelt": torch.full((3, 3), 4)}, losses.ctc(), DataError, "4 classes, 0 to 3, and the labels go from"),
+        ({"spelt": torch.full((3, 3), 0)}, losses.ctc(), DataError, "stands for no label, and . of 3 sequences have it"),
+        ({"spelt": torch.full((3, 3), 3)}, losses.ctc(blank=-1), DataError, "class 3 stands for no label"),
         ({"input": X[..., 0]}, losses.ctc(), DataError, r"logits of shape \(samples, frames, classes\)"),
         ({}, losses.ctc(7), DataError, "the output has 4 classes, 0 to 3"),
         ({"spelt": torch.zeros(3, 3)}, losses.ctc(), DataError, "no tensor of class indices"),

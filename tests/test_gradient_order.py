@@ -14,6 +14,7 @@ from etude.errors import NonFiniteError, RuleError, SettingError
 from etude.step.clipping import joint_norm, joint_norms
 from etude.step.trainer import Trainer
 from etude.values.part import everything
+from etude.values.rules import times
 from etude.values.schedule import cycle, pieces
 from etude.values.spans import steps
 from nets import alike, arrays, give_gradients, graph
@@ -276,6 +277,10 @@ CONTRADICTIONS = [
         {"clip_norm": 5.0, "drop_norm": 2.0},
         r"clip_norm=5\.0 never acts: a norm above drop_norm=2\.0 leaves the step out",
     ),
+    (
+        {"weight_decay": 0.1, "rules": {"weight_decay": {everything: 0.2}}},
+        r"weight_decay= never decides: the rule everything: 0\.2 has every array",
+    ),
 ]
 
 
@@ -296,10 +301,12 @@ def test_what_contradicts_is_told_before_the_first_step(settings: dict[str, Any]
         {"clip_norm": 1.0, "drop_norm": 20.0},
         {"clip_norm": 1.0, "drop_norm": {"a": 0.5}},
         {"max_norm": 1.0},
+        {"optimizer": "signum", "weight_decay": 0.1, "l2": 0.1},
+        {"learning_rate": 0.1, "rules": {"learning_rate": {everything: times(2)}}},
     ],
 )
 def test_what_can_be_meant_is_not(settings: dict[str, Any], recwarn: pytest.WarningsRecorder) -> None:
-    Trainer(graph(), "adamw", strict=True, **settings)
+    Trainer(graph(), strict=True, **settings)
     assert not [str(one.message) for one in recwarn]
 
 

@@ -72,7 +72,9 @@ LOOKED_AT = [
     *(SRC / "values" / f"{name}.py" for name in ("part", "rules", "tree", "changes", "conditions", "following")),
     *(SRC / "values" / f"{name}.py" for name in ("newbob", "plateau", "scores", "stopping")),
     *(SRC / "run" / f"{name}.py" for name in ("evaluate", "metrics", "outputs", "probe", "probes", "statistics")),
-    *sorted(file for folder in ("bind", "initial", "layers", "returnn", "step") for file in (SRC / folder).rglob("*.py")),
+    *sorted(
+        file for folder in ("bind", "initial", "layers", "returnn", "step") for file in (SRC / folder).rglob("*.py")
+    ),
 ]
 
 X, Y = torch.randn(8, 3), torch.randn(8, 2)

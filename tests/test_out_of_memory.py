@@ -486,3 +486,37 @@ def test_parts_may_be_computed_without_a_net_of_ours() -> None:
     assert torch.equal(torch.cat(list(parts)), X[:5])
     assert splitting.state() == 12
     assert Splitting("raise", mlp()).state() == 0
+
+
+class Looked(nn.Module):
+    """A net for which there is no memory above `room` rows when it is looked at."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.inside = mlp()
+        self.room = room
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.inside(x)
+        if not self.training and len(x) > self.room:
+            raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {len(x)} GiB.")
+        return made
+
+
+def test_validation_data_are_looked_at_in_parts() -> None:
+    looks = etude.Evaluate(classified(15, seed=5), ["accuracy", etude.Probe("inside.0", "rms")], batch_size=8)
+    plan = options(epochs=2, validation=looks, out_of_memory="split")
+    with pytest.warns(UserWarning, match=r"Looking at validation data .* for 8 samples.*in parts, here of 4, 4"):
+        result = Run(etude.Plan(**plan), Looked(4), classified(12)).result()
+    whole = Run(etude.Plan(**plan), Looked(8), classified(12)).result()
+    for name in ("val.loss", "val.accuracy", "val.inside.0.rms"):
+        assert result.history[name].values == pytest.approx(whole.history[name].values, rel=1e-6)
+
+
+def test_without_being_asked_a_look_without_memory_is_torchs_error() -> None:
+    with pytest.raises((torch.OutOfMemoryError, PlanError), match="out of memory"):
+        Run(
+            etude.Plan(**options(validation=etude.Evaluate(classified(15, seed=5), batch_size=8))),
+            Looked(4),
+            classified(12),
+        ).result()

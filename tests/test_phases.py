@@ -42,7 +42,8 @@ def test_a_curve_in_a_phase_ends_with_it() -> None:
 
 def test_columns_are_given_on_as_keywords() -> None:
     made = recipe()
-    assert list(made) == ["learning_rate", "batch_size"] and len(made) == 2
+    assert list(made) == ["learning_rate", "batch_size"]
+    assert len(made) == 2
     assert dict(**made) == made.only("learning_rate", "batch_size")
     assert made.but("batch_size") == {"learning_rate": made["learning_rate"]}
     assert [span.amount for span in made.starts] == [0, 0.25, 0.75]
@@ -87,5 +88,6 @@ def test_what_is_no_recipe(wrong: object, message: str) -> None:
 def test_a_setting_that_is_not_there_names_the_nearest() -> None:
     with pytest.raises(SettingError, match='Nearest: "batch_size"') as raised:
         recipe()["batchsize"]
-    assert isinstance(raised.value, KeyError) and isinstance(raised.value, EtudeError)
+    assert isinstance(raised.value, KeyError)
+    assert isinstance(raised.value, EtudeError)
     assert recipe().get("batchsize") is None

@@ -149,8 +149,10 @@ def test_check_names_what_never_moves() -> None:
 def test_the_picture_before_the_run_is_that_after_it() -> None:
     made = run(epochs=2, learning_rate=warmup(steps(2)) * cosine(0.1), update_schedule=["0", part("2") * 2])
     from etude.run.account import score_of
+    from etude.run.pace import Pace
 
-    before = score_of(made.checked, 6)
+    before = score_of(made.checked, Pace(made.checked))
+    assert len(before["steps"]) == 6
     assert made.result().score == before
 
 

@@ -107,3 +107,10 @@ def test_several_updates_have_no_fp16_at_any_time() -> None:
     plan = etude.Plan(updates=updates, epochs=1, precision=pieces("fp32", (steps(2), "fp16")))
     with pytest.raises(PlanError, match="fp16' scales one loss"):
         plan.check(Net(), (X, Y))
+
+
+def test_the_history_says_the_bits_of_a_number() -> None:
+    result = trained(Net(), pieces("fp32", (steps(2), "bf16")))
+    bits = result.history["setting.precision"].values
+    assert bits[:2] == [32, 32]
+    assert set(bits[2:]) == {16}

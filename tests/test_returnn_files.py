@@ -230,7 +230,7 @@ NEWBOB: Mapping[str, Any] = {"learning_rate": 1.0, "learning_rate_control": "new
             lambda: newbob_from({"learning_rate": 1.0, "learning_rate_decay": 0.5}),
             "of no use to .*'constant'. Leave it out",
         ),
-        (lambda: newbob_from({}), "learning_rate is missing, and the default of RETURNN, 1.0"),
+        (lambda: newbob_from({}), "learning_rate is missing, and RETURNN's default, 1.0"),
         (lambda: newbob_from({"learning_rates": {2: 0.5}}), "learning_rate is missing"),
         (lambda: newbob_from({"learning_rate": "a"}), "epoch 1 is 'a': a finite number of at least 0 is needed"),
         (lambda: newbob_from({"learning_rate": -1.0}), "epoch 1 is -1.0: a finite number of at least 0 is needed"),

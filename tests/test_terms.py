@@ -153,6 +153,16 @@ def test_an_error_is_reported_and_not_differentiated() -> None:
     assert len(result.history["epoch.fer"].values) == 2
 
 
+@pytest.mark.parametrize("said", [{"accumulate": 2}, {"out_of_memory": "split"}])
+def test_an_error_that_is_a_number_of_python_counts_over_several_batches(said: dict[str, Any]) -> None:
+    def share(output: Tensor, target: Tensor) -> float:
+        return float(np.mean(output.numpy().argmax(1) != target.numpy()))
+
+    loss = {"ce": "cross_entropy", "fer": losses.error("error_rate"), "share": losses.error(share)}
+    result = trained(loss=loss, epochs=2, **said)
+    assert result.history["epoch.share"].values == pytest.approx(result.history["epoch.fer"].values)
+
+
 def test_error_rate_leaves_out_padding_and_what_is_ignored() -> None:
     output = torch.zeros(2, 3, 4)
     output[:, 1] = 1

@@ -75,6 +75,27 @@ def three_by_hand() -> None:
         trainer.step()
 
 
+def two_by_closure() -> None:
+    net = chain()
+    trainer = Trainer(net, "lbfgs", non_finite=skip(1))
+
+    def loss() -> Tensor:
+        trainer.zero_grad()
+        made = net(torch.full((4, 3), nan)).sum()
+        made.backward()
+        return made
+
+    for _ in range(2):
+        trainer.step(1, closure=loss)
+
+
+def two_gradients(optimizer: str) -> None:
+    """The loss is a number, and its gradient is none."""
+    one = work(Rooted(), skip(1), optimizer)
+    for _ in range(2):
+        one.step(CLOCK, batch(0.0))
+
+
 def of_another_net() -> None:
     _, kept = at_work(roll_back())
     at_work(roll_back(), nn.Linear(3, 2))[1].load(kept.state())
@@ -84,6 +105,16 @@ def of_other_updates() -> None:
     _, kept = at_work(roll_back())
     state = kept.state()
     kept.load({**state, "optimizers": {"critic": state["optimizers"]["loss"]}})
+
+
+class Rooted(nn.Linear):
+    """Its output is finite at 0, and has no slope there."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 2, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).square().sqrt()
 
 
 class NoRoom(nn.Linear):
@@ -132,6 +163,27 @@ BROKEN_NUMBERS: dict[str, tuple[Callable[[], Any], type[EtudeError], list[str]]]
         three_by_hand,
         NonFiniteError,
         ["Step 3 is refused", "The 2 steps before it were left out, and skip(most=2) allows no more"],
+    ),
+    "too many in a row by closure": (
+        two_by_closure,
+        NonFiniteError,
+        ["Step 2 is refused", "The step before it was left out, and skip(most=1) allows no more"],
+    ),
+    "too many gradients in a row": (
+        lambda: two_gradients("adam"),
+        NonFiniteError,
+        [
+            "the gradients of 'weight' are not finite",
+            "The step before it was left out, and skip(most=1) allows no more",
+        ],
+    ),
+    "too many gradients of a closure": (
+        lambda: two_gradients("lbfgs"),
+        NonFiniteError,
+        [
+            "the gradients of 'weight' are not finite",
+            "The step before it was left out, and skip(most=1) allows no more",
+        ],
     ),
     "gone back too often": (
         once_too_often,

@@ -39,7 +39,9 @@ HEAD = {"head__weight": torch.ones(2, 4), "head__bias": torch.ones(2)}
 def load(of_net: nn.Module | None = None, /, arrays: Any = None, **options: Any) -> Any:
     """Load a file, of the head alone, into a net."""
     given = {"missing": "fresh", **options}
-    return initialize(net() if of_net is None else of_net, [Load(file(**(HEAD if arrays is None else arrays)), **given)])
+    return initialize(
+        net() if of_net is None else of_net, [Load(file(**(HEAD if arrays is None else arrays)), **given)]
+    )
 
 
 class Stuck(nn.Module):
@@ -304,7 +306,11 @@ INITIAL: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
     "file that lacks arrays": (
         lambda: load(missing="error"),
         StateError,
-        ["neither the file nor another entry has 'body.0.weight' (nearest: \"head.weight\")", "Write Fresh('body')", "missing='fresh'"],
+        [
+            "neither the file nor another entry has 'body.0.weight' (nearest: \"head.weight\")",
+            "Write Fresh('body')",
+            "missing='fresh'",
+        ],
     ),
     "file of other shapes": (
         lambda: load(arrays={"head__weight": torch.ones(2, 3)}),

@@ -195,6 +195,11 @@ LOSSES: dict[str, tuple[Callable[[], Any], type[EtudeError], list[str]]] = {
     "smoothing, weights": (lambda: losses.cross_entropy(weight=2), SettingError, ["weight=2", "one number from 0 on"]),
     "ctc, dimensions": (lambda: spell(losses.ctc(), input=FRAMES[0]), DataError, ["(3, 4)", "(samples, frames, class"]),
     "ctc, blank beyond the classes": (lambda: spell(losses.ctc(9)), DataError, ["blank=9", "4 classes", "classes=1"]),
+    "ctc, the blank as a label": (
+        lambda: spell(losses.ctc(), spelt=torch.zeros(2, 2).long()),
+        DataError,
+        ["ctc(blank=0)", "2 of 2 sequences", "lengths beside them", "ctc(blank=-1)"],
+    ),
     "ctc, labels of another name": (
         lambda: spell(losses.ctc(labels="spel")),
         SettingError,

@@ -113,7 +113,7 @@ RETURNN: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
     "no rate of RETURNN": (
         lambda: newbob_from({"learning_rate_control": "newbob"}, "val.loss"),
         SettingError,
-        ["learning_rate is missing", "1.0, suits hardly any net"],
+        ["learning_rate is missing", "suits hardly any net"],
     ),
     "constant rate of RETURNN": (
         lambda: newbob_from({"learning_rate": -1}),

@@ -148,7 +148,8 @@ def _moments(extent: Extent) -> list[Progress]:
 
 def _at_share(extent: Extent, step: int) -> Progress:
     share = step / (_SHOWN - 1)
-    return Progress(step, *(share * (n or 0.0) for n in (extent.epochs, extent.samples, extent.tokens)), extent)
+    epochs, samples, tokens = (share * (n or 0.0) for n in (extent.epochs, extent.samples, extent.tokens))
+    return Progress(step, epochs, samples, tokens, extent)
 
 
 def _now_peak_end(choice: Choice, moments: Sequence[Progress], nothing: str) -> str:

@@ -93,10 +93,14 @@ def decide(tree: Tree, entries: Sequence[Entry]) -> tuple[dict[str, Decision], t
 def _check(tree: Tree) -> None:
     lazy = [name for name, array in tree.arrays.items() if not has_shape(array)]
     if lazy:
-        raise StateError(f"initialize: {some(lazy)} {'has' if len(lazy) == 1 else 'have'} no shape as yet. Call the net once before.")
+        raise StateError(f"initialize: {_have(lazy)} no shape as yet. Call the net once before.")
     empty = [name for name, array in tree.arrays.items() if array.is_meta]
     if empty:
-        raise StateError(f"initialize: {some(empty)} {'has' if len(empty) == 1 else 'have'} no memory. Write net.to_empty(device='cpu') before.")
+        raise StateError(f"initialize: {_have(empty)} no memory. Write net.to_empty(device='cpu') before.")
+
+
+def _have(names: Sequence[str]) -> str:
+    return f"{some(names)} {'has' if len(names) == 1 else 'have'}"
 
 
 def _meet(tree: Tree, entry: Entry) -> _Met:

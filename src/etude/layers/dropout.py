@@ -71,5 +71,7 @@ def _axes(shared: Any) -> tuple[int, ...]:
             "features)."
         )
     if len(set(axes)) < len(axes):
-        raise SettingError(f"Dropout: shared={shared!r}: an axis is named twice. Write shared={tuple(dict.fromkeys(axes))!r}.")
+        raise SettingError(
+            f"Dropout: shared={shared!r}: an axis is named twice. Write shared={tuple(dict.fromkeys(axes))!r}."
+        )
     return tuple(axes)

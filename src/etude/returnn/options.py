@@ -144,10 +144,14 @@ def _rates(options: Mapping[str, Any]) -> tuple[Any, dict[int, Any]]:
     pinned = dict(given) if isinstance(given, Mapping) else dict(enumerate(given, 1))
     for epoch, rate in pinned.items():
         if not isinstance(epoch, int) or epoch < 1 or not is_number(rate):
-            raise SettingError(f"learning_rates={{{epoch!r}: {rate!r}}}: epochs are whole numbers from 1, and rates are numbers.")
+            raise SettingError(
+                f"learning_rates={{{epoch!r}: {rate!r}}}: epochs are whole numbers from 1, and rates are numbers."
+            )
     first = options.get("learning_rate", pinned.get(1))
     if first is None:
-        raise SettingError("learning_rate is missing, and the default of RETURNN, 1.0, suits hardly any net. Write learning_rate=1e-3.")
+        raise SettingError(
+            "learning_rate is missing, and RETURNN's default, 1.0, suits hardly any net. Write learning_rate=1e-3."
+        )
     return first, pinned
 
 

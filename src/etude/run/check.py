@@ -389,7 +389,7 @@ def _evaluator(
     made = validation_flow(plan, evaluate, aside, net, flow, device)
     if policy(plan.non_finite).raises:
         check_finite(aside)
-    evaluator = Evaluator(evaluate, net, works, made)
+    evaluator = Evaluator(evaluate, net, works, made, plan.out_of_memory)
     batch = _first(made).values
     prove_validation(evaluator, works, net, aside, batch)
     evaluator.first_batch = _told(made, batch)

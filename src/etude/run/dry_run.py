@@ -15,7 +15,8 @@ from etude.data.source import Arrays, Source
 from etude.errors import EtudeError, PlanError
 from etude.run.evaluate import Evaluator
 from etude.step.looking import looking
-from etude.step.reading import Reader
+from etude.step.reading import Reader, samples_in
+from etude.step.splitting import halves, is_out_of_memory
 from etude.step.work import Work
 from etude.values.progress import Extent, Progress
 from etude.values.tree import has_shape
@@ -125,6 +126,17 @@ def _among_sequences(training: Source, batch: Any, read: Reader) -> Any:
     return {**batch, wanted[0]: columns[wanted[0]]}
 
 
+def _check_output(work: Work, net: nn.Module, batch: Any, whole: Any, splits: bool) -> None:
+    """Hold what the net gives for a batch against its targets; where memory is not enough, for a part of it."""
+    while True:
+        try:
+            return work.losses.check_output(net, work.read, batch, whole, also=True)
+        except (RuntimeError, MemoryError) as error:
+            if not splits or not is_out_of_memory(error) or samples_in(batch) < 2:
+                raise
+        batch = halves(batch)[0]
+
+
 def prove_validation(evaluator: Evaluator, works: tuple[Work, ...], net: nn.Module, aside: Source, batch: Any) -> None:
     """Measure one batch of the validation data, and look at all class targets, before the first step."""
     whole = in_memory(aside)
@@ -134,7 +146,7 @@ def prove_validation(evaluator: Evaluator, works: tuple[Work, ...], net: nn.Modu
                 if whole is None:
                     work.losses.count_ignored()
                 if work.losses.needs_output:
-                    work.losses.check_output(net, work.read, batch, whole, also=True)
+                    _check_output(work, net, batch, whole, evaluator.splits)
         evaluator.prove(batch)
     except EtudeError as error:
         raise type(error)(f"In the validation data: {error}") from error

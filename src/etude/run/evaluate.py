@@ -22,6 +22,7 @@ from etude.run.randomness import own_randomness, seed_look
 from etude.step.looking import looking
 from etude.step.loss import PERPLEXITY, Measured, exponential
 from etude.step.reading import Reader
+from etude.step.splitting import Splitting
 from etude.step.work import Work
 from etude.values.cadence import Cadence, every
 from etude.values.progress import Progress
@@ -93,7 +94,14 @@ class Evaluator:
         first_batch: a digest of the first batch, by which other data are told from these.
     """
 
-    def __init__(self, evaluate: Evaluate, net: nn.Module, works: Sequence[Work], flow: Flow) -> None:
+    def __init__(
+        self,
+        evaluate: Evaluate,
+        net: nn.Module,
+        works: Sequence[Work],
+        flow: Flow,
+        out_of_memory: str = "raise",
+    ) -> None:
         assert isinstance(evaluate.every, Cadence)
         self.cadence = evaluate.every
         self.flow = flow
@@ -112,11 +120,18 @@ class Evaluator:
         self._probed = labels_of(self.metrics.probes, tree)
         self._outputs = Outputs([one for one in self.metrics.probes if one.of == OUTPUT], tree, self._read, net)
         self._arrays = [Arrays(one, tree) for one in self.metrics.probes if one.of != OUTPUT]
+        self._splitting = Splitting(out_of_memory, net, looking=True)
+        self._splitting.observers.append(self._outputs.parts)
         self._names = [work.names(len(works) == 1, looking=True) for work in works]
         # Every term, and the sums; each once.
         self._losses = tuple(dict.fromkeys(["loss", *(n for total, own in self._names for n in (total, *own))]))
         self._check_names()
         self.best_by, self.larger = _best(evaluate.best, self.metrics, self._probed, self._losses)
+
+    @property
+    def splits(self) -> bool:
+        """Whether batches are cut where memory is not enough for them."""
+        return self._splitting.active
 
     def prove(self, batch: Any) -> None:
         """Measure one batch, so that what cannot be measured is found before the first step.
@@ -170,7 +185,6 @@ class Evaluator:
             seed_look(self.flow.seed, self.flow.device or torch.device("cpu"))
             with self._outputs.open():
                 for values in batches:
-                    self._outputs.batch(values)
                     self._measure(values, progress, means)
             probed = self._probe()
         found = means.values()
@@ -207,18 +221,30 @@ class Evaluator:
             )
 
     def _measure(self, values: Any, progress: Progress, means: Means) -> None:
+        """Take a batch; where memory is not enough for it, and that is asked for, in parts."""
+        parts, found = self._splitting.compute(
+            progress, (values,), lambda parts: [self._computed(part, progress) for part in parts]
+        )
+        for part, (terms, output, target) in zip(parts, found, strict=True):
+            for measured in terms:
+                means.add(measured)
+            if self.metrics.names:
+                self.metrics.update(output, target, self._read.true_frames(part))
+
+    def _computed(self, values: Any, progress: Progress) -> tuple[list[dict[str, Measured]], Any, Any]:
+        """The terms of every update over a batch, and the output and target that metrics are of."""
         output = target = None
+        terms = []
         for work, (_, names) in zip(self._works, self._names, strict=True):
             _, measured, seen, wanted = work.measure(progress, values, looking=True)
             output, target = (seen, wanted) if output is None else (output, target)
-            means.add(dict(zip(names, measured, strict=True)))
-        if self.metrics.names:
+            terms.append(dict(zip(names, measured, strict=True)))
+        if self.metrics.names and output is None:
             # The output that the loss was taken of, unless the loss called the net itself.
-            if output is None:
-                args, kwargs, target = self._read(values)
-                with self._outputs.paused():
-                    output = self._net(*args, **kwargs)
-            self.metrics.update(output, target, self._read.true_frames(values))
+            args, kwargs, target = self._read(values)
+            with self._outputs.paused():
+                output = self._net(*args, **kwargs)
+        return terms, output, target
 
     def _check_names(self) -> None:
         """A metric called as a loss would hide it."""

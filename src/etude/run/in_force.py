@@ -16,6 +16,8 @@ from etude.values.progress import Extent, Progress
 from etude.values.schedule import Schedule, schedule
 
 WEIGHT = "weight."
+BITS = {"fp64": 64.0, "fp32": 32.0, "bf16": 16.0, "fp16": 16.0}
+"""Of a number, by the name of the precision: a history has numbers only."""
 _PART = re.compile(r"part\(([^()]*)\)")
 """A part as it prints; in a name only what it is called is of interest."""
 _NOTHING: Mapping[str, float] = {}
@@ -35,7 +37,7 @@ class InForce:
 
     "setting.<name>" for a setting that changes, with the part in brackets where a rule decides; so are called the sizes
     of batches too ("setting.accumulate", "setting.batch_size", "setting.budget") and what a loss is computed with
-    ("setting.ce.smoothing"); "weight.<term>" for a term of a loss whose weight changes; "knob.<label>". With several
+    ("setting.ce.smoothing"), and the bits of a number ("setting.precision"); "weight.<term>" for a term of a loss whose weight changes; "knob.<label>". With several
     updates the name of the update comes before that of the setting or term.
     """
 
@@ -43,13 +45,15 @@ class InForce:
         works, plan = checked.works, checked.plan
         self._knobs = checked.knobs
         self._batches = dict(_of_batches(checked))
+        said = plan.precision
+        self._precision = said if isinstance(said, Schedule) and not said.constant else None
         # Limits of batches are asked before anybody knows how many steps an epoch has.
         self._extent = Extent(steps=plan.steps, epochs=plan.epochs)
         self._works = [(work, _shown(work.stepper.table, _of(work, works))) for work in works]
         self._works = [(work, shown) for work, shown in self._works if shown]
         changing = any(not made.constant for work in works for made in work.losses.settings().values())
         self._losses = [(work, _of(work, works)) for work in works] if changing else []
-        self.empty = not (self._works or self._losses or self._batches or self._knobs)
+        self.empty = not (self._works or self._losses or self._batches or self._knobs or self._precision)
 
     def at(self, progress: Progress) -> Mapping[str, float]:
         """What was in force in the step made at `progress`."""
@@ -69,6 +73,8 @@ class InForce:
                 found[f"{WEIGHT}{prefix}{name}" if not kind and label != name else f"setting.{prefix}{label}"] = value
         for name, made in self._batches.items():
             found[name] = float(made.at(replace(progress, extent=self._extent)))
+        if self._precision is not None:
+            found["setting.precision"] = BITS[self._precision.at(progress)]
         if self._knobs:
             found.update({f"knob.{label}": float(value) for label, value in self._knobs.numbers.items()})
         return found

@@ -117,7 +117,9 @@ class Outputs:
         tensor = _tensor(output)
         if tensor is None:
             what = type(output).__name__
-            raise SettingError(f"{', '.join(n for n, _ in self._of[module])}: its module gives a {what}, no tensor. Name another.")
+            raise SettingError(
+                f"{', '.join(n for n, _ in self._of[module])}: its module gives a {what}, no tensor. Name another."
+            )
         inside = _spread(self._inside, tensor)
         with torch.autocast(tensor.device.type, enabled=False):
             for label, of in self._of[module]:

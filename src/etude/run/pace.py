@@ -57,7 +57,8 @@ class Pace:
         extent, end = self._extent, self._end
         whole = (extent.epochs, extent.samples, extent.tokens) if end is None else (end.epoch, end.samples, end.tokens)
         share = step / self.steps if self.steps else 0.0
-        return Progress(step, *(share * (amount or 0.0) for amount in whole), extent)
+        epochs, samples, tokens = (share * (amount or 0.0) for amount in whole)
+        return Progress(step, epochs, samples, tokens, extent)
 
 
 def _followed(checked: Checked, made: int | None) -> list[Progress]:

@@ -94,7 +94,8 @@ class Plan:
         non_finite: what happens when a loss or gradient is not finite, decided before anything moves: "raise" an
             error, "skip" the step, `skip(most=3)` in a row, "stop" the run, `roll_back(factor=0.5)` to how the net
             was some steps ago, or "apply" it unseen.
-        out_of_memory: "raise" torch's error, or "split" the batch in halves that make one step together.
+        out_of_memory: "raise" torch's error, or "split" the batch in halves that make one step together; one that is
+            looked at likewise.
         ignore_stale_grad: arrays that the loss does not reach stay as they are, instead of an error.
         strict: a rule that can never decide is an error, not a warning.
         settings: of the update rule (`weight_decay=0.1`), and clip_norm, clip_value, noise, clip_weights.

@@ -34,6 +34,7 @@ from etude.run.in_force import InForce
 from etude.run.keep_best import Best
 from etude.run.leaving import Leaving
 from etude.run.plan import Plan, check_time
+from etude.run.probes import Probes
 from etude.run.randomness import own_randomness, seed_step
 from etude.run.result import Result
 from etude.run.resuming import Accept, Resume, check_accept, check_resume
@@ -42,6 +43,8 @@ from etude.step.loss import Measured
 from etude.step.work import Report, Work
 from etude.values.progress import Progress
 from etude.values.spans import Span
+
+_NOTHING_PROBED: Mapping[str, Tensor] = {}
 
 
 @named_class
@@ -99,6 +102,7 @@ class Run:
         self._alone = len(self.checked.works) == 1
         self._in_force = InForce(self.checked)
         self._accumulates = plan.accumulate != 1
+        self._may_end = any(asked is not None for asked in (plan.patience, plan.time_limit, plan.stop))
         self._terms = {work.name: work.names(self._alone)[1] for work in self.checked.works}
         self._listeners: list[Listener] = []
         self._events: Generator[Event, None, None] = self._run()
@@ -184,8 +188,11 @@ class Run:
                     raise
                 before = going.progress
                 try:
-                    reports, probed = self._probed_step(turns, taken)
-                    back = going.snapshots.back(reports, int(before.step) + 1)
+                    if checked.probes is None:
+                        reports, probed = self._step(turns, taken), _NOTHING_PROBED
+                    else:
+                        reports, probed = self._probed_step(checked.probes, turns, taken)
+                    back = going.snapshots.back(reports, int(before.step) + 1) if going.snapshots.active else ""
                 except NonFiniteError as told:
                     if plan.non_finite != "stop":
                         yield from map(see, self._save_for(told) if self._alone else ())
@@ -218,11 +225,11 @@ class Run:
                         yield from map(see, self._save_for(error))
                         raise
                     yield see(saving.hear(looked))
-                if made:
+                if made and going.snapshots.active:
                     going.snapshots.take_if_due(before, going.progress)
                 yield from map(see, saving.settle(before, going))
                 yield Settled(going.progress)
-                reason, message = self._asked_to_end()
+                reason, message = self._asked_to_end() if self._may_end else ("", "")
                 if not reason and (asked := leaving.requested or self._time_is_up()):
                     reason, message = "interrupted", asked
                     if leaving.note:
@@ -291,12 +298,11 @@ class Run:
                 error.add_note(f"The state after step {step} is in {path}, to be gone on with.")
 
     def _probed_step(
-        self, acting: list[Work], taken: list[Batch]
+        self, probes: Probes, acting: list[Work], taken: list[Batch]
     ) -> tuple[list[tuple[Work, Report]], Mapping[str, Tensor]]:
         """A step, and what probes measure in it where one is due."""
-        probes = self.checked.probes
-        if probes is None or not probes.due(self._going.progress, self._going.after(taken)):
-            return self._step(acting, taken), {}
+        if not probes.due(self._going.progress, self._going.after(taken)):
+            return self._step(acting, taken), _NOTHING_PROBED
         with probes.watching(*[batch.values for batch in taken]):
             reports = self._step(acting, taken)
         return reports, probes.values()

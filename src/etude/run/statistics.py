@@ -224,8 +224,8 @@ def _scalar(value: Any, like: Tensor) -> Tensor:
     made = torch.as_tensor(value, device=like.device).detach()
     if made.numel() != 1:
         raise SettingError(
-            f"A probe's function gave a tensor of shape {tuple(made.shape)}: one number is needed, or a pair (sum, count). "
-            "Write what=lambda x: x.abs().amax()."
+            f"A probe's function gave a tensor of shape {tuple(made.shape)}: one number is needed, or a pair (sum, "
+            "count). Write what=lambda x: x.abs().amax()."
         )
     return _wide(made.reshape(()))
 

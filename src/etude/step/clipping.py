@@ -105,7 +105,7 @@ def _clip_norm(tensors: Sequence[Tensor], bound: float) -> None:
     devices = {tensor.device for tensor in tensors}
     for device in devices:
         own = tensors if len(devices) == 1 else [tensor for tensor in tensors if tensor.device == device]
-        torch._foreach_mul_(own, factor.to(device))
+        torch._foreach_mul_(list(own), factor.to(device))
 
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:
@@ -113,7 +113,8 @@ def _norm(tensors: Sequence[Tensor]) -> Tensor:
     wide = [tensor.float() if is_low(tensor) else tensor for tensor in tensors]
     if len({(tensor.device, tensor.dtype) for tensor in wide}) == 1:
         # What the function of torch comes to here, in a third of its time for small gradients.
-        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(wide)))
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(wide)))
+        return norm
     return torch.nn.utils.get_total_norm(wide)
 
 

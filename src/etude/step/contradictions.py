@@ -13,13 +13,18 @@ from etude.step.states import some
 from etude.values.progress import Progress
 
 
-def check_useful(table: Table, said: Collection[str], strict: bool) -> None:
-    """Warn of what cannot be meant; `said` are the settings that the call gave a value to.
+def check_useful(table: Table, said: Collection[str], strict: bool, both_decays: bool = False) -> None:
+    """Warn of what cannot be meant.
+
+    Args:
+        table: the settings. said: those that the call gave a value to. strict: raise instead.
+        both_decays: the update rule has decay through the gradient and beside it, on purpose.
 
     Raises:
         RuleError: there is such a thing, and `strict`.
     """
-    found = [*_decayed_twice(table, said), *_never_acting(table), *_useless_clips(table)]
+    twice = () if both_decays else _decayed_twice(table, said)
+    found = [*twice, *_never_deciding(table, said), *_never_acting(table), *_useless_clips(table)]
     if found and strict:
         raise RuleError(" ".join(found))
     for text in found:
@@ -36,6 +41,18 @@ def _decayed_twice(table: Table, said: Collection[str]) -> Iterator[str]:
                     f"{one}= and {other}= both make {some(names)} smaller in every step. Leave one of them out, or "
                     "give each its own part."
                 )
+
+
+def _never_deciding(table: Table, said: Collection[str]) -> Iterator[str]:
+    """Values of the call that rules for all arrays leave nothing to decide."""
+    for setting in sorted(set(said) & set(table.settings)):
+        choices = [table.choices[name][setting] for name in table.names]
+        decided = [choice for choice in choices if choice.rule != "no rule" and choice.absolute]
+        if choices and len(decided) == len(choices) and len({choice.rule for choice in decided}) == 1:
+            yield (
+                f"{setting}= never decides: the rule {decided[0].rule} has every array. Leave one of them out, or "
+                "write times(...) in the rule."
+            )
 
 
 def _asked(table: Table, name: str, setting: str, said: Collection[str]) -> bool:

@@ -386,7 +386,7 @@ class Losses:
                 return self._reaching(place, batch.net, found)
         if source not in computed:
             first = self.terms[source]
-            named = self.numbers.named(source, batch.now)
+            named = self.numbers.named(source, batch.now) if first.settings else _NOTHING
             if batch.seen and first.function in batch.seen:
                 named = {**named, "seen": batch.seen[first.function]}
             computed[source] = first.compute(batch.net, batch.values, output, target, true, named)

@@ -160,30 +160,31 @@ class Tolerance:
     Attributes:
         policy: the same. refused: steps in a row that were left out, those not counted by which a loss scale finds its
             size.
+        asked: what the step to come does: "raise", "skip", or None where nobody looks; see `Stepper.attempt`.
     """
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self.refused = 0
         self._limit = policy.most if policy.kind == "skip" else None
         self._usual = "raise" if policy.raises else "skip" if policy.looks else None
+        self._count(0)
 
     @property
     def spent(self) -> bool:
         """Whether as many steps in a row were left out as may be."""
         return self._limit is not None and self.refused >= self._limit
 
-    @property
-    def asked(self) -> str | None:
-        """What the step to come does: "raise", "skip", or None where nobody looks; see `Stepper.attempt`."""
-        return self._usual if self._limit is None or not self.spent else "raise"
-
     def follow(self, made: bool, overflow: bool = False) -> None:
         """Take note of whether a step was made; `overflow`: what refused it was the loss scale, as it should."""
         if made:
-            self.refused = 0
+            if self.refused:
+                self._count(0)
         elif not overflow:
-            self.refused += 1
+            self._count(self.refused + 1)
+
+    def _count(self, refused: int) -> None:
+        self.refused = refused
+        self.asked = "raise" if self.spent else self._usual
 
     def explained(self, error: NonFiniteError) -> NonFiniteError:
         """The error of a step that `asked` refused, which says so where it is one of too many."""
@@ -199,7 +200,7 @@ class Tolerance:
 
     def load(self, state: Any) -> None:
         """Take over what `state()` gave."""
-        self.refused = int(state)
+        self._count(int(state))
 
 
 def _refuse_function(literal: object) -> None:

@@ -94,9 +94,9 @@ class Precision:
     def step(self, stepper: Stepper, ignore_stale_grad: bool, non_finite: str | None, divisor: float = 1.0) -> bool:
         """Let the stepper step on gradients without the scale, divided by `divisor`; False if it refused them."""
         scale = self.scale
-        made = stepper.attempt(
-            scale.value * divisor, ignore_stale_grad, scale.policy(non_finite), scaled=scale.finding
-        )
+        if scale is self._none:
+            return stepper.attempt(divisor, ignore_stale_grad, non_finite)
+        made = stepper.attempt(scale.value * divisor, ignore_stale_grad, scale.policy(non_finite), scaled=scale.finding)
         scale.follow(made)
         return made
 

@@ -52,6 +52,7 @@ class Splitting:
 
     Args:
         asked: "raise" or "split". net: the net, on whose devices chance is drawn.
+        looking: batches are only looked at.
 
     Attributes:
         active: whether batches are split. limit: the smallest size (in elements of all its tensors) of a batch that did
@@ -59,11 +60,12 @@ class Splitting:
             whether it is another try.
     """
 
-    def __init__(self, asked: str, net: nn.Module) -> None:
+    def __init__(self, asked: str, net: nn.Module, looking: bool = False) -> None:
         self.active = check_out_of_memory(asked) == "split"
         self.limit = 0
         self.observers: list[Callable[[Sequence[Any], bool], None]] = []
         self._net = net
+        self._looking = looking
 
     def compute(
         self, progress: Progress, many: Sequence[Any], computed: Callable[[Sequence[Any]], T]
@@ -80,6 +82,10 @@ class Splitting:
         Raises:
             OutOfMemoryError: there is not enough for one sample.
         """
+        if not self.active:
+            for told in self.observers:
+                told(many, False)
+            return many, computed(many)
         parts = [part for values in many for part in self._cut(values)]
         devices = {array.device for array in self._net.parameters()}
         chance, limit, again = Chance(devices), self.limit, False
@@ -100,7 +106,7 @@ class Splitting:
             again = True
             parts = self._smaller(progress, parts, said[0] if said else "")
         if self.limit != limit:
-            _tell(progress, many, parts)
+            _tell(progress, many, parts, self._looking)
         return parts, made
 
     def state(self) -> int:
@@ -123,8 +129,8 @@ class Splitting:
         if not sizes:
             largest = max(parts, key=size_of)
             raise OutOfMemoryError(
-                f"Step {int(progress.step) + 1}: there is not enough memory for one sample, {_shapes(largest)}, and "
-                'out_of_memory="split" cannot cut it. Nothing was changed. Shorten or filter the longest samples, take '
+                f"{_where(progress, self._looking)}: there is not enough memory for one sample, {_shapes(largest)}, "
+                'and out_of_memory="split" cannot cut it. Nothing was changed. Shorten or filter the longest samples, take '
                 f"a smaller net, or recompute activations (torch.utils.checkpoint).{_quoted(said)}",
                 int(progress.step) + 1,
             )
@@ -213,13 +219,23 @@ def _make_room(devices: set[torch.device]) -> None:
             torch.get_device_module(device).empty_cache()
 
 
-def _tell(progress: Progress, many: Sequence[Any], parts: Sequence[Any]) -> None:
+def _tell(progress: Progress, many: Sequence[Any], parts: Sequence[Any], looking: bool) -> None:
     largest = max(many, key=size_of)
+    together = ", which make one step together"
+    write = "A smaller batch_size and accumulate= say the same beforehand."
+    if looking:
+        write = "Evaluate(..., batch_size=) says the same beforehand."
     sizes = ", ".join(str(samples_in(part)) for part in parts[:8]) + (", ..." if len(parts) > 8 else "")
     warn(
-        f"Step {int(progress.step) + 1}: there was not enough memory for {samples_in(largest)} samples, "
-        f"{_shapes(largest)}. They are computed in parts, here of {sizes}, which make one step together; from now on "
-        "batches of this size are. A smaller batch_size and accumulate= say the same beforehand."
+        f"{_where(progress, looking)}: there was not enough memory for {samples_in(largest)} samples, "
+        f"{_shapes(largest)}. They are computed in parts, here of {sizes}{'' if looking else together}; from now on "
+        f"batches of this size are. {write}"
+    )
+
+
+def _where(progress: Progress, looking: bool) -> str:
+    return (
+        f"Looking at validation data after step {int(progress.step)}" if looking else f"Step {int(progress.step) + 1}"
     )
 
 

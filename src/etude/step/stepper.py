@@ -49,7 +49,10 @@ from etude.values.tree import Tree, has_shape
 _SETS = 512
 """Sets of moving arrays whose tensors are kept at hand; stale gradients can make ever new ones."""
 _REQUIRES = attrgetter("requires_grad")
+_BOTH_DECAYS = frozenset({"signum", "signsgd"})
+"""Rules whose papers have decay through the gradient as well as beside it."""
 _AS_THEY_ARE = nullcontext()
+_NONE_WAIT: Mapping[int, Tensor] = MappingProxyType({})
 
 
 class Stepper:
@@ -88,7 +91,7 @@ class Stepper:
         self.use(self._resolve())
         self.optimizer: Optimizer = recipe.optimizer_for(self.table, seed, half)
         self.check_together(self.table)
-        check_useful(self.table, recipe.said, recipe.strict)
+        check_useful(self.table, recipe.said, recipe.strict, not _BOTH_DECAYS.isdisjoint(recipe.makers))
         self.memory: Mapping[Schedule, Any] = self.table.start()
 
     def check_together(self, table: Table) -> None:
@@ -140,6 +143,7 @@ class Stepper:
         self._extra = frozenset(GRADIENT_SETTINGS) & frozenset(table.settings)
         self._before = self._extra & BEFORE
         self._perturbing = bool(self._extra & PERTURBING)
+        self._drops, self._bounds = "drop_non_finite" in self._extra, bool(self._extra & AFTER)
         self._ties = Ties(table, self.arrays) if "tie" in self._extra else None
         self._carriers = Carriers(table) if "carry" in self._extra else None
         self._turned = turned_in(table.tree) if "max_norm" in self._extra else {}
@@ -199,11 +203,13 @@ class Stepper:
         if marks and len(found) == len(self.arrays):
             # Here the tensors are at hand: after the step they are not in the processor's caches any more.
             self._found = found, versions_of(found)
-        waiting = self._waiting() if self._carriers is not None else {}
-        given = found
-        if "drop_non_finite" in self._extra and not scaled:
+        given, waiting, looked_at = found, _NONE_WAIT, found
+        if self._carriers is not None:
+            waiting = self._waiting()
+        if self._drops and not scaled:
             given, waiting = self.without_non_finite(now, found), self._dropped(now, waiting)
-        looked_at = [*given, *waiting.values()] if waiting else given
+        if waiting or given is not found:
+            looked_at = [*given, *waiting.values()]
         refused = non_finite is not None and bool(looked_at) and not all_finite(looked_at)
         if refused and non_finite == "raise":
             self.raise_non_finite(now, given, waiting)
@@ -211,10 +217,15 @@ class Stepper:
             for observe in self.observers:
                 observe(now, found, count)
             self._move(now, given, count)
-        for index, gradient in () if refused else waiting.items():
+        if waiting and not refused:
+            self._keep(waiting, count)
+        return not refused
+
+    def _keep(self, waiting: Mapping[int, Tensor], count: float) -> None:
+        """Gradients of arrays that carry are kept until their turn, as means."""
+        for index, gradient in waiting.items():
             wide = is_low(self.arrays[index]) and self._half != "plain"
             self.carried.keep(self.table.names[index], mean_of(gradient, count, wide))
-        return not refused
 
     def carrying(self, now: Now) -> tuple[int, ...]:
         """Indices of the arrays that the update schedule holds and whose gradients are kept; `now` by the table."""
@@ -249,7 +260,7 @@ class Stepper:
 
     def without_non_finite(self, now: Now, found: list[Tensor]) -> list[Tensor]:
         """Gradients of what moves, with 0 for elements that are not finite where that is asked for."""
-        if "drop_non_finite" not in self._extra:
+        if not self._drops:
             return found
         return without_non_finite(found, each(now, "drop_non_finite"))
 
@@ -292,7 +303,9 @@ class Stepper:
         return now, cast("list[Tensor]", gradients)
 
     def _move(self, now: Now, found: list[Tensor], count: float) -> None:
-        optimizer, looked = self.optimizer, self._followed(now)
+        optimizer = self.optimizer
+        self._follow(now)
+        looked = self.looked_up(now.moving)
         if looked.low and self._half != "plain":
             # Divided in half precision, small gradients would be lost after all.
             found = [g.float() if is_low(array) else g for array, g in zip(looked.arrays, found, strict=True)]
@@ -308,24 +321,26 @@ class Stepper:
             before, now = now, self.prepare(gradients, now)
             if not now.moving.indices:
                 return
-            looked = looked if now is before else self._followed(now)
+            if now is not before:
+                self._follow(now)
+                looked = self.looked_up(now.moving)
         if optimizer.shapes and not looked.holds(gradients.values):
             gradients.shape_like(looked.arrays, optimizer.takes_sparse)
         if "shrink" in self._extra:
             shrink(optimizer.targets(now.moving.indices), each(now, RATE), each(now, "shrink"))
         optimizer.move(now, gradients.values, divisor)
-        self.finish(now)
+        if self._bounds:
+            self.finish(now)
 
-    def _followed(self, now: Now) -> Layout:
-        """The arrays that move, where they lie now."""
+    def _follow(self, now: Now) -> None:
+        """The arrays that move may lie elsewhere by now."""
         if isinstance(self.optimizer, OwnOptimizer) and not self.optimizer.follow(now):
             # Somebody may have given arrays other storage.
             self._looked.clear()
-        return self.looked_up(now.moving)
 
     def finish(self, now: Now) -> None:
         """After arrays have moved: their bounds, where they have some."""
-        if not self._extra & AFTER:
+        if not self._bounds:
             return
         moved = self.optimizer.targets(now.moving.indices)
         if "clip_weights" in self._extra:

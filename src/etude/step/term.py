@@ -311,6 +311,8 @@ class Term:
         if self._mask(true) is not None or self._told_count(values, self.own_target(target), true) is not None:
             return True
         made = self.compute(net, values, output, target, true, named)
+        if self.error and isinstance(made, int | float):
+            return True
         made = made if isinstance(made, Tensor) else self._entry(made)
         return isinstance(made, Tensor) and not made.dim()
 

@@ -101,6 +101,7 @@ class Work:
             self.losses.check_reaches(self.stepper.table.tree, self.stepper.table.ever_moving())
         if compile:
             self.losses.check_compiled()
+        self._names: dict[tuple[bool, bool], tuple[str, tuple[str, ...]]] = {}
         self._beside: dict[tuple[Any, ...], list[bool]] = {}
         self._precision = precision
         self._ignore_stale = ignore_stale_grad
@@ -240,7 +241,9 @@ class Work:
     def _move(self, progress: Progress, now: Now, found: _Computed, many: Sequence[Any]) -> Report:
         """Let the optimizer take the gradients that are there."""
         stepper, loss, tolerance = self.stepper, found.loss.detach(), self._tolerance
-        scale, finding = self._precision.scale.value, self._precision.scale.finding
+        # Which scale it was: a step that overflows changes it.
+        dynamic = self._precision.scale if self._precision.scale.dynamic else None
+        scale, finding = (dynamic.value, dynamic.finding) if dynamic else (1.0, False)
         try:
             made = self._precision.step(stepper, self._ignore_stale, tolerance.asked, found.divisor)
         except NonFiniteError as error:
@@ -474,12 +477,14 @@ class Work:
 
         With `looking` the terms are those of evaluation.
         """
-        losses = self.losses.looked if looking else self.losses
-        several = len(self.losses.names) > 1
-        terms_ = tuple(term.name if several else "loss" for term in losses.terms)
-        if alone:
-            return "loss", terms_
-        return f"{self.name}.loss", tuple(f"{self.name}.{name}" for name in terms_)
+        found = self._names.get((alone, looking))
+        if found is None:
+            losses = self.losses.looked if looking else self.losses
+            several = len(self.losses.names) > 1
+            own = "" if alone else f"{self.name}."
+            terms_ = tuple(f"{own}{term.name if several else 'loss'}" for term in losses.terms)
+            found = self._names[alone, looking] = f"{own}loss", terms_
+        return found
 
     def exponents(self, alone: bool, looking: bool = False) -> dict[str, str]:
         """What the means of terms are called of which the exponential is told too, and what that is called."""

@@ -86,7 +86,8 @@ def when(score: str, above: float | None = None, below: float | None = None, at_
     low, high = (None if bound is None else number(bound, repr(made)) for bound in (above, below))
     if low is not None and high is not None and low >= high:
         raise ScheduleError(
-            f"{made!r}: no score is above {low!r} and below {high!r}. Write above={high!r}, below={low!r}, or leave one out."
+            f"{made!r}: no score is above {low!r} and below {high!r}. Write above={high!r}, below={low!r}, or leave "
+            "one out."
         )
     if at_most is not None and (isinstance(at_most, bool) or not isinstance(at_most, int) or at_most < 1):
         raise ScheduleError(f"{made!r}: at_most is a whole number, at least 1. Write at_most=5.")

@@ -187,7 +187,8 @@ def reached(score: str, above: float | None = None, below: float | None = None, 
     low, high = (None if bound is None else float(bound) for bound in (above, below))
     if low is not None and high is not None and low >= high:
         raise SettingError(
-            f"{said}: no score is above {low!r} and below {high!r}. Write above={high!r}, below={low!r}, or leave one out."
+            f"{said}: no score is above {low!r} and below {high!r}. Write above={high!r}, below={low!r}, or leave "
+            "one out."
         )
     _check_count(looks, 1, "looks", said)
     return Reached(score, low, high, looks)

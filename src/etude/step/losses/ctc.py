@@ -36,9 +36,9 @@ class Ctc(OwnLoss):
         name = self._name(target, batch)
         labels, label_lengths = self._labels(name, target, batch)
         logs = self._logs(output)
-        self._check_labels(labels, logs)
-        lengths = self._frames(name, logs, batch)
         blank = self.blank % logs.shape[-1]
+        self._check_labels(labels, label_lengths, logs, blank)
+        lengths = self._frames(name, logs, batch)
         losses = functional.ctc_loss(
             logs.transpose(0, 1), labels, lengths, label_lengths, blank, reduction="none", zero_infinity=True
         )
@@ -93,15 +93,24 @@ class Ctc(OwnLoss):
             return target.long(), torch.full((len(target),), target.shape[1], device=target.device)
         return target.where(mask_of(lengths, target.shape[1]), 0).long(), lengths
 
-    def _check_labels(self, labels: Tensor, logs: Tensor) -> None:
+    def _check_labels(self, labels: Tensor, lengths: Tensor, logs: Tensor, blank: int) -> None:
         classes = logs.shape[-1]
         if len(labels) != len(logs):
             raise DataError(f"ctc(): {len(labels)} sequences of labels, and the output has {len(logs)}.")
-        if bool(((labels < 0) | (labels >= classes)).any()):
+        outside = (labels < 0) | (labels >= classes)
+        blanks = (labels == blank) & mask_of(lengths, labels.shape[1])
+        if not bool((outside | blanks).any()):
+            return
+        if bool(outside.any()):
             raise DataError(
                 f"ctc(): the output has {classes} classes, 0 to {classes - 1}, and the labels go from "
                 f"{int(labels.min())} to {int(labels.max())}. Labels that only fill up need their lengths beside them."
             )
+        raise DataError(
+            f"ctc(blank={self.blank}): class {blank} stands for no label, and {int(blanks.any(1).sum())} of "
+            f"{len(labels)} sequences have it as a label. Where it fills up labels give their lengths beside them; "
+            "where it is a label say which class is the blank: ctc(blank=-1) for the last one."
+        )
 
     def _frames(self, name: str | None, logs: Tensor, batch: Any) -> Tensor:
         """How many frames each sequence has in the output."""
