@@ -68,11 +68,15 @@ class Whole(nn.Module):
         self.aux = nn.Linear(HIDDEN, CLASSES)
         self.register_buffer("temperature", torch.tensor(1.0))
         self.slope = 1.0
+        # Samples for which there is memory while training.
+        self.room = 99
         # Of two arrays that may be tied.
         nn.init.zeros_(self.head.bias)
         nn.init.zeros_(self.twin.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training and len(x) > self.room:
+            raise torch.OutOfMemoryError("no room")
         hidden = self.block(self.encoder(x)) * self.slope
         out: Tensor = (self.head(hidden) + self.twin(hidden) + 0.1 * self.aux(hidden)) / self.temperature
         return out
@@ -90,7 +94,8 @@ class Recipe:
     """A plan in the making.
 
     Attributes:
-        net: that is trained. own: numbers of the user's. loss, knobs, metrics, probes: of the plan. options: the others.
+        net: that is trained. own: numbers of the user's. loss, knobs, metrics, probes: of the plan.
+        options: the others.
     """
 
     net: nn.Module
@@ -204,9 +209,7 @@ INGREDIENTS: dict[str, Callable[[Recipe], None]] = {
     "a weight that follows": lambda r: _with_terms(
         r, tuned=losses.term(hidden_states, following(sharper, "val.loss", start=1.0))
     ),
-    "reaching a part": lambda r: _with_terms(
-        r, reached=losses.term(beside_ce, linear(1, 0.2), reaches="block")
-    ),
+    "reaching a part": lambda r: _with_terms(r, reached=losses.term(beside_ce, linear(1, 0.2), reaches="block")),
     "errors": lambda r: _with_terms(r, wrong=losses.error("error_rate")),
     "a weight of 0": lambda r: _with_terms(r, none=losses.term(hidden_states, 0.0)),
     "a weight that is 0 at times": lambda r: _with_terms(
@@ -220,11 +223,9 @@ INGREDIENTS: dict[str, Callable[[Recipe], None]] = {
         flat=(losses.activation(nn.Tanh, "l1"), 1e-2),
     ),
     "perplexity": lambda r: _with_terms(r, exp=losses.term("cross_entropy", 0.1, exponent=True)),
-    "in evaluation alone": lambda r: _with_terms(
-        r, seen=losses.term(beside_ce, only="evaluation", exponent=True)
-    ),
+    "in evaluation alone": lambda r: _with_terms(r, seen=losses.term(beside_ce, only="evaluation", exponent=True)),
     "a temperature of a term": lambda r: _with_terms(
-        r, soft=losses.term(softer, 0.3, settings={"temperature": newbob("val.loss", start=4.0)})
+        r, soft=losses.term(softer, 0.3, settings={"temperature": newbob("val.loss", start=4.0, min_improvement=0.5)})
     ),
     "a loss that remembers": lambda r: _with_terms(r, noticed=_noticing_ce()),
     # knobs
@@ -265,15 +266,13 @@ INGREDIENTS: dict[str, Callable[[Recipe], None]] = {
         r.tell(drop_non_finite={"aux": True}),
         _spoil(r, False, cycle(0.0, 0.0, 1.0)),
     )[0],
-    "a tie that ends": lambda r: r.tell(
-        tie={part("head.bias") | "twin.bias": pieces(True, (fraction(0.5), False))}
-    ),
+    "a tie that ends": lambda r: r.tell(tie={part("head.bias") | "twin.bias": pieces(True, (fraction(0.5), False))}),
     "carried": lambda r: _schedule_of_parts(r, carry={"encoder": "sum", everything: pieces("mean", (steps(4), "sum"))}),
     "parts that follow scores": lambda r: r.tell(
         learning_rate_multipliers={"aux": newbob("val.loss", decay=0.3, min_improvement=0.5)}
     ),
     # the step
-    "accumulated": lambda r: r.tell(batch_size=2, accumulate=pieces(1, (steps(3), 2), (steps(6), 3))),
+    "accumulated": lambda r: r.tell(accumulate=pieces(1, (steps(3), 2)), epochs=4),
     "precision": lambda r: r.tell(precision=pieces("fp32", (steps(2), "bf16"), (steps(6), "fp32"))),
     "half precision": lambda r: r.tell(precision="fp16"),
     "skipped steps": lambda r: (_spoil(r, False, cycle(0.0, 0.0, 1.0, 1.0)), r.tell(non_finite=skip(most=3)))[0],
@@ -281,7 +280,7 @@ INGREDIENTS: dict[str, Callable[[Recipe], None]] = {
         _spoil(r, True, cycle(0.0, 0.0, 0.0, 1.0)),
         r.tell(non_finite=roll_back(0.5, every=steps(2), most=9)),
     )[0],
-    "split": lambda r: r.tell(out_of_memory="split"),
+    "split": lambda r: (setattr(r.net, "room", 3), r.tell(out_of_memory="split"))[1],
     # beside the step
     "probes": lambda r: r.probes.extend(
         [
@@ -352,12 +351,12 @@ def whole(seed: int = 1) -> nn.Module:
     return net
 
 
-def mixture(*names: str, **more: Any) -> Job:
+def mixture(*names: str, net: Callable[[int], nn.Module] = whole, **more: Any) -> Job:
     """The job with these ingredients, in order; `more` are options in place of its own."""
     return Job(
         -1,
         " + ".join(names) or "plain",
-        whole,
+        net,
         Pairs,
         lambda net: recipe_of(net, names).plan() | more,
     )

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import etude
-from etude import cosine, linear
+from etude import cosine, epochs, linear, pieces, steps
 from etude.errors import NonFiniteError, PlanError, StaleGradientError
+from etude.optim import Setting, UpdateRule
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("g++") or shutil.which("clang++")), reason="compiling for the CPU needs a C++ compiler"
@@ -21,6 +22,8 @@ pytestmark = pytest.mark.skipif(
 # Two sizes of batch: 8 and, at the end of an epoch, 4.
 X = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
 Y = (X @ torch.randn(6, 3, generator=torch.Generator().manual_seed(1))).argmax(1)
+
+ENDING = pieces(0.1, (epochs(1), linear(0.1, 0.02, over=epochs(2))), (epochs(3), 0))
 
 
 class Net(nn.Module):
@@ -68,6 +71,55 @@ def test_a_compiled_run_is_the_plain_one(options: dict[str, Any]) -> None:
     assert far(plain.net, compiled.net) < 1e-5
     assert compiled.history["loss"].values == pytest.approx(plain.history["loss"].values, rel=1e-4)
     assert compiled.losses == pytest.approx(plain.losses, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "programs"),
+    [
+        ({"optimizer": "adam", "beta1": linear(0.95, 0.85), "weight_decay": etude.decay(linear(0.1, 0.05))}, 1),
+        ({"optimizer": "sgd", "momentum": linear(0.85, 0.95), "dampening": 0.1, "weight_decay": ENDING}, 2),
+    ],
+)
+def test_settings_that_change_are_inputs_of_one_program(settings: dict[str, Any], programs: int) -> None:
+    from torch._dynamo.utils import counters
+
+    data, options = (X[:16], Y[:16]), {"epochs": 4, "learning_rate": 0.05, **settings}
+    plain = trained(Net(), data, **options)
+    counters.clear()
+    compiled = trained(Net(), data, compile=True, **options)
+    # Where decay is 0 its part of the formula is left out.
+    assert counters["stats"]["unique_graphs"] == programs
+    assert far(plain.net, compiled.net) < 1e-5
+
+
+class Ending(UpdateRule):
+    """Descent that asks what its setting is, which no program can."""
+
+    name = "ending"
+    settings: ClassVar[Mapping[str, Setting]] = {"weight_decay": Setting(0.0)}
+    memories: ClassVar[tuple[str, ...]] = ()
+    rate: ClassVar[float] = 0.1
+
+    def formula(
+        self,
+        array: Tensor,
+        gradient: Tensor,
+        memory: Mapping[str, Tensor],
+        count: Tensor,
+        settings: Mapping[str, Any],
+        climb: bool,
+    ) -> None:
+        if settings["weight_decay"] > 0.05:
+            array.mul_(1 - settings["weight_decay"])
+        array.sub_(gradient * settings["learning_rate"])
+
+
+def test_a_formula_that_asks_what_a_setting_is_has_a_program_for_each_value() -> None:
+    options: dict[str, Any] = {"optimizer": Ending, "weight_decay": pieces(0.1, (steps(2), 0.02)), "epochs": 1}
+    plain = trained(Net(), **options)
+    with pytest.warns(UserWarning, match="weight_decay cannot be an input of the program, as .*ending.* is written"):
+        compiled = trained(Net(), compile=True, **options)
+    assert far(plain.net, compiled.net) < 1e-5
 
 
 def broken() -> Iterator[tuple[Tensor, Tensor]]:

@@ -360,7 +360,7 @@ def test_missing_arrays_are_named_with_the_nearest(tmp_path: Path) -> None:
     state = filled(Encoder()).state_dict()
     state["heads.weight"] = state.pop("head.weight")
     save_file(state, tmp_path / "a.safetensors")
-    told = r"""has 'head\.weight' Nearest: "heads\.weight"\. Write Fresh\('head'\) after it"""
+    told = r"""has 'head\.weight' \(nearest: "heads\.weight"\)\. Write Fresh\('head'\) after it"""
     refused(Encoder(), Load(tmp_path / "a.safetensors"), StateError, told)
     origins = initialize(Encoder(), Load(tmp_path / "a.safetensors", missing="fresh"))
     assert origins.names("as made") == ("head.weight",)
@@ -574,3 +574,12 @@ def test_they_print_as_what_makes_them(one: Any) -> None:
     names = {**vars(etude.initial), "part": part, "nn": nn, "everything": everything}
     assert eval(repr(one), names) == one
     assert hash(eval(repr(one), names)) == hash(one)
+
+
+def test_an_array_that_is_made_up_too_small_is_said_to_have_grown(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file({"w": torch.ones(2, 16)}, path)
+    made = Load(
+        path, rename=lambda name: torch.ones(2, 16) if name == "weight" else None, shapes="grow", missing="fresh"
+    )
+    assert "made up by rename, grown from 2x16" in str(initialize(nn.Linear(24, 2), [made]))

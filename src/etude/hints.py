@@ -7,13 +7,14 @@ from difflib import get_close_matches
 
 _ALSO_CALLED = {
     "learning_rate": "lr base_lr init_lr initial_lr max_lr "
-    "lr_scheduler lr_schedule learning_rate_control newbob ReduceLROnPlateau",
-    "learning_rate_multipliers": "lr_mult lr_mults lr_multipliers param_groups",
+    "scheduler lr_scheduler lr_scheduler_type lr_schedule dynamic_learning_rate learning_rate_control newbob "
+    "ReduceLROnPlateau",
+    "learning_rate_multipliers": "lr_mult lr_mults lr_multipliers param_groups freeze frozen",
     "epochs": "nb_epoch n_epochs num_epochs max_epochs num_train_epochs",
     "steps": "iterations max_iter",
     "steps_per_epoch": "batches_per_epoch epoch_length",
     "total": "total_steps num_training_steps",
-    "batch_size": "bs batch",
+    "batch_size": "bs batch max_seqs",
     "validation": "val valid dev val_data valid_data eval_data eval_dataset test_data",
     "checkpoint": "ckpt save_dir save_to output_dir",
     "resume": "ckpt_path load_from continue_from load load_checkpoint",
@@ -26,7 +27,7 @@ _ALSO_CALLED = {
     "clip_grad clip_grad_norm_ clip_gradients clipnorm global_clipnorm gradient_clip_global_norm grad_norm",
     "clip_value": "clip_grad_value clip_grad_value_ clipvalue clip_by_value gradient_clip gradient_clip_value",
     "seed": "random_state",
-    "precision": "amp mixed_precision dtype fp16",
+    "precision": "amp mixed_precision dtype fp16 bf16 torch_amp autocast",
     "patience": "early_stopping n_iter_no_change early_stopping_patience",
     "min_delta": "tol tolerance early_stopping_threshold",
     "time_limit": "timeout time_budget max_time",
@@ -61,6 +62,8 @@ _ALSO_CALLED = {
     "initialize": "init initializer init_weights weight_init kernel_initializer forward_weights_init "
     "pretrained from_pretrained load load_weights preload preload_from_files import_model_train_epoch1",
     "knobs": "dropout dropout_rate dropout_schedule dropout_probability temperature hyperparameters",
+    "output": "activation activations",
+    "array": "weight weights parameter parameters",
     "probes": "grad_norm log_grad_norm track_grad_norm watch summaries",
     "norm": "grad_norm l2_norm",
     "stop": "early_stopping stopping stop_condition stopping_criteria stopping_condition",

@@ -157,12 +157,6 @@ class Room(Whole):
         self.room = room
         self.block.p = self.encoder[3].p = 0.0
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and len(x) > self.room:
-            raise torch.OutOfMemoryError("no room")
-        out: Tensor = super().forward(x)
-        return out
-
 
 def made(names: tuple[str, ...], room: int = 99, **more: Any) -> tuple[dict[str, Tensor], dict[str, list[float]]]:
     """The arrays and the epoch means of a run on the mixture, its statistics held."""

@@ -1,10 +1,9 @@
-"""Laws of looking: whoever listens, probes, checks, draws or evaluates, the run has the same bits; proofs leave no mark."""
+"""Laws of looking: whoever listens, probes, checks, draws or evaluates, the bits are the same; proofs leave no mark."""
 
 from __future__ import annotations
 
-import copy
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,18 +14,23 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import etude
-from all_at_once import BIG, INGREDIENTS, Recipe, Whole, compatible, recipe_of, whole
+from all_at_once import BIG, INGREDIENTS, Recipe, compatible, recipe_of, whole
 from effort import examples
-from etude import Evaluate, Probe, epochs, every, everything, losses, part, steps
+from etude import Probe, epochs, everything, losses, part, steps
 from etude.errors import EtudeError
 from etude.run.events import Event, Settled, Stepped
-from jobs import Noticing, Pairs, table
-from nets import alike, bytes_of
+from jobs import Noticing, Pairs
+from nets import bytes_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 LISTEN = (
     *("a weight that listens", "a weight that follows", "a temperature of a term", "a knob that listens"),
-    *("a knob relative to what was", "newbob back to the best, afresh", "newbob back to the best", "newbob of an epoch"),
+    *(
+        "a knob relative to what was",
+        "newbob back to the best, afresh",
+        "newbob back to the best",
+        "newbob of an epoch",
+    ),
     *("plateau in pieces", "a rate that follows", "parts that follow scores"),
     *("stops without improvement", "stops when reached"),
 )
@@ -232,7 +236,9 @@ FAULTS: dict[str, Callable[[Recipe], None]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_proof_that_fails_leaves_no_mark_either(fault: str) -> None:
-    names = compatible(("dropout that grows", "a buffer as a knob", "penalties", "noise on weights", "carried", "split"))
+    names = compatible(
+        ("dropout that grows", "a buffer as a knob", "penalties", "noise on weights", "carried", "split")
+    )
     recipe = recipe_of(whole(), names)
     FAULTS[fault](recipe)
     before, drawn = marks(recipe.net), chance()
@@ -259,8 +265,9 @@ def test_a_plain_run_leaves_nothing_on_the_net() -> None:
 @pytest.mark.parametrize("title", BIG)
 def test_a_run_of_everything_leaves_only_what_it_was_told_to(title: str) -> None:
     net = whole()
+    plan = etude.Plan(**BIG[title].options(net))
     before = marks(net)
-    etude.Run(etude.Plan(**BIG[title].options(net)), net, Pairs()).result()
+    etude.Run(plan, net, Pairs()).result()
     after = marks(net)
     changed = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
     kept = {key for key in changed if not key.endswith(("_parameters", "_buffers", "training"))}

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from all_at_once import BIG, INGREDIENTS, compatible, mixture
+from all_at_once import BIG, FIRST, INGREDIENTS, SECOND, compatible, mixture
 from effort import examples
 from etude import Directory, every, steps
 from etude.keep.names import Name
@@ -102,6 +102,16 @@ from stories import follow
 for path in sys.argv[1:]:
     print(whole_digest(follow(BIG["everything"], resume=path)))
 """
+
+
+@pytest.mark.parametrize("title", BIG)
+def test_the_net_that_was_trained_so_far_goes_on(title: str, tmp_path: Path) -> None:
+    """As in a notebook: the same net, whose attributes the knobs have turned."""
+    whole, files = saved(BIG[title], tmp_path)
+    net, names = BIG[title].net(1), {"everything": FIRST, "everything else": SECOND}[title]
+    of = mixture(*names, net=lambda seed: net)
+    follow(of, leave=3)
+    assert differs(of, whole, {3: files[3]}) == []
 
 
 def test_interrupted_twice(tmp_path: Path) -> None:

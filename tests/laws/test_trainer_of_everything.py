@@ -44,7 +44,10 @@ X, Y = table(48)
 OPTIONS: dict[str, dict[str, Any]] = {
     "rate": {"learning_rate": warmup(steps(2)) * newbob("val.loss", start=0.05, min_improvement=0.3)},
     "follows": {"learning_rate_multipliers": {"aux": following(sharper, "val.loss", start=1.0)}},
-    "clipping": {"clip_value": pieces(0.1, (steps(5), None)), "clip_norm": {"encoder": linear(0.1, 1), everything: 0.3}},
+    "clipping": {
+        "clip_value": pieces(0.1, (steps(5), None)),
+        "clip_norm": {"encoder": linear(0.1, 1), everything: 0.3},
+    },
     "noise": {"noise": linear(0.1, 0), "weight_noise": linear(0.1, 0.01), "weight_dropout": cycle(0.3, 0.0)},
     "bounds": {"max_norm": 0.7, "clip_weights": 0.5, "drop_norm": pieces(5.0, (steps(4), None))},
     "carried": {
@@ -79,9 +82,7 @@ class Loop:
             options |= OPTIONS[name]
         if "carried" in chosen:
             options.pop("learning_rate_multipliers", None)
-        self.trainer = Trainer(
-            self.net, **{"learning_rate": 0.02, **options}, knobs=knobs, total=steps(LENGTH), seed=6
-        )
+        self.trainer = Trainer(self.net, **{"learning_rate": 0.02, **options}, knobs=knobs, total=steps(LENGTH), seed=6)
 
     def take(self) -> None:
         """One micro-batch; every seventh has a gradient that is not finite."""
@@ -171,7 +172,7 @@ def test_how_many_were_skipped_in_a_row_is_remembered() -> None:
     other = gone_on({"skipped"}, half)
     for loop in (half, other):
         before = {name: array.detach().clone() for name, array in loop.net.named_parameters()}
-        with pytest.raises(NonFiniteError, match="aux.bias"):
+        with pytest.raises(NonFiniteError, match=r"aux\.bias"):
             _broken(loop)
         assert all(alike(before[name], array) for name, array in loop.net.named_parameters())
 

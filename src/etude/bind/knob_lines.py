@@ -56,6 +56,9 @@ class Line:
         if self.relative:
             for dial, own in self.fitted(value):
                 dial.put(own)
+        elif len(self._kinds) == 1:
+            kind = self._kinds[0]
+            kind.put(kind.first.fit(value))
         else:
             for kind, own in [(kind, kind.first.fit(value)) for kind in self._kinds]:
                 kind.put(own)

@@ -26,7 +26,7 @@ from etude.data.report import Report
 from etude.data.source import source as adapted
 from etude.data.streams import Stream
 from etude.errors import DataError
-from etude.values.progress import Extent
+from etude.values.progress import Extent, Progress
 from etude.values.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -206,6 +206,10 @@ class Flow:
     def batches_in(self, epoch: int) -> int | None:
         """How many batches an epoch has; None where that is not known."""
         return self.batches_per_epoch if self._planner is None else self._planner.epoch(epoch).batches
+
+    def start(self, epoch: int) -> Progress | None:
+        """The clock at the start of an epoch, as filters are asked; None for data that are not planned."""
+        return None if self._planner is None else self._planner.start(epoch)
 
     def batches(self, cursor: Cursor = Cursor(), *, epochs: int | None = None) -> Iterator[Batch]:  # noqa: B008
         """The batches from `cursor` on.

@@ -198,7 +198,8 @@ def _check_shapes(finding: Finding, tree: Tree, decided: Mapping[str, Decision])
     ]
     if wrong:
         more = f"; and {len(wrong) - _TOLD:,} more" if len(wrong) > _TOLD else ""
-        grow = " Write shapes='grow' to copy leading blocks." if finding.load.shapes == "strict" else ""
+        strict = finding.load.shapes == "strict"
+        grow = " Write shapes='grow' to copy leading blocks, or Fresh(part) before it for a new head." if strict else ""
         raise StateError(f"{finding.load!r}: {'; '.join(wrong[:_TOLD])}{more}.{grow}")
 
 

@@ -214,7 +214,8 @@ class _Meeting:
         found, own = made.found, self.tree.arrays[made.name]
         assert found is not None
         if found.made_up is not None:
-            return "made up", source, "made up by rename"
+            grew = "" if found.shape == tuple(own.shape) else f", grown from {'x'.join(map(str, found.shape))}"
+            return "made up", source, f"made up by rename{grew}"
         cast_to = "" if found.dtype == own.dtype else f", {_bare(found.dtype)} to {_bare(own.dtype)}"
         if found.shape == tuple(own.shape):
             return "loaded", source, f"loaded: {found.source}{cast_to}"

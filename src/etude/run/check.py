@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from math import ceil, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +16,15 @@ from etude.bind.knobs import Knobs
 from etude.data.batch import Batch
 from etude.data.cursor import Cursor
 from etude.data.flow import Flow
-from etude.data.source import Source, check_finite, source, split_validation
+from etude.data.source import Source, check_finite, source
 from etude.errors import DataError, PlanError
 from etude.initial.initial import Initial
 from etude.initial.origins import Origins
 from etude.run.dry_run import dry_run, materialise, prove_validation, restored_on_error, try_single
 from etude.run.evaluate import Evaluate, Evaluator
+from etude.run.flows import divided, training_flow, validation_flow
+from etude.run.heard import check_heard
+from etude.run.length import length
 from etude.run.probes import Probes
 from etude.run.reachable import reached
 from etude.run.said import first_batch
@@ -38,7 +40,6 @@ from etude.step.window import Window
 from etude.step.work import Work
 from etude.values.progress import Extent, Progress
 from etude.values.reactive import check_told
-from etude.values.schedule import Constant, Schedule, schedule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,7 +128,7 @@ def prove(plan: Plan, net: nn.Module, data: Any) -> Checked:
     flow = training_flow(plan, net, training, device, chosen)
     if policy(plan.non_finite).raises:
         check_finite(training)
-    extent = _extent(plan, flow)
+    extent = length(plan, flow)
     window = Window(plan.accumulate, extent, ())
     with restored_on_error(net):
         net.to(device)
@@ -168,24 +169,6 @@ def prove(plan: Plan, net: nn.Module, data: Any) -> Checked:
     return Checked(plan, net, works, flow, evaluator, extent, device, window, *facts)
 
 
-def divided(plan: Plan, made: Source, chosen: dict[str, Any]) -> tuple[Evaluate | None, Source, Source | None]:
-    """How is evaluated, what is trained on and what is evaluated on; what was chosen for it is added to `chosen`."""
-    given = plan.validation
-    if given is None:
-        if plan.metrics is not None:
-            raise PlanError("metrics are measured on validation data, and none are given. Write validation=0.2.")
-        return None, made, None
-    evaluate = given if isinstance(given, Evaluate) else Evaluate(given, plan.metrics)
-    if isinstance(given, Evaluate) and plan.metrics is not None:
-        raise PlanError("metrics= and validation=Evaluate(...) are both given. Write Evaluate(data, metrics).")
-    if isinstance(evaluate.data, int | float):
-        training, aside = split_validation(made, float(evaluate.data), plan.seed)
-        chosen["validation"] = f"{aside.length} of {made.length} samples set aside, chosen by seed {plan.seed}"
-        return evaluate, training, aside
-    with told_of("validation"):
-        return evaluate, made, source(evaluate.data)
-
-
 def _device(plan: Plan, net: nn.Module, chosen: dict[str, Any]) -> torch.device:
     there = {array.device for array in (*net.parameters(), *net.buffers())}
     if plan.device is None:
@@ -202,90 +185,6 @@ def _device(plan: Plan, net: nn.Module, chosen: dict[str, Any]) -> torch.device:
     except (RuntimeError, AssertionError, TypeError) as error:
         raise PlanError(f"device={plan.device!r} is not there: {str(error).splitlines()[0]}") from None
     return device
-
-
-def training_flow(plan: Plan, net: nn.Module, training: Source, device: torch.device, chosen: dict[str, Any]) -> Flow:
-    """The batches that are trained on."""
-    size = plan.batch_size
-    if size is None and not training.batched:
-        size = 32 if training.length is None else min(32, training.length)
-        chosen["batch_size"] = size
-    made = Flow(
-        training,
-        batch_size=size,
-        shuffle=plan.shuffle,
-        # Budgets that are schedules are asked before anybody knows how many steps an epoch has.
-        extent=Extent(steps=plan.steps, epochs=plan.epochs),
-        accumulate=schedule(plan.accumulate),
-        **_reading(plan, net, device, training),
-    )
-    if made.source.converted:
-        chosen["converted"] = list(made.source.converted)
-    return made
-
-
-def _reading(plan: Plan, net: nn.Module, device: torch.device, data: Source) -> dict[str, Any]:
-    """How data are read, for training and validation alike; workers read the items of data sets."""
-    if plan.workers and not data.by_item and data.batched and not data.random_access:
-        raise PlanError(
-            f"workers={plan.workers}: {data.title} is read forward, in batches of its own. Leave workers out; a "
-            "DataLoader has its own (num_workers)."
-        )
-    # numpy's float64 becomes float32 because most nets are; for a net of float64 it stays.
-    floats = {array.dtype for array in net.parameters() if array.is_floating_point()}
-    double = plan.precision == "fp64" or (bool(data.converted) and floats == {torch.float64})
-    return {
-        "seed": plan.seed,
-        "device": device,
-        "workers": plan.workers if data.by_item else 0,
-        "dtype": torch.float64 if double else None,
-    }
-
-
-def _extent(plan: Plan, flow: Flow) -> Extent:
-    per, samples, tokens = flow.batches_per_epoch, flow.samples, flow.tokens
-    number = schedule(plan.accumulate)
-    if per and isinstance(number, Constant):
-        # What is left at the end of an epoch makes a step of its own.
-        per = ceil(per / number.value)
-    if per is None and plan.epochs and isinstance(number, Constant):
-        batches = flow.batches_of(plan.epochs)
-        if batches is not None:
-            return _planned_extent(plan, flow, sum(ceil(each / number.value) for each in batches))
-    ends = [(float(plan.steps), plan.steps / per if per else None)] if plan.steps else []
-    if plan.epochs:
-        ends.append((float(plan.epochs * per), float(plan.epochs)) if per else (float("inf"), float(plan.epochs)))
-    if not ends:
-        return Extent()
-    steps, passes = min(ends, key=lambda end: end[0])
-    if not isinstance(number, Constant):
-        whole = plan.epochs if plan.steps is None else None
-        return Extent(
-            steps=plan.steps,
-            epochs=plan.epochs,
-            samples=whole * samples if whole and samples else None,
-            tokens=whole * tokens if whole and tokens else None,
-        )
-    if plan.updates is not None and any(update.own_batch for update in plan.updates):
-        # A step takes as many batches as turns say: how many steps an epoch has is only seen when it is made.
-        return Extent(steps=plan.steps, epochs=plan.epochs)
-    return Extent(
-        steps=steps if isfinite(steps) else None,
-        epochs=passes,
-        samples=passes * samples if passes is not None and samples is not None else None,
-        tokens=passes * tokens if passes is not None and tokens else None,
-    )
-
-
-def _planned_extent(plan: Plan, flow: Flow, steps: int) -> Extent:
-    """How long a run is whose epochs have different numbers of batches."""
-    if plan.updates is not None and any(update.own_batch for update in plan.updates):
-        return Extent(steps=plan.steps, epochs=plan.epochs)
-    if plan.steps is not None and plan.steps < steps:
-        return Extent(steps=plan.steps)
-    epochs = plan.epochs or 0
-    samples, tokens = flow.samples, flow.tokens
-    return Extent(steps, epochs, samples and samples * epochs, tokens and tokens * epochs)
 
 
 def _first(flow: Flow) -> Batch:
@@ -405,82 +304,6 @@ def _check_copies(plan: Plan, knobs: Knobs, data: Any) -> None:
                 f"workers={plan.workers} has a copy of its own, which would not change. Leave workers out, or apply it "
                 "to whole batches in the net or the loss."
             )
-
-
-def check_heard(
-    plan: Plan,
-    works: tuple[Work, ...],
-    knobs: Knobs | None,
-    evaluator: Evaluator | None,
-    extent: Extent,
-    uncounted: Sequence[str] = (),
-) -> None:
-    """Whatever goes by scores is told them: schedules of settings and knobs, and the conditions for stopping.
-
-    Raises:
-        ScheduleError, SettingError: a score is not measured; the nearest is named.
-    """
-    told = [f"val.{name}" for name in evaluator.known] if evaluator is not None else []
-    names = [work.names(len(works) == 1) for work in works]
-    told += [f"epoch.{name}" for name in dict.fromkeys(name for total, own in names for name in (total, *own))]
-    for work in works:
-        check_told([*work.stepper.table.schedules(), *work.losses.schedules()], told)
-    if knobs is not None:
-        check_told(knobs.schedules(), told)
-    if plan.stop is not None:
-        plan.stop.check(told, extent, uncounted)
-    schedules = [made for work in works for made in work.stepper.table.schedules()]
-    turns = [work.update.turn for work in works if work.update.turn is not None]
-    elsewhere = [*turns, *(made for work in works for made in work.losses.schedules())]
-    _check_not_going_back([*elsewhere, *(knobs.schedules() if knobs else ())])
-    _check_going_back(schedules, works, evaluator)
-    if evaluator is None:
-        return
-    heard = {name for made in (*schedules, *(knobs.schedules() if knobs else ())) for name in made.listens}
-    heard |= set() if plan.stop is None else plan.stop.listens
-    evaluator.need(name.removeprefix("val.") for name in heard if name.startswith("val."))
-
-
-def _check_not_going_back(schedules: Iterable[Schedule]) -> None:
-    """Raise PlanError where a schedule asks for the best net and is none of an optimizer's settings."""
-    for made in schedules:
-        if made.goes_back:
-            raise PlanError(
-                f"{made!r} goes back to the best net, and only schedules of the learning rate and other settings of "
-                "the optimizer can. Leave back_to_best out here, and write it in learning_rate=."
-            )
-
-
-def _check_going_back(schedules: Iterable[Schedule], works: tuple[Work, ...], evaluator: Evaluator | None) -> None:
-    """Raise PlanError where a run that never looks for the best net, or cannot train it, is to go back to it."""
-    others = [work.stepper.name for work in works if getattr(work.stepper.optimizer, "trains_others", False)]
-    for made in schedules:
-        if made.goes_back and evaluator is None:
-            raise PlanError(
-                f"{made!r} goes back to the best net, and which that is is found on validation data: there are none. "
-                "Write validation=0.2, or leave back_to_best out."
-            )
-        if made.goes_back and others:
-            raise PlanError(
-                f"{made!r} goes back to the best net, and {others[0]} trains other arrays than it evaluates, so that "
-                "they cannot be found again. Leave back_to_best out."
-            )
-
-
-def validation_flow(
-    plan: Plan, evaluate: Evaluate, aside: Source, net: nn.Module, flow: Flow, device: torch.device
-) -> Flow:
-    """The batches that are evaluated on, beside `flow`, those that are trained on."""
-    size: int | None = evaluate.batch_size or flow.batch_size or 32
-    if evaluate.batch_size is None and aside.batched:
-        size = None
-    elif aside.length is not None and size is not None:
-        size = min(size, aside.length)
-    # What is read forward keeps its own order; workers read ahead as in training.
-    extent = Extent(steps=plan.steps, epochs=plan.epochs)
-    return Flow(
-        aside, batch_size=size, shuffle=False, looking=True, extent=extent, **_reading(plan, net, device, aside)
-    )
 
 
 def _told(flow: Flow, batch: Any) -> str:

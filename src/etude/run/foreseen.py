@@ -11,7 +11,7 @@ from torch import nn
 from etude.arguments import told_of
 from etude.data.flow import Flow
 from etude.data.source import source
-from etude.run.check import divided, training_flow, validation_flow
+from etude.run.flows import divided, training_flow, validation_flow
 from etude.run.plan import Plan
 
 

@@ -137,11 +137,6 @@ class Going:
         if plan.initialize is not None:
             Initial(plan.initialize).apply(self.checked.net, plan.seed)
 
-    def begin_step(self) -> None:
-        """Knobs get the values of the step to come."""
-        if self.checked.knobs is not None:
-            self.checked.knobs.write(self.progress)
-
     def tell_epoch(self, means: Mapping[str, float]) -> None:
         """Tell whatever goes by scores the means of an epoch."""
         measured = {f"epoch.{name}": value for name, value in means.items()}

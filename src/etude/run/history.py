@@ -209,13 +209,13 @@ def read_losses(events: Sequence[Stepped | Skipped]) -> dict[str, tuple[list[int
 
 def read_steps(events: Sequence[Stepped | Skipped]) -> dict[str, tuple[list[int], list[float]]]:
     """The same with what was probed in the steps, under "probe.<label>"."""
-    return _read_named([_measured(event) for event in events])
+    return _read_named(
+        [_probed(event) if type(event) is Stepped and event.probes else event.losses for event in events]
+    )
 
 
-def _measured(event: Stepped | Skipped) -> Mapping[str, Tensor]:
+def _probed(event: Stepped) -> Mapping[str, Tensor]:
     """The losses of a step and what was probed in it."""
-    if isinstance(event, Skipped) or not event.probes:
-        return event.losses
     return {**event.losses, **{PROBE + label: value for label, value in event.probes.items()}}
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from math import floor, inf
 from numbers import Real
+from typing import Any
 
 from etude.bind.table import RATE, Choice, Table
 from etude.data.assembled import Assembled
+from etude.data.plan.filters import During, Filter
 from etude.data.plan.limits import CostLimit, SampleLimit, StreamLimit
 from etude.run.check import Checked
+from etude.step.gradients import GRADIENT_SETTINGS
 from etude.step.work import Work
-from etude.values.progress import Extent, Progress
+from etude.values.progress import TINY, Extent, Progress
 from etude.values.schedule import Schedule, schedule
 
 WEIGHT = "weight."
@@ -20,7 +25,8 @@ BITS = {"fp64": 64.0, "fp32": 32.0, "bf16": 16.0, "fp16": 16.0}
 """Of a number, by the name of the precision: a history has numbers only."""
 _PART = re.compile(r"part\(([^()]*)\)")
 """A part as it prints; in a name only what it is called is of interest."""
-_NOTHING: Mapping[str, float] = {}
+_BOUNDS = frozenset(name for name, setting in GRADIENT_SETTINGS.items() if setting.default == inf)
+"""Settings of which None, as a function may give it, is no bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,36 +42,47 @@ class InForce:
     """The numbers of a step by their names in the history.
 
     "setting.<name>" for a setting that changes, with the part in brackets where a rule decides; so are called the sizes
-    of batches too ("setting.accumulate", "setting.batch_size", "setting.budget") and what a loss is computed with
-    ("setting.ce.smoothing"), and the bits of a number ("setting.precision"); "weight.<term>" for a term of a loss whose weight changes; "knob.<label>". With several
+    of batches too ("setting.accumulate", "setting.batch_size", "setting.budget"), what leaves samples out of an epoch
+    ("setting.keep.length.most"), what a loss is computed with ("setting.ce.smoothing"), and the bits of a number
+    ("setting.precision"); "weight.<term>" for a term of a loss whose weight changes; "knob.<label>". With several
     updates the name of the update comes before that of the setting or term.
+
+    Attributes:
+        empty: whether there is nothing to tell at any step.
     """
 
     def __init__(self, checked: Checked) -> None:
         works, plan = checked.works, checked.plan
-        self._knobs = checked.knobs
+        self._knobs = checked.knobs or None
+        self._told: dict[str, str] = {}
         self._batches = dict(_of_batches(checked))
+        self._filters = tuple(_of_filters(checked))
+        self._filtered = lru_cache(maxsize=2)(self._of_epoch)
+        self._flow = checked.flow
         said = plan.precision
         self._precision = said if isinstance(said, Schedule) and not said.constant else None
         # Limits of batches are asked before anybody knows how many steps an epoch has.
         self._extent = Extent(steps=plan.steps, epochs=plan.epochs)
         self._works = [(work, _shown(work.stepper.table, _of(work, works))) for work in works]
         self._works = [(work, shown) for work, shown in self._works if shown]
-        changing = any(not made.constant for work in works for made in work.losses.settings().values())
-        self._losses = [(work, _of(work, works)) for work in works] if changing else []
-        self.empty = not (self._works or self._losses or self._batches or self._knobs or self._precision)
+        changes = any(not made.constant for work in works for made in work.losses.settings().values())
+        self._losses = [(work, _of(work, works)) for work in works] if changes else []
+        changing = (self._works, self._losses, self._batches, self._filters, self._knobs, self._precision)
+        self.empty = not any(changing)
 
     def at(self, progress: Progress) -> Mapping[str, float]:
         """What was in force in the step made at `progress`."""
-        if self.empty:
-            return _NOTHING
         found: dict[str, float] = {}
         for work, shown in self._works:
-            now = work.stepper.table.at(progress, work.stepper.memory)
+            columns = work.stepper.table.at(progress, work.stepper.memory).columns
             for one in shown:
-                value = now.columns[one.setting][one.row]
+                value = columns[one.setting][one.row]
+                if value is None and one.setting in _BOUNDS:
+                    value = inf
+                if type(value) is float:
+                    found[one.name] = value
                 # Where an array is held there is no number.
-                if isinstance(value, Real):
+                elif isinstance(value, Real):
                     found[one.name] = float(value)
         for work, prefix in self._losses:
             for label, value in work.losses.in_force(progress).items():
@@ -75,9 +92,41 @@ class InForce:
             found[name] = float(made.at(replace(progress, extent=self._extent)))
         if self._precision is not None:
             found["setting.precision"] = BITS[self._precision.at(progress)]
-        if self._knobs:
-            found.update({f"knob.{label}": float(value) for label, value in self._knobs.numbers.items()})
+        if self._filters:
+            found.update(self._filtered(floor(progress.epoch + TINY)))
+        if self._knobs is not None:
+            told = self._told
+            for label, number in self._knobs.numbers.items():
+                found[told.get(label) or told.setdefault(label, f"knob.{label}")] = number
         return found
+
+    def _of_epoch(self, epoch: int) -> dict[str, float]:
+        """The numbers of filters, which are asked at the start of an epoch."""
+        start = self._flow.start(epoch)
+        here = [(name, made) for name, made, epochs in self._filters if epochs is None or epoch in epochs]
+        given = [(name, made.at(start)) for name, made in here] if start is not None else []
+        return {name: float(value) for name, value in given if isinstance(value, Real)}
+
+
+def _of_filters(checked: Checked) -> Iterator[tuple[str, Schedule, range | None]]:
+    """The numbers of filters that change, with the epochs in which these act where it is not all."""
+    source = checked.flow.source
+    for each in source.batching.filters if isinstance(source, Assembled) else ():
+        inner, epochs = (each.inner, each.epochs) if isinstance(each, During) else (each, None)
+        for name, made in _numbers(inner):
+            if not made.constant:
+                yield f"setting.keep.{name}", made, epochs
+
+
+def _numbers(of: Filter) -> Iterator[tuple[str, Schedule]]:
+    """The schedules of a filter, by what they are called where it is made: "length.most", "length.most.audio"."""
+    call = repr(of).partition("(")[0]
+    for field in fields(of):  # type: ignore[arg-type]
+        held: Any = getattr(of, field.name)
+        if isinstance(held, Schedule) and held.kind == "number":
+            yield f"{call}.{field.name}", held
+        for stream, made in held if isinstance(held, tuple) else ():
+            yield f"{call}.{field.name}" + (f".{stream}" if stream else ""), made
 
 
 def _of_batches(checked: Checked) -> Iterator[tuple[str, Schedule]]:

@@ -215,10 +215,14 @@ def _patience(checked: Checked) -> NoImprovement:
 
 
 def _told(work: Work, measured: Mapping[str, float], progress: Progress) -> list[str]:
-    """Tell the schedules of an update what was measured: what they ask to become of the optimizer's memory."""
-    stepper, before = work.stepper, work.stepper.memory
-    stepper.see(measured, progress)
-    after = stepper.memory
+    """Tell the schedules of an update, and of its loss, what was measured.
+
+    Returns:
+        What they ask to become of the optimizer's memory.
+    """
+    before = work.stepper.memory
+    work.see(measured, progress)
+    after = work.stepper.memory
     return [asked for of in after if of.goes_back and (asked := of.asks_for_best(before.get(of), after[of]))]
 
 

@@ -40,11 +40,13 @@ from etude.run.result import Result
 from etude.run.resuming import Accept, Resume, check_accept, check_resume
 from etude.run.saving import Saving
 from etude.step.loss import Measured
-from etude.step.work import Report, Work
+from etude.step.report import Report
+from etude.step.work import Work
 from etude.values.progress import Progress
 from etude.values.spans import Span
 
 _NOTHING_PROBED: Mapping[str, Tensor] = {}
+_NOTHING_IN_FORCE: Mapping[str, float] = {}
 
 
 @named_class
@@ -178,7 +180,8 @@ class Run:
             while not reason and not (reason := self._reached_end()):
                 try:
                     # First, because an object that knobs are for may be one that the data read.
-                    going.begin_step()
+                    if checked.knobs is not None:
+                        checked.knobs.write(going.progress)
                     taken = self._take(batches)
                     seed_step(plan.seed, int(going.progress.step), checked.device, plan.compile)
                     turns = self._turns(taken, batches)
@@ -349,7 +352,7 @@ class Run:
             made[0][0].rate(before),
             tuple([w.name for w, r in made if r.moved]),
             self._going.watch.elapsed(),
-            self._in_force.at(before),
+            _NOTHING_IN_FORCE if self._in_force.empty else self._in_force.at(before),
             probed,
         )
 
@@ -433,7 +436,8 @@ def _losses(reports: list[tuple[Work, Report]], alone: bool) -> dict[str, Tensor
 def _acted(work: Work, progress: Progress, batches: list[Batch]) -> Report:
     """One update on one batch, or on several as if they were one."""
     try:
-        return work.step_together(progress, [batch.values for batch in batches])
+        many = (batches[0].values,) if len(batches) == 1 else [batch.values for batch in batches]
+        return work.step_together(progress, many)
     except NonFiniteError as error:
         raise _of_samples(error, batches) from None
 

@@ -1,8 +1,8 @@
 """A whole step as one compiled program: loss, gradients of what moves, finiteness, and the update rule.
 
-Every set of arrays that moves together has a program of its own, which computes gradients for these arrays only. Rates
-and counts are inputs of the program, so that a schedule needs no new one. Where the loss or a gradient is not finite
-the program leaves every array, memory and buffer as it was.
+Every set of arrays that moves together has a program of its own, which computes gradients for these arrays only. Rates,
+counts and settings that change are inputs of the program, so that a schedule needs no new one. Where the loss or a
+gradient is not finite the program leaves every array, memory and buffer as it was.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
+from math import isfinite
 from types import FunctionType
 from typing import Any, TypeAlias
 
@@ -37,7 +38,8 @@ PROGRAMS = 16
 _NO_SCALE = 'compile=True: fp16 needs a loss scale, which is not compiled. Write precision="bf16".'
 
 Made: TypeAlias = tuple[Tensor, Tensor, list[Tensor], list[Any], list[int], Any]
-Program: TypeAlias = Callable[[Any, Tensor, Tensor | None], Made]
+Program: TypeAlias = Callable[[Any, Tensor, Tensor | None, Tensor | None], Made]
+Lifts: TypeAlias = tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class _Ready:
     program: Program
     rates: Tensor
     scheduled: Tensor | None
+    changing: Tensor | None
     numbers: str
     fixed: tuple[Any, ...]
 
@@ -82,6 +85,7 @@ class CompiledStep:
         self._less: dict[Moving, Moving] = {}
         self._sets: dict[tuple[int, ...], None] = {}
         self._warned = False
+        self._changing = _changing(stepper)
         self._knobs: Lifted | None = None
 
     def follow(self, knobs: Knobs, extent: Extent) -> None:
@@ -90,7 +94,8 @@ class CompiledStep:
         Raises:
             PlanError: a knob that has to be part of a program takes too many values.
         """
-        self._knobs = Lifted(self._net, knobs, extent) if knobs.dials else None
+        read = [one.function for one in self._losses.terms]
+        self._knobs = Lifted(self._net, knobs, extent, read) if knobs.dials else None
 
     def takes(self, moving: Moving) -> bool:
         """Whether there is a program for what moves now, or room for one."""
@@ -189,12 +194,29 @@ class CompiledStep:
         """Run the program; for a batch of another shape it is made anew, which only works while tracing is on."""
         if ready.key in self._traced:
             try:
-                return ready.program(values, ready.rates, ready.scheduled)
+                return ready.program(values, ready.rates, ready.scheduled, ready.changing)
             except torch._dynamo.exc.TorchDynamoException:
                 pass
         with _tracing():
-            made = _explained(ready.program, values, ready.rates, ready.scheduled)
+            try:
+                made = _explained(ready.program, values, ready.rates, ready.scheduled, ready.changing)
+            except PlanError:
+                if ready.changing is None:
+                    raise
+                return self._with_constants(ready, values)
         self._traced.add(ready.key)
+        return made
+
+    def _with_constants(self, ready: _Ready, values: Any) -> Made:
+        """Where a formula cannot be traced with settings as inputs, they are part of the programs."""
+        names, self._changing = self._changing, ()
+        self.forget()
+        self._ready = self._prepare(ready.now, ready.weights, ready.fixed)
+        made = self._call(self._ready, values)
+        warn(
+            f"compile=True: {', '.join(names)} cannot be an input of the program, as {self._stepper.name} is written: "
+            "each value is compiled. Compare with a setting by torch.where, not by if, or leave compile out."
+        )
         return made
 
     def _call_with(self, knobs: Lifted, ready: _Ready, values: Any) -> Made:
@@ -214,7 +236,12 @@ class CompiledStep:
         """The program for what moves now, and its inputs besides the batch."""
         bundles = self._optimizer.prepared(now)
         rates = [now.columns[RATE][bundle.row] for bundle in bundles]
-        fixed = tuple(tuple(value for key, value in b.settings.items() if key != RATE) for b in bundles)
+        # A setting that changes is an input too, but for 0, of which formulas leave out what it is for.
+        lifts = tuple(tuple(name for name in self._changing if _is_input(b.settings[name])) for b in bundles)
+        fixed = tuple(
+            tuple(key if key in lifted else value for key, value in b.settings.items() if key != RATE)
+            for b, lifted in zip(bundles, lifts, strict=True)
+        )
         climbs = tuple(rate < 0 for rate in rates)
         # A weight that changes is an input of the program; one that does not is part of it.
         scheduled = None if self._losses.still else torch.tensor(weights)
@@ -225,19 +252,23 @@ class CompiledStep:
         program = self._programs.get(key)
         if program is None:
             self._sets[now.moving.indices] = None
-            program = self._programs[key] = self._program(bundles, weights, climbs)
-        return _Ready(
-            now, weights, key, program, torch.tensor([abs(rate) for rate in rates]), scheduled, numbers, knobs
-        )
+            program = self._programs[key] = self._program(bundles, weights, climbs, lifts)
+        given = [b.settings[name] for b, lifted in zip(bundles, lifts, strict=True) for name in lifted]
+        # In double precision, which a share such as 1 - 0.999 needs; arrays keep theirs.
+        changing = torch.tensor(given, dtype=torch.float64) if given else None
+        sizes = torch.tensor([abs(rate) for rate in rates])
+        return _Ready(now, weights, key, program, sizes, scheduled, changing, numbers, knobs)
 
-    def _program(self, bundles: Sequence[Bundle], weights: tuple[float, ...], climbs: tuple[bool, ...]) -> Program:
+    def _program(
+        self, bundles: Sequence[Bundle], weights: tuple[float, ...], climbs: tuple[bool, ...], lifts: Lifts
+    ) -> Program:
         net, losses, read, precision = self._net, self._losses, self._read, self._precision
         rule, looks = self._optimizer.rule, self._looks
         buffers = self._buffers if looks else ()
         gives = losses.needs_apart(takes_net=False)
         arrays = [array for bundle in bundles for array in bundle.arrays]
 
-        def program(values: Any, rates: Tensor, scheduled: Tensor | None) -> Made:
+        def program(values: Any, rates: Tensor, scheduled: Tensor | None, changing: Tensor | None) -> Made:
             now: Any = weights if scheduled is None else tuple(scheduled.unbind())
             before = [buffer.clone() for buffer in buffers]
             with precision.context():
@@ -251,9 +282,12 @@ class CompiledStep:
                     fine = torch.zeros_like(loss, dtype=torch.bool)
                 for gradient in [g for g in gradients if g is not None] if looks else ():
                     fine = fine & torch.isfinite(gradient).all()
-                place = 0
+                place = seat = 0
                 for number, bundle in enumerate(bundles):
                     settings = {**bundle.settings, RATE: rates[number]}
+                    for name in lifts[number]:
+                        assert changing is not None
+                        settings[name], seat = changing[seat], seat + 1
                     for i, array in enumerate(bundle.arrays):
                         gradient, place = gradients[place], place + 1
                         if gradient is None:
@@ -312,6 +346,17 @@ def _compilable(stepper: Stepper, precision: Precision) -> OwnOptimizer:
     return optimizer
 
 
+def _changing(stepper: Stepper) -> tuple[str, ...]:
+    """Settings of the rule, besides the rate, that are numbers and change for some array."""
+    choices = [choice for row in stepper.table.rows for choice in row.choices.items()]
+    moving = {name for name, choice in choices if not choice.constant and name != RATE}
+    return tuple(name for name in stepper.table.settings if name in moving)
+
+
+def _is_input(value: Any) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool) and isfinite(value) and value != 0
+
+
 _numbers = count()
 
 
@@ -343,7 +388,7 @@ def _watched(knobs: Lifted) -> Callable[[Sequence[Any]], list[bool]]:
 
 def _theirs(name: str) -> bool:
     root = name.replace("L['", "", 1).split(".")[0].split("[")[0].rstrip("']")
-    return root in ("", "values", "rates", "scheduled", "net") or ".function" in name
+    return root in ("", "values", "rates", "scheduled", "changing", "net") or ".function" in name
 
 
 @contextmanager
@@ -357,10 +402,10 @@ def _tracing() -> Iterator[None]:
         yield
 
 
-def _explained(program: Program, values: Any, rates: Tensor, weights: Tensor | None) -> Made:
+def _explained(program: Program, *given: Any) -> Made:
     """The first call of a program, in which it is made."""
     try:
-        return program(values, rates, weights)
+        return program(*given)
     except torch._dynamo.exc.TorchDynamoException as error:
         reason = str(error).strip().splitlines()[0]
         raise PlanError(

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import repeat
 from math import inf
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -89,35 +88,8 @@ BEFORE = frozenset(
     }
 )
 """Settings that act on the mean gradient."""
-_DTYPE = attrgetter("dtype")
 DENSE = frozenset({"carry", "noise", "centralise", "l2"})
 """Settings that fill a sparse gradient."""
-
-
-class Layout:
-    """Arrays that move together, and how they lie in memory.
-
-    Attributes:
-        arrays: the arrays. low: whether some of them have half precision.
-    """
-
-    __slots__ = ("_dtypes", "_plain", "arrays", "low")
-
-    def __init__(self, arrays: Iterable[Tensor]) -> None:
-        self.arrays = list(arrays)
-        self._dtypes = frozenset(array.dtype for array in self.arrays)
-        self._plain = len(self._dtypes) == 1 and all(array.is_contiguous() for array in self.arrays)
-        self.low = any(is_low(array) for array in self.arrays)
-
-    def holds(self, gradients: Sequence[Tensor]) -> bool:
-        """Whether every gradient lies in memory as its array does; where that is not plain to see, False."""
-        return (
-            self._plain
-            and self._dtypes.issuperset(map(_DTYPE, gradients))
-            # A sparse one is not contiguous. The kernels of native.c do not know of torch's lazy minus sign.
-            and all(map(Tensor.is_contiguous, gradients))
-            and not any(map(Tensor.is_neg, gradients))
-        )
 
 
 @dataclass(slots=True)

@@ -65,12 +65,13 @@ class Lifted:
         net: whose modules are read by every program; of anything else that has knobs it is found out.
         knobs: all of the run.
         extent: how long the run is.
+        read: what else every program reads: the functions of the loss, and the modules in them.
 
     Raises:
         PlanError: a knob that cannot be an input takes more than `MOST_VALUES` values in the run.
     """
 
-    def __init__(self, net: nn.Module, knobs: Knobs, extent: Extent) -> None:
+    def __init__(self, net: nn.Module, knobs: Knobs, extent: Extent, read: Iterable[Any] = ()) -> None:
         array = next((a for a in net.parameters() if a.is_floating_point()), torch.zeros(()))
         double = any(a.dtype == torch.float64 for a in net.parameters())
         self._like = (array.device, torch.float64 if double else torch.float32)
@@ -78,12 +79,14 @@ class Lifted:
         self._inputs: list[_Input] = []
         self._fixed: list[Dial] = []
         self._found: set[int] = set()
-        inside = [dial for dial in knobs.dials if dial.tensor is None and dial.path is not None]
+        known = {id(own) for one in read for own in (one.modules() if isinstance(one, nn.Module) else (one,))}
+        plain = [dial for dial in knobs.dials if dial.tensor is None]
+        inside = [dial for dial in plain if dial.path is not None or id(dial.owner) in known]
         self._knobs, self._extent = knobs, extent
         _check_values(knobs.counts([dial for dial in inside if not liftable(dial)], extent))
         self._take(inside)
-        for dial in knobs.dials:
-            if dial.tensor is None and dial.path is None:
+        for dial in plain:
+            if dial.path is None and id(dial.owner) not in known:
                 self._unseen.setdefault(id(dial.owner), []).append(dial)
 
     @property
@@ -117,6 +120,7 @@ class Lifted:
         found = [dial for key in self._unseen if key in self._found for dial in self._unseen[key]]
         self._unseen = {key: dials for key, dials in self._unseen.items() if key not in self._found}
         self._found.clear()
+        _check_values(self._knobs.counts([dial for dial in found if not liftable(dial)], self._extent))
         self._take(found)
         return bool(found)
 

@@ -91,6 +91,7 @@ class Losses:
         made = self.terms
         self.numbers = Numbers(made)
         self.fixed = self.numbers.fixed
+        self._constant = self.numbers.at(Progress()) if self.numbers.still else None
         self.needs_output = any(one.takes != "net" for one in made)
         self.told = False
         # The first term with the same function of (net, batch), which computes for all of them.
@@ -101,8 +102,9 @@ class Losses:
         self.calm = not any(one.error for one in made) and self._loud is not None and all(self._loud)
         self._reached: dict[int, tuple[Tensor, ...]] = {}
         self._watching = [one.function for one in made if isinstance(one.function, OwnLoss) and "seen" in one.wants]
-        # One term that takes nothing but what it compares, as most losses are.
-        self._plain = len(made) == 1 and not (made[0].settings or made[0].wants or made[0].reaches)
+        # Each term takes nothing but what it compares, as most losses do.
+        alone = self.calm and self._sources == list(range(len(made)))
+        self._plain = alone and not any(one.settings or one.wants or one.reaches for one in made)
 
     # -------------------------------------------------------------------------------------------- what may change
 
@@ -117,7 +119,7 @@ class Losses:
 
     def now(self, progress: Progress) -> Now:
         """The numbers of a moment, as `measure` takes them; the same object as long as nothing changes."""
-        return self.numbers.at(progress)
+        return self.numbers.at(progress) if self._constant is None else self._constant
 
     @property
     def still(self) -> bool:
@@ -251,10 +253,8 @@ class Losses:
             now: what the method of that name gave.
         """
         each, output, target = self.measure_each(net, read, values, now)
-        # A weight may be a tensor, of which nobody may ask what it is.
-        if self._plain and type(now[0]) is float and now[0] == 1.0:
-            return each[0].mean, each, output, target
-        return self.total([one.mean for one in each], now), each, output, target
+        means = (each[0].mean,) if len(each) == 1 else [one.mean for one in each]
+        return weighted_sum(means, now) if self._plain else self.total(means, now), each, output, target
 
     def total(self, means: Sequence[Tensor], now: Now) -> Tensor:
         """The sum of the means that are in it, each times its weight."""
@@ -288,11 +288,10 @@ class Losses:
         """
         output, target, true, seen = self._called(net, read, values)
         if self._plain:
-            one = self.terms[0]
-            found = None if true is None else one.measure_true(output, target, true)
-            if found is None:
-                found = one.measure(one.compute(net, values, output, target, true), values, target)
-            return (found,), output, target
+            made = self.terms
+            if len(made) == 1:
+                return (made[0].measured(net, values, output, target, true),), output, target
+            return tuple([one.measured(net, values, output, target, true) for one in made]), output, target
         batch = LossBatch(net, values, output, target, true, now, seen)
         if len(self.terms) == 1:
             return (self._measured(0, batch, {}),), output, target

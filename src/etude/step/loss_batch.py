@@ -89,10 +89,7 @@ def without_graph(output: Any) -> Any:
 def weighted_sum(means: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """What is minimised: the sum of the means, each times its weight."""
     if len(means) == 1:
-        return _weighed(means[0], weights[0])
+        mean, weight = means[0], weights[0]
+        # In a compiled step a weight that changes is a tensor, of which nobody may ask whether it is 1.
+        return mean if not isinstance(weight, Tensor) and weight == 1 else mean * weight
     return torch.stack([mean * weight for mean, weight in zip(means, weights, strict=True)]).sum()
-
-
-def _weighed(mean: Tensor, weight: float) -> Tensor:
-    # In a compiled step a weight that changes is a tensor, of which nobody may ask whether it is 1.
-    return mean if not isinstance(weight, Tensor) and weight == 1 else mean * weight

@@ -57,6 +57,7 @@ class Precision:
     Attributes:
         name: "fp32", "fp64", "bf16" or "fp16": the one that is in force.
         names: all that will be in force, as far as that can be seen.
+        changes: whether it may change from step to step.
         scale: what the loss is multiplied by before backward; 1 except for fp16, between whose stretches it is kept.
 
     Raises:
@@ -67,6 +68,7 @@ class Precision:
         extent = extent or Extent()
         self._schedule = precision if isinstance(precision, Schedule) else None
         self.names = (precision,) if isinstance(precision, str) else _seen(precision, extent)
+        self.changes = self._schedule is not None
         self._device = device.type
         # What a function gives is seen at some moments only: there is a scale wherever one may be needed.
         may = self._schedule is not None or "fp16" in self.names

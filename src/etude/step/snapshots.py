@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from etude.errors import NonFiniteError, StateError
 from etude.step.averaging import Averages
 from etude.step.policies import Policy
+from etude.step.report import Report
 from etude.step.states import some
-from etude.step.work import Report, Work
+from etude.step.work import Work
 from etude.values.progress import TINY, Progress
 from etude.values.tree import has_shape
 

@@ -130,8 +130,8 @@ class Splitting:
             largest = max(parts, key=size_of)
             raise OutOfMemoryError(
                 f"{_where(progress, self._looking)}: there is not enough memory for one sample, {_shapes(largest)}, "
-                'and out_of_memory="split" cannot cut it. Nothing was changed. Shorten or filter the longest samples, take '
-                f"a smaller net, or recompute activations (torch.utils.checkpoint).{_quoted(said)}",
+                'and out_of_memory="split" cannot cut it. Nothing was changed. Shorten or filter the longest samples, '
+                f"take a smaller net, or recompute activations (torch.utils.checkpoint).{_quoted(said)}",
                 int(progress.step) + 1,
             )
         self.limit = max(sizes)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from etude.bind.table import RATE, Moving, Now, Table
-from etude.errors import NonFiniteError, SettingError, StaleGradientError
+from etude.step.agreeing import check_together
 from etude.step.bounds import clip_weights, limit_norms, shrink, turned_in
 from etude.step.carrying import Carried, Carriers, check_carried, mean_of
 from etude.step.clipping import bounds_of
@@ -22,10 +22,8 @@ from etude.step.contradictions import check_useful
 from etude.step.gradients import (
     AFTER,
     BEFORE,
-    DENSE,
     GRADIENT_SETTINGS,
     Gradients,
-    Layout,
     all_finite,
     decay,
     each,
@@ -34,20 +32,21 @@ from etude.step.gradients import (
     prepare,
     without_non_finite,
 )
+from etude.step.layouts import Layout, Layouts
 from etude.step.ledger import Ledger, gradients_of, has_none, versions_of
 from etude.step.optim.half import is_low
 from etude.step.optim.own import OwnOptimizer
 from etude.step.optim.rule import is_dense
 from etude.step.perturb import PERTURBING, Perturbed, perturbed_now, perturbing
 from etude.step.recipe import Optimizer, Recipe
-from etude.step.states import check_arrays, listed, memory_in, memory_of, some
+from etude.step.refusals import mixed_gradients, non_finite_gradients, stale_gradients
+from etude.step.states import check_arrays, memory_in, memory_of
+from etude.step.still import Still
 from etude.step.tying import Ties
 from etude.values.progress import Progress
 from etude.values.schedule import Schedule
-from etude.values.tree import Tree, has_shape
+from etude.values.tree import Tree
 
-_SETS = 512
-"""Sets of moving arrays whose tensors are kept at hand; stale gradients can make ever new ones."""
 _REQUIRES = attrgetter("requires_grad")
 _BOTH_DECAYS = frozenset({"signum", "signsgd"})
 """Rules whose papers have decay through the gradient as well as beside it."""
@@ -66,6 +65,7 @@ class Stepper:
         progress: the clock: the step about to be made has number `progress.step + 1`.
         table: the settings of every array. memory: what schedules that listen to metrics remember.
         optimizer: what moves the arrays. ledger: which gradients are old. carried: those that wait for a turn.
+        perturbing: whether weight noise or weight dropout is in use at some step.
         observers: called with what moves, its gradients and what they are to be divided by, before anything is done.
     """
 
@@ -86,7 +86,7 @@ class Stepper:
         self._seed, self._half = seed, half
         self._drawn = (-1, 0)
         self._found: tuple[list[Tensor], list[int]] | None = None
-        self._stilled: set[nn.Module] = set()
+        self._still = Still(module)
         self.observers: list[Callable[[Now, Sequence[Tensor], float], None]] = []
         self.use(self._resolve())
         self.optimizer: Optimizer = recipe.optimizer_for(self.table, seed, half)
@@ -96,42 +96,7 @@ class Stepper:
 
     def check_together(self, table: Table) -> None:
         """Raise SettingError for settings that have no effect together, or cannot work."""
-        said = {setting for setting in GRADIENT_SETTINGS if setting in table.settings and _is_on(table, setting)}
-        low = any(is_low(array) for array in self.arrays if has_shape(array)) and self._half != "plain"
-        by_closure, made = self.optimizer.needs_closure, getattr(self.optimizer, "optimizer", None)
-        if low and self._half == "stochastic" and "shrink" in said:
-            raise SettingError(
-                'shrink= and half="stochastic": so small a change of an array in half precision is rounded away. Write '
-                'l2=, the weight_decay of the update rule, or half="master".'
-            )
-        if low and by_closure:
-            raise SettingError(
-                f'{self.name} moves arrays in half precision in their own numbers. Write half="plain" if that will do, '
-                "or net.float()."
-            )
-        lost = sorted(said & {"shrink", "noise", "carry", "tie", "drop_norm", *PERTURBING}) if by_closure else ()
-        if lost:
-            raise SettingError(
-                f"{lost[0]}= is not for {self.name}, which computes the loss several times a step. Leave it out; decay "
-                "can be a term of the loss, or l2=."
-            )
-        if "tie" in said and (self._half == "stochastic" or any(rule.draws for rule in self.recipe.update_rules)):
-            by = 'half="stochastic"' if self._half == "stochastic" else self.name
-            raise SettingError(
-                f"tie= and {by}: each array gets chance of its own there, so tied ones would not stay alike. Leave out "
-                "one of them."
-            )
-        if "carry" in said and table.update_schedule is None:
-            raise SettingError(
-                "carry= keeps gradients of arrays that the update schedule holds, and there is no update schedule. "
-                'Write update_schedule=["a", "b"], or leave carry out.'
-            )
-        filling = sorted(said & DENSE) if isinstance(made, torch.optim.SparseAdam) else ()
-        if filling:
-            raise SettingError(
-                f"{filling[0]}= makes gradients dense, and SparseAdam takes sparse ones only. Leave it out, or write "
-                'optimizer="lazy_adam".'
-            )
+        check_together(table, self.recipe, self.optimizer, self.arrays, self._half)
 
     def _resolve(self, held: Collection[str] = (), thawed: Collection[str] = ()) -> Table:
         return self.recipe.table(Tree(self._module), self.progress.extent, self._uncounted, held, thawed)
@@ -142,19 +107,13 @@ class Stepper:
         self.arrays = tuple(table.tree.arrays[name] for name in table.names)
         self._extra = frozenset(GRADIENT_SETTINGS) & frozenset(table.settings)
         self._before = self._extra & BEFORE
-        self._perturbing = bool(self._extra & PERTURBING)
+        self.perturbing = bool(self._extra & PERTURBING)
         self._drops, self._bounds = "drop_non_finite" in self._extra, bool(self._extra & AFTER)
         self._ties = Ties(table, self.arrays) if "tie" in self._extra else None
         self._carriers = Carriers(table) if "carry" in self._extra else None
         self._turned = turned_in(table.tree) if "max_norm" in self._extra else {}
-        self._looked: dict[Moving, Layout] = {}
-        self._outside: dict[tuple[Moving, tuple[int, ...]], tuple[Tensor, ...]] = {}
-        still = _still_modules(table)
-        for module in self._stilled - set(still):
-            # Thawed: what it does is for the net to say again.
-            module.training = self._module.training
-        self._stilled &= set(still)
-        self._still = still
+        self._layouts = Layouts(table, self.arrays)
+        self._still.use(table)
 
     def resolve_again(self, held: Collection[str], thawed: Collection[str]) -> None:
         """Walk the net again and resolve the recipe as it is now; memory is kept by the names of the arrays.
@@ -293,7 +252,7 @@ class Stepper:
         now = self.table.at(self.progress, self.memory)
         if self._ties is not None:
             self._ties.prove(now, self.optimizer.state)
-        arrays = self.looked_up(now.moving).arrays
+        arrays = self._layouts.of(now.moving).arrays
         gradients = gradients_of(arrays)
         if has_none(gradients) or not self.ledger.empty or not all(map(_REQUIRES, arrays)):
             stale = self._stale(now, gradients, ignore_stale_grad)
@@ -305,7 +264,7 @@ class Stepper:
     def _move(self, now: Now, found: list[Tensor], count: float) -> None:
         optimizer = self.optimizer
         self._follow(now)
-        looked = self.looked_up(now.moving)
+        looked = self._layouts.of(now.moving)
         if looked.low and self._half != "plain":
             # Divided in half precision, small gradients would be lost after all.
             found = [g.float() if is_low(array) else g for array, g in zip(looked.arrays, found, strict=True)]
@@ -335,8 +294,7 @@ class Stepper:
     def _follow(self, now: Now) -> None:
         """The arrays that move may lie elsewhere by now."""
         if isinstance(self.optimizer, OwnOptimizer) and not self.optimizer.follow(now):
-            # Somebody may have given arrays other storage.
-            self._looked.clear()
+            self._layouts.forget()
 
     def finish(self, now: Now) -> None:
         """After arrays have moved: their bounds, where they have some."""
@@ -394,21 +352,7 @@ class Stepper:
         Raises:
             SettingError: one of them has no shape yet.
         """
-        found = self._looked.get(moving)
-        if found is None:
-            if len(self._looked) >= _SETS:
-                self._looked.clear()
-            found = self._looked[moving] = self._look_up(moving)
-        return found
-
-    def _look_up(self, moving: Moving) -> Layout:
-        arrays = [self.arrays[i] for i in moving.indices]
-        lazy = [self.table.names[i] for i in moving.indices if not has_shape(self.arrays[i])]
-        if lazy:
-            raise SettingError(
-                f"step(): {listed(lazy)} have no shape yet. Call the net once before the first step, or freeze them."
-            )
-        return Layout(arrays)
+        return self._layouts.of(moving)
 
     # ------------------------------------------------------------------------------------- gradients, old and new
 
@@ -428,40 +372,27 @@ class Stepper:
             self.raise_stale(sorted(asked - helped))
         return frozenset(asked | held)
 
-    def _raise_mixed(self, indices: list[int]) -> None:
-        names = tuple(self.table.names[i] for i in indices)
-        raise StaleGradientError(
-            f"Step {int(self.progress.step) + 1}: new gradients were added onto old ones that a step has used, in "
-            f"{listed(names)}. Nothing was changed. Call trainer.zero_grad() before backward, or call the net itself "
-            "(its own forward starts afresh; a call of a child or of torch.compile(net) does not, nor does "
-            "net.zero_grad(set_to_none=False)).",
-            names,
-        )
+    def _raise_mixed(self, indices: Sequence[int]) -> None:
+        raise mixed_gradients(self._number, self._names(indices))
 
     def raise_stale(self, indices: Sequence[int]) -> None:
         """Say that the arrays of these indices get no new gradient."""
-        names = tuple(self.table.names[i] for i in indices)
-        raise StaleGradientError(
-            f"Step {int(self.progress.step) + 1}: no new gradient since the last step in {listed(names)}. Nothing was "
-            "changed. Call backward() on a loss that depends on them (and zero_grad() before it, not after), freeze "
-            "them, or write step(..., ignore_stale_grad=True).",
-            names,
-        )
+        raise stale_gradients(self._number, self._names(indices))
 
     def raise_non_finite(
         self, now: Now, found: Sequence[Tensor], waiting: Mapping[int, Tensor] = MappingProxyType({})
     ) -> None:
         """Say which gradients are not finite; where all are, it is the loss."""
-        number = int(self.progress.step) + 1
-        indices = (*now.moving.indices, *waiting)
-        names = names_not_finite([self.table.names[i] for i in indices], [*found, *waiting.values()])
-        what = f"the gradients of {some(names)} are" if names else "the loss is"
-        raise NonFiniteError(
-            f"Step {number} is refused: {what} not finite. Nothing was changed. "
-            'Lower the learning rate, clip gradients (clip_norm=1.0), or write non_finite="skip".',
-            names or ("loss",),
-            number,
-        )
+        names = self._names((*now.moving.indices, *waiting))
+        raise non_finite_gradients(self._number, names, [*found, *waiting.values()])
+
+    @property
+    def _number(self) -> int:
+        """Of the step about to be made."""
+        return int(self.progress.step) + 1
+
+    def _names(self, indices: Iterable[int]) -> tuple[str, ...]:
+        return tuple(self.table.names[i] for i in indices)
 
     def not_finite(self, now: Now) -> tuple[str, ...]:
         """The names of what moves now whose gradients are there and not finite."""
@@ -513,10 +444,7 @@ class Stepper:
         """The net is about to be called: gradients that a step has used go, frozen statistics stand still."""
         if not self.ledger.empty and torch.is_grad_enabled():
             self.zero_grad()
-        for module in self._still:
-            if module.training:
-                module.training = False
-                self._stilled.add(module)
+        self._still.hold()
 
     @contextmanager
     def only_moving(self) -> Iterator[None]:
@@ -535,28 +463,21 @@ class Stepper:
 
     def perturbed(self, progress: Progress) -> AbstractContextManager[None]:
         """Within it the arrays are as weight noise and weight dropout make them in the step made at `progress`."""
-        if not self._perturbing:
+        if not self.perturbing:
             return _AS_THEY_ARE
         found = self.perturbs(progress)
         return perturbing(found, self._seed, int(progress.step)) if found else _AS_THEY_ARE
 
     def perturbs(self, progress: Progress) -> tuple[Perturbed, ...]:
         """The arrays that weight noise and weight dropout perturb in the step made at `progress`."""
-        if not self._perturbing:
+        if not self.perturbing:
             return ()
         now = self.table.at(progress, self.memory)
         return perturbed_now(self.table, self.arrays, now, () if self._ties is None else self._ties.at(now))
 
     def outside(self, moving: Moving, carrying: tuple[int, ...] = ()) -> tuple[Tensor, ...]:
         """The trainable arrays of the net that neither move nor carry."""
-        key = moving, carrying
-        if key not in self._outside:
-            if len(self._outside) >= _SETS:
-                self._outside.clear()
-            taken = {self.table.names[i] for i in (*moving.indices, *carrying)}
-            tree = self.table.tree
-            self._outside[key] = tuple(tree.arrays[name] for name in tree.trainable if name not in taken)
-        return self._outside[key]
+        return self._layouts.outside(moving, carrying)
 
     # ------------------------------------------------------------------------------------------------- in words
 
@@ -630,28 +551,6 @@ class Stepper:
         """Forget what is remembered of an array, and the gradients that wait for it."""
         self.optimizer.forget(index)
         self.carried.forget(self.table.names[index])
-
-
-def _is_on(table: Table, setting: str) -> bool:
-    """Whether a setting is anything but 0 for some array at some time."""
-    choices = [row.choices[setting] for row in table.rows]
-    off = (0, None, GRADIENT_SETTINGS[setting].default)
-    return any(not choice.constant or choice.at(Progress()) not in off for choice in choices)
-
-
-def _still_modules(table: Table) -> tuple[nn.Module, ...]:
-    """Modules whose running statistics a rule freezes: they use them, and do not add to them, while training.
-
-    Only modules that keep statistics of their own: a container with a frozen constant must go on with its dropout.
-    """
-    nodes, found = table.tree.nodes, []
-    for name in table.frozen_buffers:
-        for path in table.tree.names[name]:
-            owner = nodes[path.rpartition(".")[0]]
-            keeps = hasattr(owner, "track_running_stats") or not table.tree.layers(path.rpartition(".")[0])
-            if isinstance(owner, nn.Module) and keeps:
-                found.append(owner)
-    return tuple(dict.fromkeys(found))
 
 
 @contextmanager

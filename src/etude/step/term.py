@@ -192,6 +192,13 @@ class Term:
                 f"loss={{{example!r}: ...}}, say term(..., of={example!r}), or write a function of (output, target)."
             )
 
+    def measured(self, net: nn.Module, values: Any, output: Any, target: Any, true: Any) -> Measured:
+        """The term over one batch, without numbers of its own; arguments as for `compute`."""
+        found = None if true is None else self.measure_true(output, target, true)
+        if found is None:
+            found = self.measure(self.compute(net, values, output, target, true), values, target)
+        return found
+
     def measure(self, made: Any, values: Any, target: Any) -> Measured:
         """The term over one batch, from what `compute` gave.
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from math import inf, isfinite
-from numbers import Real
+from math import isfinite
 from typing import Any, TypeAlias
 
 import torch
@@ -37,6 +36,7 @@ from etude.step import closure as with_closure
 from etude.step import states
 from etude.step.averages import Average, averages_in
 from etude.step.averaging import Averaged, Averages
+from etude.step.by_hand import check_flags, check_not_going_back, check_seed, count_of, extent_of, samples_of
 from etude.step.clipping import joint_norm
 from etude.step.gradients import GRADIENT_SETTINGS
 from etude.step.holder import holder
@@ -133,14 +133,14 @@ class Trainer:
         take = faults.take
         asked = (optimizer, learning_rate, rules, learning_rate_multipliers, update_schedule, part, strict, settings)
         recipe = take(Recipe, *asked, Trainer)
-        self._steps_per_epoch = take(_count, steps_per_epoch, "steps_per_epoch")
-        extent, is_run = take(_extent, total, self._steps_per_epoch), isinstance(total, Extent)
+        self._steps_per_epoch = take(count_of, steps_per_epoch, "steps_per_epoch")
+        extent, is_run = take(extent_of, total, self._steps_per_epoch), isinstance(total, Extent)
         policy = take(policy_by_hand, non_finite)
         self._scale = take(LossScale, loss_scale)
         averages = take(averages_in, averages)
         half = take(check_way, half)
-        take(_check_flags, {"strict": strict, "share": share})
-        take(_check_seed, seed)
+        take(check_flags, {"strict": strict, "share": share})
+        take(check_seed, seed)
         take(read_knobs, knobs)
         faults.tell()
         self._tolerance = Tolerance(policy)
@@ -160,7 +160,7 @@ class Trainer:
             )
         self._stepper.prove_ties()
         self._averages = Averages(averages, self.table.tree, clock.extent, uncounted)
-        _check_going_back((*self._stepper.memory, *self._averages.schedules()))
+        check_not_going_back((*self._stepper.memory, *self._averages.schedules()))
         self._knobs = Knobs(self.table.tree, knobs, clock.extent, uncounted, strict) if knobs else None
         self._idle = self._find_idle()
         self._claim = Claim(share)
@@ -236,7 +236,7 @@ class Trainer:
             raise SettingError(f"clip_grads({max_norm!r}): the largest norm is a positive number.")
         self._begin("clip_grads()")
         # With `accumulate` the step divides by the samples of its whole window.
-        samples = self._window.samples + _samples(batch_size)
+        samples = self._window.samples + samples_of(batch_size)
         with torch.no_grad():
             now, found = self._stepper.fresh(ignore_stale_grad)
             norm = float(joint_norm(found)) / (samples * self._scale.value) if found else 0.0
@@ -254,7 +254,7 @@ class Trainer:
         closure: Callable[[], Tensor] | None = None,
     ) -> bool:
         """The second half of `step`: move by the gradients as they are now. Arguments and errors as for `step`."""
-        samples = _samples(batch_size)
+        samples = samples_of(batch_size)
         self._begin("step()")
         self._check_perturbed()
         if self._scale.active and not self._scaled:
@@ -773,61 +773,6 @@ class _Told:
 
     def __reduce__(self) -> tuple[type[_Told], tuple[None]]:
         return (_Told, (None,))
-
-
-def _samples(batch_size: Any) -> float:
-    """A number of samples, which may also be a tensor of one number, such as the sum of a mask."""
-    if callable(batch_size) and not isinstance(batch_size, Tensor):
-        raise SettingError("step(function): a closure is given by name. Write step(batch_size, closure=function).")
-    count = batch_size.item() if isinstance(batch_size, Tensor) and batch_size.numel() == 1 else batch_size
-    if isinstance(count, bool) or not isinstance(count, Real) or not 0 < float(count) < inf:
-        raise SettingError(f"step({batch_size!r}): the number of samples is positive and finite.")
-    return float(count)
-
-
-def _extent(total: Span | Extent | None, steps_per_epoch: int | None) -> Extent:
-    if isinstance(total, Extent):
-        return total
-    if total is None:
-        return Extent()
-    if not isinstance(total, Span) or total.unit not in ("steps", "epochs", "samples", "tokens"):
-        raise ScheduleError(
-            f"total={total!r}: a span in steps, epochs, samples or tokens is needed. Write total=steps("
-            f"{total if isinstance(total, int) else 1000})."
-        )
-    known: dict[str, Any] = {total.unit: total.amount}
-    if steps_per_epoch and total.unit == "steps":
-        known["epochs"] = total.amount / steps_per_epoch
-    elif steps_per_epoch and total.unit == "epochs":
-        known["steps"] = total.amount * steps_per_epoch
-    return Extent(**known)
-
-
-def _check_going_back(listening: Iterable[Schedule]) -> None:
-    """Refuse what would go back to the best net, which nobody keeps in a loop of one's own."""
-    for made in listening:
-        if made.goes_back:
-            raise SettingError(
-                f"{made!r} goes back to the best net, and a Trainer keeps none. Leave back_to_best= out, or train with "
-                "etude.train(..., validation=0.2)."
-            )
-
-
-def _check_flags(given: Mapping[str, Any]) -> None:
-    for name, value in given.items():
-        if not isinstance(value, bool):
-            raise SettingError(f"{name}={value!r}: True or False is needed.")
-
-
-def _check_seed(seed: int) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise SettingError(f"seed={seed!r}: a whole number is needed.")
-
-
-def _count(value: int | None, name: str) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise SettingError(f"{name}={value!r}: a whole number of at least 1 is needed.")
-    return value
 
 
 def _leave(handle: RemovableHandle | None, stepper: Stepper) -> None:

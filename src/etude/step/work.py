@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import compress
 from math import isfinite
@@ -20,43 +20,21 @@ from etude.step.broken import Broken, broken, is_finite
 from etude.step.compiled import CompiledStep
 from etude.step.kept import Kept
 from etude.step.loss import PERPLEXITY, Losses, Measured, terms
+from etude.step.loss_numbers import Now as Numbers
 from etude.step.policies import PolicyLike, Tolerance
 from etude.step.policies import policy as policy_of
 from etude.step.precision import Precision
 from etude.step.reading import Reader, samples_in
+from etude.step.report import Report
 from etude.step.splitting import Splitting
 from etude.step.states import as_memory, some
 from etude.step.stepper import Stepper
 from etude.step.together import Together, counts_of
+from etude.step.unreached import Unreached
 from etude.step.update import Update
 from etude.values.progress import Extent, Progress
 
 _EVERYTHING = nullcontext()
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What one update did with one batch.
-
-    Attributes:
-        loss: the weighted sum of the terms, a scalar on the device.
-        terms: each term, in the order of the update's loss.
-        moved: whether anything was moved.
-        samples: of the batch, or of all micro-batches; 0 where nobody needs to know, because the weights of the terms
-            never change.
-        refused: whether the step was refused because a loss or gradient was not finite. why: what was found then, and
-            names: of the arrays or terms in which it was found.
-        overflow: whether it was refused while a dynamic loss scale finds its size, as is usual for float16.
-    """
-
-    loss: Tensor
-    terms: tuple[Measured, ...]
-    moved: bool
-    samples: int = 0
-    refused: bool = False
-    why: str = ""
-    names: tuple[str, ...] = ()
-    overflow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +80,7 @@ class Work:
         if compile:
             self.losses.check_compiled()
         self._names: dict[tuple[bool, bool], tuple[str, tuple[str, ...]]] = {}
-        self._beside: dict[tuple[Any, ...], list[bool]] = {}
+        self._unreached = Unreached(self.losses, net, self.read)
         self._precision = precision
         self._ignore_stale = ignore_stale_grad
         turn = update.turn
@@ -149,7 +127,8 @@ class Work:
         """
         stepper = self.stepper
         stepper.progress = progress
-        self._precision.follow(progress)
+        if self._precision.changes:
+            self._precision.follow(progress)
         now = stepper.table.at(progress, stepper.memory)
         if not now.moving.indices and stepper.rests(now):
             return self.look(progress, many)
@@ -169,10 +148,12 @@ class Work:
         self.stepper.zero_grad()
         self._statistics.keep()
         try:
-            with self._only(now), self.stepper.perturbed(progress):
+            with self._around(progress, now):
                 found = self._of_one(progress, many[0]) if len(many) == 1 else self._of_many(progress, many)
                 if not self.losses.calm and isinstance(found, _Computed):
-                    self._fill_up(progress, now, many[-1])
+                    with self._precision.context():
+                        arrays = self.stepper.looked_up(now.moving).arrays
+                        self._unreached.fill(arrays, many[-1], self.losses.now(progress))
                 return found
         except Exception:
             self._undo()
@@ -182,21 +163,6 @@ class Work:
         """The loss was computed, and nothing follows from it: no gradient, and statistics as they were."""
         self.stepper.zero_grad()
         self._statistics.restore()
-
-    def _fill_up(self, progress: Progress, now: Now, values: Any) -> None:
-        """Arrays that only terms of weight 0 reach get the gradient 0, as all the others get it from these terms."""
-        numbers = self.losses.now(progress)
-        if not self.losses.quiet(numbers):
-            return
-        missing = [array for array in self.stepper.looked_up(now.moving).arrays if array.grad is None]
-        if missing:
-            with self._precision.context():
-                key = (*map(id, missing), *self.losses.loud(numbers))
-                # Asking takes a forward and a backward; which arrays a term reaches does not change.
-                if key not in self._beside:
-                    self._beside[key] = self.losses.reached_beside(self.net, self.read, values, numbers, missing)
-            for array, yes in zip(missing, self._beside[key], strict=True):
-                array.grad = torch.zeros_like(array) if yes else None
 
     def _of_one(self, progress: Progress, values: Any) -> _Computed | Report:
         with self._precision.context():
@@ -208,10 +174,11 @@ class Work:
         return _Computed(loss, measured)
 
     def _of_many(self, progress: Progress, many: Sequence[Any]) -> _Computed | Report:
-        whole = self._together(progress, len(many), self._counts(progress, many))
+        numbers = self.losses.now(progress)
+        whole = self._together(progress, numbers, len(many), self._counts(numbers, many))
         for place, values in enumerate(many):
             with self._precision.context():
-                measured, _, _ = self.losses.measure_each(self.net, self.read, values, self.losses.now(progress))
+                measured, _, _ = self.losses.measure_each(self.net, self.read, values, numbers)
                 share = whole.share(measured)
             if share is None:
                 continue
@@ -226,17 +193,18 @@ class Work:
             return self._report(whole.loss(), whole.terms(), many, False)
         return _Computed(whole.loss(), whole.terms(), whole.divisor)
 
-    def _together(self, progress: Progress, number: int, counts: Sequence[Sequence[float]] | None = None) -> Together:
+    def _together(
+        self, progress: Progress, numbers: Numbers, number: int, counts: Sequence[Sequence[float]] | None = None
+    ) -> Together:
         names = [term.name for term in self.losses.terms]
-        loud = self.losses.loud(self.losses.now(progress))
-        return Together(names, self.losses.weights(progress), number, counts, loud)
+        return Together(names, self.losses.weights(progress), number, counts, self.losses.loud(numbers))
 
-    def _counts(self, progress: Progress, many: Sequence[Any]) -> list[list[float]] | None:
+    def _counts(self, numbers: Numbers, many: Sequence[Any]) -> list[list[float]] | None:
         """What the terms are taken over in each micro-batch; for one term only where the batches tell."""
         if len(self.losses.terms) == 1 and not self.losses.told:
             return None
         with self._precision.context():
-            return counts_of(self.losses, self.net, self.read, many, self.losses.now(progress))
+            return counts_of(self.losses, self.net, self.read, many, numbers)
 
     def _move(self, progress: Progress, now: Now, found: _Computed, many: Sequence[Any]) -> Report:
         """Let the optimizer take the gradients that are there."""
@@ -318,6 +286,10 @@ class Work:
     def _only(self, now: Now) -> AbstractContextManager[None]:
         """See `Trainer.only_moving`; nothing has to be done where everything moves."""
         return self.stepper.only_moving() if self.stepper.outside(now.moving) else _EVERYTHING
+
+    def _around(self, progress: Progress, now: Now) -> AbstractContextManager[None]:
+        """Within it gradients are computed: for what moves alone, of the arrays as weight noise makes them."""
+        return _both(self._only(now), self.stepper.perturbed(progress)) if self.stepper.perturbing else self._only(now)
 
     def _refused(
         self, progress: Progress, many: Sequence[Any], loss: Tensor, measured: tuple[Measured, ...], place: int = 0
@@ -519,10 +491,11 @@ class Work:
             if len(many) == 1:
                 loss, measured, _, _ = self.measure(progress, many[0])
                 return self._report(loss, measured, many, False)
-            whole = self._together(progress, len(many))
+            numbers = self.losses.now(progress)
+            whole = self._together(progress, numbers, len(many))
             with self._precision.context():
                 for values in many:
-                    found = self.losses.measure_each(self.net, self.read, values, self.losses.now(progress))
+                    found = self.losses.measure_each(self.net, self.read, values, numbers)
                     whole.share(found[0])
             return self._report(whole.loss(), whole.terms(), many, False)
 
@@ -531,3 +504,9 @@ class Work:
         loud = self.losses.loud(self.losses.now(self.stepper.progress))
         told = compress(zip(self.losses.terms, measured, strict=True), loud)
         return broken(loss, {term.name: one for term, one in told}, values, self.stepper.table.tree.arrays)
+
+
+@contextmanager
+def _both(first: AbstractContextManager[None], second: AbstractContextManager[None]) -> Iterator[None]:
+    with first, second:
+        yield

@@ -435,7 +435,7 @@ def where(predicate: Callable[[str, Tensor], bool]) -> Part:
 
 def _from_text(text: str) -> Part:
     if not text or text != text.strip() or ".." in text or text.startswith(".") or text.endswith("."):
-        raise PartError(f"part({text!r}): no name of a part. Write a name as in the net's state_dict.")
+        raise PartError(f"part({text!r}): no name of a part. Write a name as in the net's state_dict, or '*.bias'.")
     return Matching(text) if any(mark in text for mark in "*?[") else Named(text)
 
 

@@ -95,7 +95,7 @@ class Planner:
         planned = self.epoch(number)
         limits = self._prepared(number).costs
         if limits.constant:
-            return limits.most(self._start(number))[:, None]
+            return limits.most(self.start(number))[:, None]
         # Batches that change places keep the size that they had where they were made.
         made = planned.epoch if isinstance(planned.epoch, Cut) else None
         turn = None if made is None else made.turn
@@ -149,7 +149,7 @@ class Planner:
         """The units of an epoch before any is left out; made once where they are the same in every epoch."""
         if "units" in self._ready:
             return self._ready["units"]
-        rule = self._clock.ask(self.batching.chunk_at, self._start(number))
+        rule = self._clock.ask(self.batching.chunk_at, self.start(number))
         made = Prepared(table(self.batching, rule, self.samples, number, self._seed), self.batching)
         if not self.batching.changes:
             self._ready["units"] = made
@@ -158,7 +158,8 @@ class Planner:
     def _passed(self, number: int) -> int:
         return number // self.batching.subepochs
 
-    def _start(self, number: int) -> Progress:
+    def start(self, number: int) -> Progress:
+        """The clock at the start of an epoch, as far as limits and filters need to know it."""
         return self._clock.start(number)
 
     # --------------------------------------------------------------------------------------- an order, then batches
@@ -188,7 +189,7 @@ class Planner:
         batching, made = self.batching, ready.table
         called = ready.called(order, self.samples.called)
         if batching.pack == "strung":
-            return _strung(made, order, int(ready.costs.most(self._start(number))[0]))
+            return _strung(made, order, int(ready.costs.most(self.start(number))[0]))
         if ready.buckets is not None:
             assert made.lengths is not None
             filled = ready.buckets.fill(made.lengths.lead[order], _bucket_policy(batching.too_long), called)
@@ -206,7 +207,7 @@ class Planner:
         if not ready.costs.constant:
             asked = self._cut_by_function if opaque(ready.costs.schedules) else self._cut_in_time
             return made, *asked(ready, order, number, called)
-        most, values = ready.costs.most(self._start(number)), ready.costs.values[:, order]
+        most, values = ready.costs.most(self.start(number)), ready.costs.values[:, order]
         if batching.pack == "first_fit":
             row, limit = one_packed(ready.costs)
             most_units = None if limit is None else int(most[limit])
@@ -270,7 +271,7 @@ class Planner:
         data, left_out = self._sorted(ready, number)
         if not limits.constant:
             return self._in_strata_and_time(ready, data, number, left_out)
-        allowed = limits.most(self._start(number))
+        allowed = limits.most(self.start(number))
         fits: npt.NDArray[np.bool_] = np.asarray((data.costs <= allowed[:, None]).all(0))
         alone = np.zeros(0, np.int64)
         if not fits.all():
@@ -331,7 +332,7 @@ class Planner:
         lengths = None if self.samples.lengths is None else self.samples.lengths.take(own)
         kept, counts = self._clock.ask(
             lambda progress: apply(filters, self.samples.named(own), lengths, progress, number, self._seed),
-            self._start(number),
+            self.start(number),
         )
         stay = np.zeros(self.samples.number, np.bool_)
         stay[own[kept]] = True

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from etude.step.optim.rule import Setting, UpdateRule
-from etude.step.optim.terms import divided, filled
+from etude.step.optim.terms import divided, filled, lerp, on
 
 
 class AdaBelief(UpdateRule):
@@ -46,11 +46,11 @@ class AdaBelief(UpdateRule):
     ) -> None:
         beta1, beta2, eps = settings["beta1"], settings["beta2"], settings["eps"]
         change = -gradient if climb else gradient
-        if settings["weight_decay"]:
+        if on(settings["weight_decay"]):
             change = change + array * settings["weight_decay"]
         change = change.clamp(-settings["clip"], settings["clip"])
-        mean = memory["mean"].lerp_(change, 1 - beta1)
+        mean = lerp(memory["mean"], change, 1 - beta1)
         surprise = change - mean
-        square = memory["square"].lerp_(surprise * surprise, 1 - beta2).add_(eps)
+        square = lerp(memory["square"], surprise * surprise, 1 - beta2).add_(eps)
         size = (square / filled(beta2, count)).sqrt() + eps
         array.sub_(divided(mean, size) * (settings["learning_rate"] / filled(beta1, count)))

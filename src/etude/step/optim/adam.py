@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from etude.step.optim.rule import Memory, Setting, UpdateRule
-from etude.step.optim.terms import filled
+from etude.step.optim.terms import filled, lerp, on
 
 _COLUMNS = ("learning_rate", "weight_decay", "beta1", "beta2", "eps", "amsgrad")
 """The settings that the kernels of native.c take, in their order."""
@@ -77,12 +77,12 @@ class Adam(UpdateRule):
     ) -> None:
         rate, beta1, beta2, decay = (settings[key] for key in ("learning_rate", "beta1", "beta2", "weight_decay"))
         change = -gradient if climb else gradient
-        if decay and self.decoupled:
+        if on(decay) and self.decoupled:
             array.mul_(1 - rate * decay)
-        elif decay:
+        elif on(decay):
             change = change + array * decay
         mean, square = memory["mean"], memory["square"]
-        mean.lerp_(change, 1 - beta1)
+        lerp(mean, change, 1 - beta1)
         square.mul_(beta2).add_(change * change * (1 - beta2))
         if settings["amsgrad"]:
             square = memory["largest"].copy_(torch.maximum(memory["largest"], square))

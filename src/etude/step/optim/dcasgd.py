@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from etude.step.optim.rule import Setting, UpdateRule
+from etude.step.optim.terms import on
 
 
 class DcAsgd(UpdateRule):
@@ -47,10 +48,10 @@ class DcAsgd(UpdateRule):
     ) -> None:
         previous, momentum = memory["previous"], settings["momentum"]
         change = -gradient if climb else gradient
-        if settings["weight_decay"]:
+        if on(settings["weight_decay"]):
             change = change + array * settings["weight_decay"]
         change = change + change * change * (array - previous) * settings["compensation"]
-        if momentum:
+        if on(momentum):
             change = memory["momentum"].mul_(momentum).add_(change)
         # A plain copy_ of an array that then changes is made too late by torch's compiler (pytorch issue 198131).
         previous.lerp_(array, 1.0)

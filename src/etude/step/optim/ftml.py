@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from etude.step.optim.rule import Setting, UpdateRule
-from etude.step.optim.terms import filled
+from etude.step.optim.terms import filled, lerp, on
 
 
 class Ftml(UpdateRule):
@@ -42,9 +42,9 @@ class Ftml(UpdateRule):
         beta1, beta2 = settings["beta1"], settings["beta2"]
         square, curvature, linear = memory["square"], memory["curvature"], memory["linear"]
         change = -gradient if climb else gradient
-        if settings["weight_decay"]:
+        if on(settings["weight_decay"]):
             change = change + array * settings["weight_decay"]
-        square.lerp_(change * change, 1 - beta2)
+        lerp(square, change * change, 1 - beta2)
         size = (square / filled(beta2, count)).sqrt() + settings["eps"]
         steeper = size * (filled(beta1, count) / settings["learning_rate"])
         linear.mul_(beta1).add_(change * (1 - beta1) - (steeper - curvature * beta1) * array)

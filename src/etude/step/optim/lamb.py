@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from etude.step.optim.rule import Setting, UpdateRule
-from etude.step.optim.terms import divided, filled, norm, ratio
+from etude.step.optim.terms import divided, filled, lerp, norm, on, ratio
 
 
 class Lamb(UpdateRule):
@@ -51,8 +51,8 @@ class Lamb(UpdateRule):
     ) -> None:
         beta1, beta2 = settings["beta1"], settings["beta2"]
         change = -gradient if climb else gradient
-        mean = memory["mean"].lerp_(change, 1 - beta1)
-        square = memory["square"].lerp_(change * change, 1 - beta2)
+        mean = lerp(memory["mean"], change, 1 - beta1)
+        square = lerp(memory["square"], change * change, 1 - beta2)
         if settings["bias_correction"]:
             mean, square = mean / filled(beta1, count), square / filled(beta2, count)
         step = divided(mean, square.sqrt() + settings["eps"])
@@ -61,7 +61,7 @@ class Lamb(UpdateRule):
 
 def scaled(step: Tensor, array: Tensor, settings: Mapping[str, Any]) -> Tensor:
     """A step with decay added, and scaled to the norm of the array, if `adapt` says so, within its bounds."""
-    if settings["weight_decay"]:
+    if on(settings["weight_decay"]):
         step = step + array * settings["weight_decay"]
     if not settings["adapt"]:
         return step

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from etude.step.optim.lamb import scaled
 from etude.step.optim.rule import Setting, UpdateRule
-from etude.step.optim.terms import divided, filled, norm
+from etude.step.optim.terms import divided, filled, lerp, norm
 
 
 class Lans(UpdateRule):
@@ -51,8 +51,8 @@ class Lans(UpdateRule):
         beta1, beta2, clip = settings["beta1"], settings["beta2"], settings["clip"]
         change = -gradient if climb else gradient
         change = divided(change, norm(change)).to(array.dtype).clamp(-clip, clip)
-        mean = memory["mean"].lerp_(change, 1 - beta1)
-        square = memory["square"].lerp_(change * change, 1 - beta2)
+        mean = lerp(memory["mean"], change, 1 - beta1)
+        square = lerp(memory["square"], change * change, 1 - beta2)
         size = (square / filled(beta2, count)).sqrt() + settings["eps"]
         slow = scaled(divided(mean / filled(beta1, count), size), array, settings)
         quick = scaled(divided(change, size), array, settings)

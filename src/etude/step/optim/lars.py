@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from etude.step.optim.rule import Setting, UpdateRule
-from etude.step.optim.terms import norm
+from etude.step.optim.terms import norm, on
 
 
 class Lars(UpdateRule):
@@ -60,10 +60,10 @@ class Lars(UpdateRule):
         if settings["adapt"]:
             rate = rate * _trust(norm(array), norm(change), settings)
         change = change.clamp(-clip, clip)
-        if decay:
+        if on(decay):
             change = change + array * decay
         change = change * rate
-        if settings["momentum"]:
+        if on(settings["momentum"]):
             change = memory["momentum"].mul_(settings["momentum"]).add_(change)
         array.sub_(change)
 

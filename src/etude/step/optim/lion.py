@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from etude.step.optim.rule import Setting, UpdateRule
+from etude.step.optim.terms import lerp, on
 
 
 class Lion(UpdateRule):
@@ -39,7 +39,7 @@ class Lion(UpdateRule):
     ) -> None:
         rate, decay, momentum = settings["learning_rate"], settings["weight_decay"], memory["momentum"]
         change = -gradient if climb else gradient
-        if decay:
+        if on(decay):
             array.mul_(1 - rate * decay)
-        array.sub_(torch.lerp(momentum, change, 1 - settings["beta1"]).sign() * rate)
-        momentum.lerp_(change, 1 - settings["beta2"])
+        array.sub_(lerp(momentum.clone(), change, 1 - settings["beta1"]).sign() * rate)
+        lerp(momentum, change, 1 - settings["beta2"])

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from etude.bind.table import Group, Moving, Now, Table
 from etude.errors import StateError
-from etude.step.gradients import Gradients, Layout
+from etude.step.gradients import Gradients
+from etude.step.layouts import Layout
 from etude.step.optim.foreign import ForeignOptimizer
 from etude.step.optim.lbfgs import LBFGSOptimizer
 from etude.step.optim.own import OwnOptimizer

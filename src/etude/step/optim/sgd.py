@@ -15,6 +15,7 @@ from torch import Tensor
 
 from etude.step.optim.half import is_low
 from etude.step.optim.rule import Memory, Setting, UpdateRule
+from etude.step.optim.terms import on
 
 
 class SGD(UpdateRule):
@@ -80,11 +81,11 @@ class SGD(UpdateRule):
     ) -> None:
         momentum = settings["momentum"]
         change = -gradient if climb else gradient
-        if settings["weight_decay"]:
+        if on(settings["weight_decay"]):
             change = change + array * settings["weight_decay"]
-        if momentum:
+        if on(momentum):
             buffer = memory["momentum"]
-            kept = torch.where(count <= 1, 0.0, settings["dampening"]) if settings["dampening"] else 0.0
+            kept = torch.where(count <= 1, 0.0, settings["dampening"]) if on(settings["dampening"]) else 0.0
             buffer.mul_(momentum).add_(change * (1 - kept))
             change = change + buffer * momentum if settings["nesterov"] else buffer
         array.sub_(change * settings["learning_rate"])

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from etude.step.optim.rule import Setting, UpdateRule
+from etude.step.optim.terms import lerp, on
 
 
 class Signum(UpdateRule):
@@ -38,8 +39,8 @@ class Signum(UpdateRule):
         climb: bool,
     ) -> None:
         change = -gradient if climb else gradient
-        if settings["momentum"]:
-            change = memory["momentum"].lerp_(change, 1 - settings["momentum"])
+        if on(settings["momentum"]):
+            change = lerp(memory["momentum"], change, 1 - settings["momentum"])
         _move_by_sign(array, change, settings)
 
 
@@ -65,6 +66,6 @@ class SignSGD(UpdateRule):
 
 def _move_by_sign(array: Tensor, change: Tensor, settings: Mapping[str, Any]) -> None:
     rate, decay = settings["learning_rate"], settings["weight_decay"]
-    if decay:
+    if on(decay):
         array.mul_(1 - rate * decay)
     array.sub_(change.sign() * rate)

@@ -8,11 +8,23 @@ import torch
 from torch import Tensor
 
 
-def filled(beta: float, count: Tensor) -> Tensor:
+def on(setting: float | Tensor) -> bool:
+    """Whether a setting is not 0. In a compiled step one that changes is a tensor of one element, and never 0."""
+    return isinstance(setting, Tensor) or bool(setting)
+
+
+def lerp(old: Tensor, new: Tensor, share: float | Tensor) -> Tensor:
+    """`old` moved towards `new` by a share of the difference, in place; the share is a number, or as in `on`."""
+    return old.lerp_(new, share.to(old.device, old.dtype) if isinstance(share, Tensor) else share)
+
+
+def filled(beta: float | Tensor, count: Tensor) -> Tensor:
     """1 - beta^count: how much of a moving average that began at zero is filled after `count` values.
 
     By way of the logarithm, because in single precision the difference itself would lose four digits at first.
     """
+    if isinstance(beta, Tensor):
+        return -torch.expm1(count * beta.log())
     return -torch.expm1(count * (log(beta) if beta else -inf))
 
 
