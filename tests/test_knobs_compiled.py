@@ -121,6 +121,34 @@ def test_dropout_by_a_tensor_is_dropout(kind: type[Any], p: float) -> None:
     assert inplace(y) is y
 
 
+def test_a_loss_of_torch_is_known_to_be_read_before_the_first_step() -> None:
+    loss = nn.CrossEntropyLoss(label_smoothing=0.1)
+    data = torch.randn(32, 4), torch.arange(32) % 3
+    said: dict[str, Any] = {"epochs": 5, "batch_size": 8, "compile": True}
+    with pytest.raises(PlanError, match=r"label_smoothing .*CrossEntropyLoss.* cannot be an input .* 20 values"):
+        etude.Plan(loss, knobs={"label_smoothing": [(loss, linear(0.3, 0))]}, **said).check(nn.Linear(4, 3), data)
+    plan = etude.Plan(loss, knobs={"label_smoothing": [(loss, pieces(0.3, (steps(8), 0.1)))]}, **said)
+    with pytest.warns(UserWarning, match="each of its 2 values is compiled"):
+        plan.check(nn.Linear(4, 3), data)
+
+
+def test_what_is_found_while_a_program_is_made_may_not_take_too_many_values_either() -> None:
+    inner = nn.CrossEntropyLoss(label_smoothing=0.1)
+    net, data = nn.Linear(4, 3), (torch.randn(32, 4), torch.arange(32) % 3)
+    before = net.weight.detach().clone()
+
+    def hidden(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = inner(output, target)
+        return made
+
+    plan = etude.Plan(
+        hidden, epochs=5, batch_size=8, compile=True, knobs={"label_smoothing": [(inner, linear(0.3, 0))]}
+    )
+    with pytest.raises(PlanError, match="cannot be an input of a program, and takes 20 values"):
+        etude.train(net, data, plan, progress=False)
+    assert torch.equal(net.weight, before)
+
+
 def test_objects_that_the_loss_reads_are_found() -> None:
     def own(smoothing: Smoothing) -> Any:
         return lambda output, target: nn.functional.cross_entropy(output, target) * smoothing.weight

@@ -516,3 +516,13 @@ def test_a_compiled_step_has_errors_and_weights_of_0_beside_its_program() -> Non
     assert made.history["fer"].values == eager.history["fer"].values
     assert made.history["far"].values == pytest.approx(eager.history["far"].values, rel=1e-5)
     assert all(value > 0 for value in made.history["n"].values)
+
+
+def test_an_error_may_be_computed_with_numpy() -> None:
+    x, y = classified(12)
+    wrong = {"ce": "cross_entropy", "wrong": losses.error(lambda out, target: (out.argmax(1) != target).numpy())}
+    names = {"ce": "cross_entropy", "wrong": losses.error("error_rate")}
+    first, second = trained(data=(x, y), loss=wrong), trained(data=(x, y), loss=names)
+    truths = {"ce": "cross_entropy", "wrong": losses.error(lambda out, target: out.argmax(1) != target)}
+    assert first.history["epoch.wrong"].values == pytest.approx(second.history["epoch.wrong"].values)
+    assert trained(data=(x, y), loss=truths).history["epoch.wrong"].values == first.history["epoch.wrong"].values

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from etude.errors import PartError, ScheduleError, SettingError
+from etude.run.plan import Plan
 from etude.step.update import Update
-from etude.values.part import part
+from etude.values.part import everything, part
 from etude.values.reactive import when
 from etude.values.schedule import constant, cycle, schedule
 
@@ -78,3 +82,14 @@ def test_a_name_has_no_dots(name: Any) -> None:
 def test_a_part_has_to_be_one() -> None:
     with pytest.raises(PartError, match="a list stands for no part"):
         Update("critic", "mse", part=["a"])
+
+
+def test_updates_that_all_move_everything_are_told_of() -> None:
+    data = (torch.randn(8, 4), torch.zeros(8, 3))
+    both = [Update("a", "mse"), Update("b", "mse")]
+    with pytest.warns(UserWarning, match="The updates 'a' and 'b' have no part="):
+        Plan(updates=both, epochs=1).check(nn.Linear(4, 3), data)
+    meant = [Update("a", "mse", part=everything), Update("b", "mse", part=everything)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Plan(updates=meant, epochs=1).check(nn.Linear(4, 3), data)

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import etude
-from all_at_once import INGREDIENTS, Whole, compatible, mixture, recipe_of, whole
+from all_at_once import INGREDIENTS, SECOND, Whole, compatible, mixture, recipe_of, whole
 from effort import examples
 from etude import FROZEN, Run, Trainer, cycle, everything, losses, part
 from etude.run.events import Began, Settled, Skipped, Stepped
 from jobs import Pairs, table
 from nets import alike, arrays, give_gradients, seeded
+from stories import Story, follow
 from test_loss_scenarios import Recogniser, all_of_it, data
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -136,6 +137,43 @@ def test_nan_in_gradients_of_what_is_held_reaches_nothing(chosen: set[str], rule
     assert all(alike(one, two) for one, two in zip(clean.parameters(), other.parameters(), strict=True))
     for name, own in trainers[0].state_dict()["arrays"].items():
         assert same_memory(own, trainers[1].state_dict()["arrays"][name])
+
+
+# -------------------------------------------------------------------------------------------------------- goes back
+
+
+@law
+@given(MIXED)
+def test_going_back_is_being_where_it_was(names: tuple[str, ...]) -> None:
+    """Arrays, statistics, memory, carried gradients, averages and losses are those of the snapshot; not so knobs."""
+    of = mixture(*compatible(("rolled back", *names)))
+    story = follow(of)
+    gone = [(step, one[2]) for step, own in story.told.items() for one in own if one[0] == "back"]
+    assume(gone)
+    for step, to in gone:
+        assert went_back(story, step, to) == []
+
+
+def went_back(story: Story, step: int, to: int) -> list[str]:
+    """The names of what differs from what it was after the step `to`."""
+    now, then = story.pictures[step], story.pictures[to]
+    kept = (
+        "net ",
+        "average ",
+        "loss carried",
+        "loss losses",
+        *(f"loss {name}" for name, _ in whole().named_parameters()),
+    )
+    return [name for name in now if name.startswith(kept) and name != "net temperature" and now[name] != then.get(name)]
+
+
+def test_going_back_with_everything() -> None:
+    for names in (SECOND, ("rolled back", "carried", "averages", "a loss that remembers", "noise on weights", "sgd")):
+        story = follow(mixture(*names))
+        gone = [(step, one[2]) for step, own in story.told.items() for one in own if one[0] == "back"]
+        assert gone
+        assert [went_back(story, step, to) for step, to in gone] == [[]] * len(gone)
+        assert {one[0] for own in story.told.values() for one in own} >= {"stepped", "skipped", "back"}
 
 
 # ------------------------------------------------------------------------------------------------------------- split

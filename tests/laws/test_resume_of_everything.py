@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+import etude
 from all_at_once import BIG, FIRST, INGREDIENTS, SECOND, compatible, mixture
 from effort import examples
 from etude import Directory, every, steps
@@ -73,7 +75,7 @@ def test_everything_goes_on_in_another_process(tmp_path: Path) -> None:
     whole, files = saved(of, tmp_path)
     paths = [str(files[step]) for step in (3, 6)]
     here = Path(__file__).parents[1]
-    roots = os.pathsep.join([str(here), str(here.parent / "src"), os.environ.get("PYTHONPATH", "")])
+    roots = os.pathsep.join([str(here), str(Path(etude.__file__).parents[1])])
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _ELSEWHERE, *paths],
         env={**os.environ, "PYTHONPATH": roots},
@@ -87,8 +89,6 @@ def test_everything_goes_on_in_another_process(tmp_path: Path) -> None:
 
 def whole_digest(story: Story) -> str:
     """One line for what came out."""
-    import hashlib
-
     return hashlib.sha256(repr(sorted(story.end.items())).encode()).hexdigest()
 
 

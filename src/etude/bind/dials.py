@@ -27,6 +27,7 @@ _RANGES: tuple[tuple[tuple[type, ...], str, Range], ...] = (
 _FIXED = frozenset(
     (
         "num_batches_tracked",
+        "inplace",
         "in_features",
         "out_features",
         "num_features",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf, nan
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from etude.values.decay import no_decay
 from etude.values.progress import Extent, Progress
 
 if TYPE_CHECKING:
-    from etude.bind.table import Choice, Table
+    from etude.bind.table import Choice, Moving, Table
 
 RATE = "learning_rate"
 DECAYS = ("weight_decay", "l2", "shrink")
@@ -44,11 +44,31 @@ def score(table: Table, moments: Sequence[Progress]) -> tuple[tuple[str, ...], N
         names, and rates of shape (arrays, moments).
     """
     rates = np.full((len(table.names), len(moments)), nan)
+    by_row = np.empty((len(moments), len(table.rows)))
+    together: dict[Moving, list[int]] = {}
     for column, progress in enumerate(moments):
         now = table.at(progress)
-        for group in now.moving.groups:
-            rates[list(group.indices), column] = now.columns[RATE][group.row]
+        by_row[column] = now.columns.get(RATE, ())
+        together.setdefault(now.moving, []).append(column)
+    for moving, columns in together.items():
+        for group in moving.groups:
+            rates[np.ix_(group.indices, columns)] = by_row[columns, group.row]
     return table.names, rates
+
+
+def scheduled(table: Table, moments: Sequence[Progress]) -> NDArray[np.bool_]:
+    """Whether the update schedule lets each array move at each moment, whatever its rate: (arrays, moments)."""
+    if table.update_schedule is None:
+        return np.ones((len(table.names), len(moments)), dtype=bool)
+    lets = np.zeros((len(table.names), len(moments)), dtype=bool)
+    together: dict[Any, list[int]] = {}
+    for column, progress in enumerate(moments):
+        together.setdefault(table.update_schedule.at(progress, None), []).append(column)
+    for place, columns in together.items():
+        names = table.let_move(place)
+        rows = [row for row, name in enumerate(table.names) if name in names]
+        lets[np.ix_(rows, columns)] = True
+    return lets
 
 
 def why(table: Table, name: str) -> str:
@@ -76,12 +96,14 @@ def _instead(table: Table, name: str) -> str:
     return f"There are: {shown}.{nearest(name, table.names)}"
 
 
-def show(table: Table, extent: Extent | None = None) -> str:
+def show(table: Table, extent: Extent | None = None, acts: Callable[[Progress], Any] | None = None) -> str:
     """The table as text; see `Table.show`."""
     moments = _moments(extent or table.extent)
     settings = [s for s in table.settings if s == RATE or _worth_showing(table, s)]
     head = ["array", "shape", *(f"{s} now/peak/end" for s in settings), "decided by", "moves"]
     _, moving = score(table, moments)
+    if acts is not None:
+        moving[:, [not acts(progress) for progress in moments]] = nan
     rows = []
     for index, name in enumerate(table.names):
         choices = table.choices[name]

@@ -7,7 +7,7 @@ which arrays move.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from numbers import Real
@@ -249,12 +249,17 @@ class Table:
         """
         return show.why(self, name)
 
-    def show(self, extent: Extent | None = None) -> str:
+    def let_move(self, place: Any) -> set[str]:
+        """Names of the arrays that are in what an update schedule gave, whatever their rates."""
+        return set(self.names) if place is everything else self._scheduled(place)
+
+    def show(self, extent: Extent | None = None, acts: Callable[[Progress], Any] | None = None) -> str:
         """The table as text, over the run that it is for if no other is given.
 
-        For each array its shape, each setting now/peak/end, the rule that decided, the steps at which it moves.
+        For each array its shape, each setting now/peak/end, the rule that decided, the steps at which it moves; it
+        moves in none of those at which `acts`, where there is one, says that whoever uses the table does nothing.
         """
-        return show.show(self, extent)
+        return show.show(self, extent, acts)
 
     def score(self, moments: Sequence[Progress]) -> tuple[tuple[str, ...], NDArray[np.float64]]:
         """The effective learning rate of every array at every moment: names, and shape (arrays, moments); nan: held."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LABELLED: Final = 12  # lines that can have a label of their own at their end
+
+LONGEST: Final = 36  # characters of one
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +32,7 @@ class Label:
     def of(cls, values: NDArray[np.float64], words: str, colour: str) -> Label:
         """At the last finite of `values`, NaN if there is none."""
         finite = values[np.isfinite(values)]
-        short = words if len(words) <= 30 else words[:29] + "…"
-        return cls(float(finite[-1]) if len(finite) else math.nan, short, colour)
+        return cls(float(finite[-1]) if len(finite) else math.nan, words, colour)
 
 
 def label_ends(axes: Axes, labels: Sequence[Label], fit: bool = True) -> None:
@@ -44,6 +45,8 @@ def label_ends(axes: Axes, labels: Sequence[Label], fit: bool = True) -> None:
     shown = [label for label in labels if math.isfinite(label.value)]
     if len(shown) > LABELLED:
         shown = [shown[round(index)] for index in np.linspace(0, len(shown) - 1, LABELLED)]
+    words_of = paper.cut([label.words for label in shown], LONGEST)
+    shown = [replace(label, words=words) for label, words in zip(shown, words_of, strict=True)]
     figure, place = axes.get_figure(root=True), axes.get_position()
     assert figure is not None
     wide, high = 72 * figure.get_figwidth(), 72 * figure.get_figheight()  # in points

@@ -73,7 +73,8 @@ class Lane:
 
 def lanes(lines: Mapping[str, Sequence[Any]]) -> tuple[Lane, ...]:
     """A lane for each line of which something can be drawn, at most a dozen: numbers, bools or texts, one a step."""
-    made = [_lane(label, values) for label, values in lines.items()]
+    labels = paper.cut(list(lines), LONGEST)
+    made = [_lane(label, values) for label, values in zip(labels, lines.values(), strict=True)]
     drawn = [lane for lane in made if np.isfinite(lane.values).any()]
     if len(drawn) > MOST:
         rest = len(drawn) - MOST + 1
@@ -151,7 +152,6 @@ def plot_lanes(
 
 
 def _lane(label: str, values: Sequence[Any]) -> Lane:
-    label = label if len(label) <= LONGEST else "…" + label[1 - LONGEST :]
     texts = list(dict.fromkeys(value for value in values if isinstance(value, str)))
     if texts:
         places = {text: float(place) for place, text in enumerate(texts)}

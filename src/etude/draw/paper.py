@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -81,15 +82,40 @@ def label(axes: Axes, across: str, up: str = "") -> None:
 
 
 def short(value: float) -> str:
-    """A number as one would write it, to three digits: 0.05, 1e-3, 2.5e-6, −12."""
+    """A number as one would write it, to three digits, whole ones below a million to all: 0.05, 1e-3, −12, 12,500."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
-    if 1e-2 <= abs(value) < 1e4:
+    if 999.5 <= abs(value) < 1e6 and (abs(value) < 1e4 or value == round(value)):
+        words = f"{value:,.0f}"
+    elif 1e-2 <= abs(value) < 1e4:
         words = f"{value:.3g}"
     else:
         mantissa, _, power = f"{value:.2e}".partition("e")
         words = f"{float(mantissa):g}e{int(power)}"
     return words.replace("-", "−", 1) if value < 0 else words
+
+
+def cut(labels: Sequence[str], most: int) -> list[str]:
+    """Labels of at most so many characters: where one is longer, the start and what tells it from the others are kept.
+
+    What is left out is "…". One that begins like no other keeps its start and its end.
+    """
+    order = sorted(set(labels))
+    common = dict.fromkeys(order, 0)
+    for one, other in pairwise(order):
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+        common[one], common[other] = max(common[one], same), max(common[other], same)
+    return [label if len(label) <= most else _cut(label, most, common[label]) for label in labels]
+
+
+def _cut(label: str, most: int, common: int) -> str:
+    """The start, and the rest from the name in which it differs, which begins within the first `common` characters."""
+    begin = max(label.rfind(mark, 0, common) for mark in ".[: ") + 1
+    head = most // 3
+    if begin <= head or len(label) - begin < most - 1 - head:
+        # It differs at the start, or what differs is within a long enough end.
+        return f"{label[:head]}…{label[1 + head - most :]}"
+    return f"{label[:head]}…{label[begin : begin + most - head - 2]}…"
 
 
 def save(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:

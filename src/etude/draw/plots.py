@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -38,6 +39,8 @@ SMOOTHED: Final = 1 / 40  # of all steps: how many are averaged in the smooth li
 FEW_STEPS: Final = 20  # steps up to which there is nothing to smooth
 THIN: Final = 2000  # steps up to which each is drawn; above it a band holds nine tenths of them
 TICKED: Final = 24  # epochs that can have a tick of their own
+_RULED: Final = re.compile(r"setting\.(.+\.)?learning_rate(|\[.*\])")  # the rates that rules decide
+_NO_UPDATES: Final = ("val", "epoch", "data", "knob", "probe", "setting", "weight")  # what else names begin with
 
 
 def plot_series(
@@ -93,8 +96,9 @@ def plot_rates(
     span more than 50 times and none is negative or zero.
 
     Args:
-        rates: a history, of which "rate" and the series that end in ".rate" are drawn; or values by label, as many as
-            steps. Lines that are equal share one label.
+        rates: a history, of which are drawn "rate" (with several updates "<update>.rate" of each instead) and
+            "setting.learning_rate[<part>]" as "rate[<part>]"; or values by label, as many as steps. Lines that are
+            equal share one label.
         steps: the steps made before each value; None with a history, which knows them.
         path: where to write the picture; its ending says how.
         title: default "Learning rates".
@@ -183,7 +187,10 @@ def _lines(rates: Rates, steps: Sequence[float] | None) -> tuple[Numbers, list[t
 
 def _recorded(history: Mapping[str, Any]) -> tuple[list[float], dict[str, Numbers]]:
     """The rates that a history holds, NaN at steps at which one was not recorded."""
-    found = {name: one for name, one in history.items() if name == "rate" or name.endswith(".rate")}
+    found = {label: history[name] for name in history if (label := _rate_label(name))}
+    if any(label.endswith(".rate") for label in found):
+        # Of several updates, "rate" is that of the first that acted.
+        found.pop("rate", None)
     wrong = [name for name, one in history.items() if not isinstance(one, Series)]
     if wrong:
         raise SettingError(
@@ -199,6 +206,14 @@ def _recorded(history: Mapping[str, Any]) -> tuple[list[float], dict[str, Number
         rates[name] = np.full(len(steps), np.nan)
         rates[name][[places[step] for step in one.steps]] = one.values
     return [float(step) for step in steps], rates
+
+
+def _rate_label(name: str) -> str:
+    """What a series of rates is called in a picture; "" where it is none."""
+    if name == "rate" or (name.endswith(".rate") and name.partition(".")[0] not in _NO_UPDATES):
+        return name
+    rule = _RULED.fullmatch(name)
+    return "" if rule is None else f"{rule[1] or ''}rate{rule[2]}"
 
 
 def _joined(labels: list[str]) -> str:

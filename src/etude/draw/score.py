@@ -135,10 +135,12 @@ def cycle_length(table: Numbers, runs: Places | None = None) -> int:
 
     `table` is names x steps, NaN where held; `runs` are the columns at which neighbouring steps begin, default all one.
     """
-    _, pattern = np.unique(np.isfinite(table), axis=1, return_inverse=True)
+    packed = np.packbits(np.isfinite(table), axis=0).T
+    seats: dict[bytes, int] = {}
+    pattern = np.array([seats.setdefault(one.tobytes(), len(seats)) for one in packed])
     bounds = np.array([0]) if runs is None else runs
     length = int(np.diff(np.append(bounds, table.shape[1])).min())
-    rows = pattern.ravel()[bounds[:, None] + np.arange(length)]
+    rows = pattern[bounds[:, None] + np.arange(length)]
     best, cycle = -1.0, 1
     for period in range(1, min(LONGEST_CYCLE, length // 2) + 1):
         agreement = float(np.mean(rows[:, period:] == rows[:, :-period]))

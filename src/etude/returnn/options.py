@@ -43,6 +43,12 @@ _TAKES = {
 }
 """The options that each control makes use of."""
 
+_ELSEWHERE = {
+    "learning_rate_file": "the file is read by rate_file(path), and rate_file(path).schedule() has its rates.",
+    "dynamic_learning_rate": "write a function of Progress, as in learning_rate=lambda p: 1e-3 * 0.9 ** p.epoch.",
+    "use_learning_rate_control_always": "a schedule holds in every epoch, of pretraining too. Leave it out.",
+}
+"""Options of RETURNN that are something else here, and what."""
 _KNOWN = tuple(dict.fromkeys(name for names in _TAKES.values() for name in names))
 
 
@@ -120,7 +126,7 @@ def _control(options: Mapping[str, Any]) -> str:
             "Write newbob_from({'learning_rate': 1e-3, 'learning_rate_control': 'newbob'}, 'val.loss')."
         )
     if strangers := [name for name in options if name not in _KNOWN]:
-        raise SettingError(f"{not_there(strangers, _KNOWN, 'option of RETURNN for learning rates')}")
+        raise SettingError(" ".join(map(_stranger, strangers)))
     asked = options.get("learning_rate_control", "constant")
     if asked not in _CONTROLS:
         raise SettingError(
@@ -134,6 +140,13 @@ def _control(options: Mapping[str, Any]) -> str:
             f"This one takes {', '.join(_TAKES[control])}."
         )
     return control
+
+
+def _stranger(name: Any) -> str:
+    """What to say of an option that no schedule is made of."""
+    if name in _ELSEWHERE:
+        return f"{name!r} is no option from which a schedule is made: {_ELSEWHERE[name]}"
+    return not_there([name], _KNOWN, "option of RETURNN for learning rates")
 
 
 def _rates(options: Mapping[str, Any]) -> tuple[Any, dict[int, Any]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from etude.bind.show import decayed
 from etude.data.assembled import Assembled
@@ -15,6 +16,7 @@ from etude.draw.score import score_steps
 from etude.run.check import Checked
 from etude.run.in_force import InForce
 from etude.run.pace import Pace
+from etude.run.played import played
 from etude.step.loss import Term
 from etude.step.losses.own import OwnLoss
 from etude.step.work import Work
@@ -25,6 +27,7 @@ from etude.values.series import Series
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from etude.run.history import History
     from etude.run.result import Result
 
 
@@ -46,10 +49,12 @@ def show(checked: Checked) -> str:
         if len(checked.works) > 1:
             lines.append(f"Update {work.name!r}:")
         lines.append(_loss_text(work))
+        lines += _turn_text(work)
         lines.append(
             f"{work.stepper.name}: {', '.join(f'{k} {v}' for k, v in work.stepper.settings().items() if k != 'name')}"
         )
-        lines.append(work.stepper.table.show(extent))
+        acts = None if work.listens or work.update.turn is None else work.turns
+        lines.append(work.stepper.table.show(extent, acts))
         lines += decayed(work.stepper.table)
     if checked.origins is not None:
         lines += ["", "First values:", str(checked.origins)]
@@ -92,6 +97,17 @@ def _loss_text(work: Work) -> str:
     return told + (f"; reported: {', '.join(term.name for term in beside)}" if beside else "")
 
 
+def _turn_text(work: Work) -> list[str]:
+    """When an update acts, where it is not once in each step."""
+    turn = work.update.turn
+    if turn is None or turn == constant(True) or turn == constant(1):
+        return []
+    if not turn.constant:
+        return [f"turn: {turn!r}" + (", which only the run can tell" if work.listens else "")]
+    times = work.turns(Progress())
+    return [f"turn: {times} times in each step" if times else "turn: never"]
+
+
 def _term_text(term: Term) -> str:
     return term.name if term.name == _named(term) else f"{term.name} ({_named(term)})"
 
@@ -115,34 +131,44 @@ def _amount(unit: str, length: float) -> str:
     return f"{'' if length == round(length) else 'about '}{round(length):,} {unit}"
 
 
-def score_of(checked: Checked, pace: Pace) -> dict[str, Any]:
-    """Names, steps done before each step shown, and the rate of every array at each of them; None where it is held."""
+def score_of(checked: Checked, pace: Pace, history: History | None = None) -> dict[str, Any]:
+    """Names, steps done before each step shown, and the rate of every array at each of them; None where it is held.
+
+    With a history what was, else what is planned, with nothing heard of scores.
+    """
     shown = score_steps(max(pace.steps, 1))
-    names: list[str] = []
-    rates: list[list[float | None]] = []
-    moments = pace.at(shown)
+    names, table = _rates(checked, shown, pace.at(shown), history)
+    rates = table.astype(object)
+    rates[np.isnan(table)] = None
+    return {"names": names, "steps": shown, "rates": rates.tolist()}
+
+
+def _rates(
+    checked: Checked, steps: Sequence[int], moments: Sequence[Progress], history: History | None = None
+) -> tuple[list[str], NDArray[np.float64]]:
+    """Names, and the rate of every array at each moment: of shape (arrays, moments), NaN where it is held."""
+    rates: dict[str, NDArray[np.float64]] = {}
     for work in checked.works:
-        own, found = work.stepper.table.score(moments)
-        # A turn that listens to losses is only known in the run: its update is shown as if it always acted.
-        if not work.listens:
+        if history is not None and "rate" in history:
+            found = played(work, checked.works, history, steps, moments)
+        else:
+            found = work.stepper.table.score(moments)[1]
+        # A turn that listens to losses is only known in the run: its update is planned as if it always acted.
+        if not work.listens and work.update.turn is not None:
             found[:, [not work.turns(progress) for progress in moments]] = np.nan
-        for name, row in zip(own, found, strict=True):
-            values = [None if np.isnan(value) else float(value) for value in row]
-            if name in names:
-                # An array that several updates move: the last of them that moves it in a step is shown.
-                seat = names.index(name)
-                both = zip(rates[seat], values, strict=True)
-                rates[seat] = [before if rate is None else rate for before, rate in both]
-            else:
-                names.append(name)
-                rates.append(values)
-    return {"names": names, "steps": shown, "rates": rates}
+        for name, row in zip(work.stepper.table.names, found, strict=True):
+            # An array that several updates move: the last of them that moves it in a step is shown.
+            rates[name] = np.where(np.isnan(row), rates[name], row) if name in rates else row
+    return list(rates), np.array(list(rates.values())).reshape(len(rates), len(moments))
 
 
 def plot_plan(checked: Checked, path: str | Path | None) -> Figure:
     """The score before the run."""
     pace = Pace(checked)
-    return _plot_score(score_of(checked, pace), _scheduled(checked, pace.at(score_steps(max(pace.steps, 1)))), path)
+    shown = score_steps(max(pace.steps, 1))
+    moments = pace.at(shown)
+    names, rates = _rates(checked, shown, moments)
+    return plots.plot_score(names, shown, rates, path=path, knobs=_scheduled(checked, moments))
 
 
 def _scheduled(checked: Checked, moments: Sequence[Progress]) -> dict[str, list[Any]]:

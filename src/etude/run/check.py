@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from etude.data.batch import Batch
 from etude.data.cursor import Cursor
 from etude.data.flow import Flow
 from etude.data.source import Source, check_finite, source
-from etude.errors import DataError, PlanError
+from etude.errors import DataError, PlanError, warn
 from etude.initial.initial import Initial
 from etude.initial.origins import Origins
 from etude.run.dry_run import dry_run, materialise, prove_validation, restored_on_error, try_single
@@ -25,6 +25,7 @@ from etude.run.evaluate import Evaluate, Evaluator
 from etude.run.flows import divided, training_flow, validation_flow
 from etude.run.heard import check_heard
 from etude.run.length import length
+from etude.run.meant import check_meant
 from etude.run.probes import Probes
 from etude.run.reachable import reached
 from etude.run.said import first_batch
@@ -163,6 +164,7 @@ def prove(plan: Plan, net: nn.Module, data: Any) -> Checked:
             evaluator = _evaluator(plan, evaluate, aside, net, works, flow, device)
             # What has no tokens in its first batch has none.
             check_heard(plan, works, knobs, evaluator, extent, () if first.tokens else ("tokens",))
+            check_meant(plan, works, knobs, evaluator, extent)
     example = batch if any(of.export for of in plan.checkpoint or ()) else None
     probes = Probes(plan.probes, net, works, extent, plan.compile) if plan.probes else None
     facts = (averages, knobs, probes, origins, chosen, _idle(net, works), _told(flow, batch), example)
@@ -245,7 +247,20 @@ def _works(plan: Plan, net: nn.Module, device: torch.device, extent: Extent) -> 
         if work.update.turn is not None:
             work.update.turn.check(extent)
         work.losses.check(extent)
+    _tell_shared(made)
     return made
+
+
+def _tell_shared(works: Sequence[Work]) -> None:
+    """Warn where nobody said which update moves what, and several move the same."""
+    whole = [work for work in works if work.update.part is None]
+    shared = [set(work.stepper.table.ever_moving()) for work in whole]
+    if len(whole) > 1 and set.intersection(*shared):
+        names = " and ".join(repr(work.name) for work in whole)
+        warn(
+            f"The updates {names} have no part=, so each of them moves everything. Write part= in each: "
+            f"Update({whole[0].name!r}, ..., part='generator'), or part=everything where that is meant."
+        )
 
 
 def _check_accumulation(plan: Plan, works: tuple[Work, ...]) -> None:

@@ -51,6 +51,7 @@ def dry_run(works: tuple[Work, ...], net: nn.Module, batch: Any, training: Sourc
                 f"The loss {work.name!r} does not depend on any trainable array: no gradient can reach one. The net or "
                 "the loss leaves the graph (detach(), no_grad(), argmax, numpy)."
             )
+        work.check_left_out(loss, extent)
 
 
 def try_single(net: nn.Module, works: tuple[Work, ...], batch: Any, extent: Extent) -> None:

@@ -123,7 +123,7 @@ class Going:
         """The clock after the batches of a step."""
         batch = taken[-1]
         samples, tokens = batch.samples, batch.tokens
-        for other in taken[:-1]:
+        for other in taken[:-1] if len(taken) > 1 else ():
             samples, tokens = samples + other.samples, tokens + other.tokens
         return self.progress.tick(samples=samples, tokens=tokens, epoch=batch.progress_epoch)
 

@@ -33,7 +33,8 @@ class History(Mapping[str, Series]):
     """Every series of a run by name, collected from its events.
 
     Names: "loss" and each further loss term, one value a step, as it was measured also where the step was refused
-    because of it; "rate", the learning rate of each step that was made; "knob.<label>", "setting.<name>" and
+    because of it; "rate", the learning rate of each step that was made, and with several updates "<update>.rate", that
+    of each in the steps in which it moved something; "knob.<label>", "setting.<name>" and
     "weight.<term>", what else was in force in it; "probe.<label>", what was measured where it was due; "epoch.<term>",
     the exact mean over the made steps of each epoch; "data.<number>", what the batches of each epoch held
     ("data.padding.audio"), of `Data`; "val.<score>", one value an evaluation.

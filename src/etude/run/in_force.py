@@ -16,11 +16,13 @@ from etude.data.plan.filters import During, Filter
 from etude.data.plan.limits import CostLimit, SampleLimit, StreamLimit
 from etude.run.check import Checked
 from etude.step.gradients import GRADIENT_SETTINGS
+from etude.step.policies import policy
 from etude.step.work import Work
 from etude.values.progress import TINY, Extent, Progress
 from etude.values.schedule import Schedule, schedule
 
 WEIGHT = "weight."
+RATE_FACTOR = "setting.rate_factor"
 BITS = {"fp64": 64.0, "fp32": 32.0, "bf16": 16.0, "fp16": 16.0}
 """Of a number, by the name of the precision: a history has numbers only."""
 _PART = re.compile(r"part\(([^()]*)\)")
@@ -43,8 +45,9 @@ class InForce:
 
     "setting.<name>" for a setting that changes, with the part in brackets where a rule decides; so are called the sizes
     of batches too ("setting.accumulate", "setting.batch_size", "setting.budget"), what leaves samples out of an epoch
-    ("setting.keep.length.most"), what a loss is computed with ("setting.ce.smoothing"), and the bits of a number
-    ("setting.precision"); "weight.<term>" for a term of a loss whose weight changes; "knob.<label>". With several
+    ("setting.keep.length.most"), what a loss is computed with ("setting.ce.smoothing"), the bits of a number
+    ("setting.precision"), and what every learning rate is multiplied by because of `roll_back`
+    ("setting.rate_factor"); "weight.<term>" for a term of a loss whose weight changes; "knob.<label>". With several
     updates the name of the update comes before that of the setting or term.
 
     Attributes:
@@ -67,7 +70,8 @@ class InForce:
         self._works = [(work, shown) for work, shown in self._works if shown]
         changes = any(not made.constant for work in works for made in work.losses.settings().values())
         self._losses = [(work, _of(work, works)) for work in works] if changes else []
-        changing = (self._works, self._losses, self._batches, self._filters, self._knobs, self._precision)
+        self._rolls = works[0].stepper.table if policy(plan.non_finite).factor != 1 else None
+        changing = (self._works, self._losses, self._batches, self._filters, self._knobs, self._precision, self._rolls)
         self.empty = not any(changing)
 
     def at(self, progress: Progress) -> Mapping[str, float]:
@@ -92,6 +96,8 @@ class InForce:
             found[name] = float(made.at(replace(progress, extent=self._extent)))
         if self._precision is not None:
             found["setting.precision"] = BITS[self._precision.at(progress)]
+        if self._rolls is not None:
+            found[RATE_FACTOR] = self._rolls.rate_factor
         if self._filters:
             found.update(self._filtered(floor(progress.epoch + TINY)))
         if self._knobs is not None:
@@ -148,6 +154,13 @@ def _of_batches(checked: Checked) -> Iterator[tuple[str, Schedule]]:
 
 def _of(work: Work, works: Sequence[Work]) -> str:
     return "" if len(works) == 1 else f"{work.name}."
+
+
+def rate_names(work: Work, works: Sequence[Work]) -> dict[Any, str]:
+    """The names under which a history has learning rates of rules, by the `Choice.value` that decides them."""
+    table = work.stepper.table
+    shown = [one for one in _shown(table, _of(work, works)) if one.setting == RATE]
+    return {table.rows[one.row].choices[RATE].value: one.name for one in shown}
 
 
 def _shown(table: Table, prefix: str) -> list[_Shown]:

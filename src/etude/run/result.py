@@ -64,7 +64,8 @@ class Result:
         call: the options of the plan that were given, as text.
         plan: the plan itself; None in a result that was loaded.
         origins: where the first values of the arrays came from, as a table; "" where nothing was said of them.
-        score: for the picture: names, steps, and the effective rate of each array at each of them (None where held).
+        score: for the picture: names, steps, and the effective rate that each array had at each of them (None where it
+            did not move), with what schedules that listen have heard, and after `roll_back`.
         checkpoints: checkpoints that the run has written and that are there, in the order in which they came.
         failed_saves: how many could not be written.
         averages: each average of the plan as it was after the last step, by name of the array:
@@ -307,7 +308,7 @@ class Gatherer:
             chosen=dict(checked.chosen),
             call={name: option_text(value) for name, value in plan.options().items()},
             origins="" if checked.origins is None else str(checked.origins),
-            score=_score(checked, progress),
+            score=_score(checked, progress, self.history),
             plan=plan,
             checkpoints=list(checkpoints),
             failed_saves=failed,
@@ -363,11 +364,11 @@ def _text(value: Any) -> str | None:
     return None if value is None else repr(value)
 
 
-def _score(checked: Checked, end: Progress) -> dict[str, Any]:
+def _score(checked: Checked, end: Progress, history: History) -> dict[str, Any]:
     from etude.run.account import score_of
     from etude.run.pace import Pace
 
-    return score_of(checked, Pace(checked, end))
+    return score_of(checked, Pace(checked, end), history)
 
 
 def _differences(name: str, mine: Any, theirs: Any) -> list[str]:

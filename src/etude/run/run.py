@@ -352,9 +352,16 @@ class Run:
             made[0][0].rate(before),
             tuple([w.name for w, r in made if r.moved]),
             self._going.watch.elapsed(),
-            _NOTHING_IN_FORCE if self._in_force.empty else self._in_force.at(before),
+            self._numbers(before, made),
             probed,
         )
+
+    def _numbers(self, before: Progress, made: list[tuple[Work, Report]]) -> Mapping[str, float]:
+        """What was in force in a step besides its rate; of several updates the rate of each that moved something."""
+        found = _NOTHING_IN_FORCE if self._in_force.empty else self._in_force.at(before)
+        if self._alone:
+            return found
+        return {**{f"{work.name}.rate": work.rate(before) for work, report in made if report.moved}, **found}
 
     def _told(
         self, acted: list[tuple[Work, Report]], refused: list[tuple[Work, Report]] | tuple[()] = ()

@@ -6,29 +6,63 @@ from collections.abc import Collection, Iterator
 from math import inf
 
 from etude.bind.show import DECAYS
-from etude.bind.table import Choice, Table
+from etude.bind.table import RATE, Choice, Table
 from etude.errors import RuleError, warn
 from etude.step.gradients import GRADIENT_SETTINGS
 from etude.step.states import some
+from etude.values.algebra import Arithmetic, Then, Until, Within
+from etude.values.curves import Warmup
+from etude.values.newbob import Newbob
+from etude.values.plateau import Plateau
 from etude.values.progress import Progress
+from etude.values.schedule import Pieces, Schedule
 
 
-def check_useful(table: Table, said: Collection[str], strict: bool, both_decays: bool = False) -> None:
+def check_useful(
+    table: Table, said: Collection[str], strict: bool, both_decays: bool = False, usual: float = 0.0
+) -> None:
     """Warn of what cannot be meant.
 
     Args:
         table: the settings. said: those that the call gave a value to. strict: raise instead.
         both_decays: the update rule has decay through the gradient and beside it, on purpose.
+        usual: the largest learning rate that the optimizers have where nothing is said.
 
     Raises:
         RuleError: there is such a thing, and `strict`.
     """
     twice = () if both_decays else _decayed_twice(table, said)
     found = [*twice, *_never_deciding(table, said), *_never_acting(table), *_useless_clips(table)]
+    found += _rates_of_one(table) if usual < 1 else ()
     if found and strict:
         raise RuleError(" ".join(found))
     for text in found:
         warn(text)
+
+
+def _rates_of_one(table: Table) -> Iterator[str]:
+    """Learning rates that are a factor alone: it is meant to be multiplied by a rate, and is 1 itself."""
+    for row in table.rows:
+        base, factor = row.choices[RATE].base, row.choices[RATE].factor
+        grows = factor is None or (factor.constant and abs(factor.at(Progress())) >= 1)
+        if base is not None and grows and _is_factor(base):
+            text = f"({base!r})" if isinstance(base, Arithmetic) else repr(base)
+            yield (
+                f"The learning rate of {some(row.names)} is {base!r}, a factor alone, so that the rate itself is 1.0. "
+                f"Multiply it by a rate: learning_rate=3e-4 * {text}."
+            )
+            return
+
+
+def _is_factor(made: Schedule) -> bool:
+    """Whether a schedule is, at some time, one that is there to be multiplied by, and by nothing it is."""
+    if isinstance(made, Warmup):
+        return True
+    if isinstance(made, Plateau | Newbob):
+        return made.begin == 1
+    if isinstance(made, Arithmetic):
+        return made.sign == "*" and all(map(_is_factor, made.children))
+    return isinstance(made, Pieces | Then | Until | Within) and any(map(_is_factor, made.children))
 
 
 def _decayed_twice(table: Table, said: Collection[str]) -> Iterator[str]:

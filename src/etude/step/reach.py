@@ -25,6 +25,44 @@ def reaching(mean: Tensor, arrays: Iterable[Tensor]) -> Tensor:
     return made
 
 
+def left_out(loss: Tensor) -> list[Tensor]:
+    """The arrays that terms of a loss depend on and keep their gradient from, and that no gradient reaches otherwise.
+
+    The graph is looked at, and nothing is computed. Where it has functions that may hide what they depend on, nothing
+    is told.
+
+    Args:
+        loss: a sum in which `reaching` may have been used.
+    """
+    reached, limited, clear = _leaves(loss)
+    held: dict[int, Tensor] = {}
+    for mean in limited:
+        found, _, own = _leaves(mean)
+        held, clear = held | found, clear and own
+    return [array for key, array in held.items() if key not in reached] if clear else []
+
+
+def _leaves(loss: Tensor) -> tuple[dict[int, Tensor], list[Tensor], bool]:
+    """The arrays at the ends of a graph by identity, what in it reaches some only, and whether all of it was seen."""
+    found: dict[int, Tensor] = {}
+    limited: list[Tensor] = []
+    clear, seen, ahead = True, set[Any](), [loss.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        array, graph = getattr(node, "variable", None), getattr(node, "graph", None)
+        if isinstance(array, Tensor):
+            found[id(array)] = array
+        if isinstance(graph, _Graph):
+            limited.append(graph.mean)
+        elif isinstance(node, torch.autograd.function.BackwardCFunction):
+            clear = False
+        ahead += [following for following, _ in node.next_functions]
+    return found, limited, clear
+
+
 class _Graph:
     """Hands over a tensor without making it an input: nothing flows back into it by itself."""
 

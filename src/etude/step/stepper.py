@@ -91,7 +91,8 @@ class Stepper:
         self.use(self._resolve())
         self.optimizer: Optimizer = recipe.optimizer_for(self.table, seed, half)
         self.check_together(self.table)
-        check_useful(self.table, recipe.said, recipe.strict, not _BOTH_DECAYS.isdisjoint(recipe.makers))
+        usual = max(maker.rate for maker in recipe.makers.values())
+        check_useful(self.table, recipe.said, recipe.strict, not _BOTH_DECAYS.isdisjoint(recipe.makers), usual)
         self.memory: Mapping[Schedule, Any] = self.table.start()
 
     def check_together(self, table: Table) -> None:

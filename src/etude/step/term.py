@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -145,12 +146,16 @@ class Term:
 
     def own_output(self, output: Any) -> Any:
         """From several outputs by name, the one of this term."""
+        if type(output) is Tensor:
+            return output
         if self.of is None or not isinstance(output, Mapping):
             return own(self._key, output)
         return self._by_name("net's output", output, self.of[0])
 
     def own_target(self, target: Any) -> Any:
         """The same of targets, and of what is known of them by their names."""
+        if target is None or type(target) is Tensor:
+            return target
         if self.of is None or not isinstance(target, Mapping):
             return own(self._key, target)
         return target.get(self.of[1])
@@ -213,9 +218,12 @@ class Term:
             total, count = made
             mean = total / count
             return Measured(mean if isinstance(mean, Tensor) else torch.tensor(float(mean)), count)
+        if self.error and not made.is_floating_point():
+            # Whether each sample is wrong: truths and whole numbers have no mean.
+            made = made.float()
         if made.dim():
             return Measured(made.mean(), made.numel())
-        return self._scalar(made, values, target if type(target) is Tensor else self.own_target(target))
+        return self._scalar(made, values, self.own_target(target))
 
     def _entry(self, made: Any) -> Tensor | tuple[Tensor, Any]:
         """The term's own of what a function gave for several."""
@@ -228,6 +236,9 @@ class Term:
                     f"{nearest(self.name, map(str, made))} Name the terms of the loss as the dict does."
                 )
             made = made[self.name]
+        if self.error and isinstance(made, np.ndarray | np.generic):
+            # Nobody differentiates it, so it may come from anywhere.
+            made = torch.as_tensor(made)
         if isinstance(made, Tensor) or (isinstance(made, tuple) and len(made) == 2):
             return made
         raise SettingError(

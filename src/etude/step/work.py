@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from itertools import compress
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +23,13 @@ from etude.step.loss_numbers import Now as Numbers
 from etude.step.policies import PolicyLike, Tolerance
 from etude.step.policies import policy as policy_of
 from etude.step.precision import Precision
+from etude.step.reach import left_out
 from etude.step.reading import Reader, samples_in
 from etude.step.report import Report
 from etude.step.splitting import Splitting
 from etude.step.states import as_memory, some
 from etude.step.stepper import Stepper
+from etude.step.term import Term
 from etude.step.together import Together, counts_of
 from etude.step.unreached import Unreached
 from etude.step.update import Update
@@ -37,8 +38,7 @@ from etude.values.progress import Extent, Progress
 _EVERYTHING = nullcontext()
 
 
-@dataclass(frozen=True, slots=True)
-class _Computed:
+class _Computed(NamedTuple):
     """Gradients that are there, of a loss and its terms; they are still to be divided by `divisor`."""
 
     loss: Tensor
@@ -272,14 +272,38 @@ class Work:
         self._tolerance.follow(True)
         return self._report(loss, measured, (values,), True)
 
+    def check_left_out(self, loss: Tensor, extent: Extent) -> None:
+        """Raise PlanError for arrays that move, and that get no gradient because of what terms say that they reach.
+
+        Args:
+            loss: of the first step, with its graph.
+        """
+        said = [one for one in self.losses.terms if one.reaches is not None]
+        tied = "tie" in self.stepper.extra
+        # A term of weight 0 gives what it alone reaches the gradient 0.
+        if not said or self._ignore_stale or tied or self.losses.quiet(self.losses.now(Progress(extent=extent))):
+            return
+        moving, names = set(self.stepper.table.ever_moving()), self.stepper.table.names
+        ids = {id(array): name for name, array in zip(names, self.stepper.arrays, strict=True)}
+        lost = [name for name in map(ids.get, map(id, left_out(loss))) if name in moving]
+        if lost:
+            lost = [name for name in names if name in lost]
+            raise PlanError(
+                f"The loss {self.name!r}: {some(lost)} would move and get no gradient: a term that depends on them says "
+                f"that it reaches other arrays alone. {_wider(said, lost)}, or hold them: "
+                f"learning_rate_multipliers={{{lost[0]!r}: 0}}."
+            )
+
     def _out_of_reach(self, progress: Progress, error: StaleGradientError) -> StaleGradientError:
         """What a stale gradient means in a run, where every step has a backward of its own."""
         names = ", ".join(map(repr, error.names))
         first = repr(error.names[0])
+        said = [one for one in self.losses.terms if one.reaches is not None]
+        wider = f" If a term has them for itself: {_wider(said, error.names)}." if said else ""
         return StaleGradientError(
             f"Step {int(progress.step) + 1}: the loss {self.name!r} does not depend on {names}, which would move now. "
             f"Nothing was changed. Freeze them (learning_rate_multipliers={{{first}: 0}}), or leave them as they are "
-            "with ignore_stale_grad=True.",
+            f"with ignore_stale_grad=True.{wider}",
             error.names,
         )
 
@@ -504,6 +528,13 @@ class Work:
         loud = self.losses.loud(self.losses.now(self.stepper.progress))
         told = compress(zip(self.losses.terms, measured, strict=True), loud)
         return broken(loss, {term.name: one for term, one in told}, values, self.stepper.table.tree.arrays)
+
+
+def _wider(said: Sequence[Term], names: Sequence[str]) -> str:
+    """What to write in terms that reach some arrays, so that they reach these too."""
+    places = [repr(place) for place in dict.fromkeys(name.rpartition(".")[0] or name for name in names)]
+    write = [f"reaches={' | '.join([repr(one.reaches), *places[:3]])} in the term {one.name!r}" for one in said[:2]]
+    return f"Write {', or '.join(write)}"
 
 
 @contextmanager

@@ -1,0 +1,129 @@
+"""What a plan says that can hardly be meant: told before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from etude.bind.knobs import Knobs
+from etude.errors import RuleError, warn
+from etude.run.evaluate import Evaluator
+from etude.run.ruler import Ruler, ruler
+from etude.step.work import Work
+from etude.values.algebra import Constant
+from etude.values.progress import Extent
+from etude.values.schedule import Schedule, schedule
+from etude.values.unbegun import never_begun
+
+if TYPE_CHECKING:
+    from etude.run.plan import Plan
+
+BEST, PATIENCE = "The best net", "patience="
+_LONG = 160
+"""Schedules with a longer text are told by their beginning."""
+
+
+def check_meant(
+    plan: Plan, works: tuple[Work, ...], knobs: Knobs | None, evaluator: Evaluator | None, extent: Extent
+) -> None:
+    """Warn of what would be done and can hardly be meant.
+
+    That is: going by a score whose measure changes during the run, and pieces of schedules that are never reached.
+
+    Raises:
+        RuleError: there is such a thing, and the plan is strict.
+    """
+    found = [*_moving(plan, works, knobs, evaluator, extent), *_unreached(plan, works, knobs, extent)]
+    if found and plan.strict:
+        raise RuleError(" ".join(found))
+    for text in found:
+        warn(text)
+
+
+def _schedules(works: Iterable[Work], knobs: Knobs | None) -> dict[Schedule, None]:
+    """Every distinct schedule of settings, weights and knobs."""
+    own = (of for work in works for of in (*work.stepper.table.schedules(), *work.losses.schedules()))
+    return dict.fromkeys((*own, *(() if knobs is None else knobs.schedules())))
+
+
+def _unreached(
+    plan: Plan, works: tuple[Work, ...], knobs: Knobs | None, extent: Extent
+) -> Iterator[str]:
+    turns = [work.update.turn for work in works if work.update.turn is not None]
+    others = [schedule(value) for value in (plan.accumulate, plan.precision) if isinstance(value, Schedule)]
+    for made in dict.fromkeys((*_schedules(works, knobs), *turns, *others)):
+        found = list(never_begun(made, extent))
+        if found:
+            spans, piece = found[0]
+            more = f", nor are {len(found) - 1} more" if found[1:] else ""
+            when = " and then ".join(map(repr, spans))
+            lasts = ", ".join(f"{length:g} {unit}" for unit, length in extent.known() if unit in ("steps", "epochs"))
+            yield (
+                f"{_short(made)}: the piece {_short(piece)}, which begins after {when}, is never reached{more}: "
+                f"the run lasts {lasts or 'less'}. Write an earlier moment, or leave it out."
+            )
+
+
+def _moving(
+    plan: Plan, works: tuple[Work, ...], knobs: Knobs | None, evaluator: Evaluator | None, extent: Extent
+) -> Iterator[str]:
+    """Scores by which something goes, and of which weights or settings change."""
+    if all(work.losses.still and work.losses.looked.still for work in works) and knobs is None:
+        return
+    looks = None if evaluator is None else ruler(works, knobs, extent, evaluator)
+    training = ruler(works, knobs, extent)
+    for score, followers in _followers(plan, works, knobs, evaluator).items():
+        kind, _, name = score.partition(".")
+        of = looks if kind == "val" else training if kind == "epoch" else None
+        if of is not None and of.moved.get(name):
+            yield _told(score, followers, of, evaluator)
+
+
+def _followers(
+    plan: Plan, works: tuple[Work, ...], knobs: Knobs | None, evaluator: Evaluator | None
+) -> dict[str, list[str]]:
+    """What goes by each score."""
+    best = "epoch.loss" if evaluator is None else f"val.{evaluator.best_by}"
+    pairs = [] if evaluator is None else [(best, BEST)]
+    pairs += [(best, PATIENCE)] if plan.patience is not None else []
+    pairs += [] if plan.stop is None else [(name, "stop=") for name in sorted(plan.stop.listens)]
+    pairs += [(name, _short(of)) for of in _schedules(works, knobs) for name in sorted(of.listens)]
+    found: dict[str, list[str]] = {}
+    for score, follower in pairs:
+        found.setdefault(score, []).append(follower)
+    return found
+
+
+def _told(score: str, followers: list[str], of: Ruler, evaluator: Evaluator | None) -> str:
+    kind, _, name = score.partition(".")
+    causes = list(dict.fromkeys(of.moved[name]))
+    verb = "changes" if len(causes) == 1 else "change"
+    goes = "goes" if len(set(followers)) == 1 else "go"
+    return (
+        f"{score!r} is no steady measure: {', '.join(causes[:3])} {verb} during the run, and with it the score of a net "
+        f"that stands still. {' and '.join(dict.fromkeys(followers))} {goes} by it. "
+        f"{_instead(kind, followers, of, evaluator)}"
+    )
+
+
+def _instead(kind: str, followers: list[str], of: Ruler, evaluator: Evaluator | None) -> str:
+    """What to write: a steady score that is there, or how to come to one."""
+    known = {} if evaluator is None or kind != "val" else evaluator.metrics.better
+    steady = [*of.steady, *(name for name, way in known.items() if way is not None)]
+    if not steady:
+        return (
+            'Measure what is steady, such as metrics="accuracy" or a term of losses.term("cross_entropy", '
+            'only="evaluation"), and go by it: validation=Evaluate(0.2, metrics="accuracy", best="accuracy").'
+        )
+    one = steady[0]
+    write = [f"validation=Evaluate(..., best={one!r})"] if BEST in followers else []
+    if PATIENCE in followers and evaluator is None:
+        write.append(f'stop=no_improvement({f"epoch.{one}"!r}, patience=3, mode="min") in place of patience')
+    if set(followers) - {BEST, PATIENCE}:
+        write.append(f"{f'{kind}.{one}'!r} in its place")
+    return f"Go by {one!r}, which is steady: write {', and '.join(write)}."
+
+
+def _short(made: Schedule) -> str:
+    text = repr(made.value) if isinstance(made, Constant) else repr(made)
+    return text if len(text) <= _LONG else f"{text[:_LONG]}..."
