@@ -319,7 +319,13 @@ def test_losses_of_several_updates_are_recorded_under_their_names() -> None:
     for prefix in ("epoch", "val"):
         found = {name: history[f"{prefix}.{name}"].values[0] for name in expected}
         assert found == pytest.approx(expected, rel=1e-5)
-    assert set(history) == {*expected, "rate", *(f"{p}.{n}" for p in ("epoch", "val") for n in expected)}
+    assert set(history) == {
+        *expected,
+        "rate",
+        "a.rate",
+        "b.rate",
+        *(f"{p}.{n}" for p in ("epoch", "val") for n in expected),
+    }
 
 
 def test_two_updates_with_loss_functions_of_their_own_move_their_parts() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import etude
 from etude import Directory, every, steps
 from etude.errors import SettingError
 from etude.run.evaluate import Evaluate
@@ -339,3 +340,29 @@ def test_a_look_that_failed_is_made_up_for(tmp_path: Any) -> None:
     assert result.history["val.a"].values == whole.history["val.a"].values
     assert result.history["val.a"].steps == [3, 6, 9, 12]
     assert result.history["loss"].values == whole.history["loss"].values
+
+
+class Two(nn.Module):
+    """Two outputs by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.digit, self.size = nn.Linear(4, 3), nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"digit": self.digit(x), "size": self.size(x)}
+
+
+def test_metrics_by_name_take_the_output_and_target_of_their_name() -> None:
+    x, y = classified(12)
+    data = {"x": x, "digit": y, "size": x[:, :1]}
+    plan: dict[str, Any] = {"loss": {"digit": "cross_entropy", "size": "mse"}, "epochs": 1, "validation": data}
+    result = etude.train(
+        Two(), data, metrics={"digit.accuracy": "accuracy", "digit.confusion": "confusion", "size.mse": "mse"}, **plan
+    )
+    assert result.net is not None
+    with torch.no_grad():
+        right = (result.net(x)["digit"].argmax(1) == y).double().mean()
+    assert result.history["val.digit.accuracy"].values[-1] == pytest.approx(float(right))
+    with pytest.raises(SettingError, match=r"none of them is called 'accuracy'.*metrics=\{'digit\.accuracy'"):
+        etude.train(Two(), data, metrics="accuracy", **plan)

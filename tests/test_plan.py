@@ -852,3 +852,35 @@ def test_the_picture_of_a_plan_is_that_of_its_result(tmp_path: Path) -> None:
     assert len(shown) == len(made) > 0
     for one, other in zip(shown, made, strict=True):
         assert (one is None and other is None) or (one == other).all()
+
+
+def test_turns_of_updates_are_shown() -> None:
+    def small(output: Tensor) -> Tensor:
+        return output.square().mean()
+
+    turns = {
+        "never": 0,
+        "thrice": 3,
+        "late": etude.pieces(0, (steps(2), 2)),
+        "heard": etude.when("late.loss", above=1.0),
+        "usual": None,
+    }
+    plan = Plan(
+        updates=[Update(name, small, part=everything, turn=turn) for name, turn in turns.items()], steps=5, batch_size=8
+    )
+    shown = plan.check(nn.Linear(2, 2), torch.randn(64, 2)).show()
+    said = {}
+    for text in shown.split("\n\nUpdate ")[1:]:
+        lines = text.splitlines()
+        (array,) = (line for line in lines if line.startswith("weight "))
+        said[lines[0].strip("':")] = (
+            [line for line in lines if line.startswith("turn: ")],
+            array.split("  ")[-1].strip(),
+        )
+    assert said == {
+        "never": (["turn: never"], "never"),
+        "thrice": (["turn: 3 times in each step"], "every step"),
+        "late": (["turn: pieces(0, (steps(2), 2))"], "3-5 (3 of 5)"),
+        "heard": ([f"turn: {turns['heard']!r}, which only the run can tell"], "every step"),
+        "usual": ([], "every step"),
+    }

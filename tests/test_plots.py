@@ -491,9 +491,10 @@ def test_an_ending_that_cannot_be_written_is_an_error_with_the_nearest(tmp_path:
 
 
 def test_numbers_are_short() -> None:
-    values = [0.0, 1e-3, 3e-4, 2.5e-6, 0.05, 12.0, 9999.0, 1e6, -1e-3, NAN]
+    values = [0.0, 1e-3, 3e-4, 2.5e-6, 0.05, 12.0, 9999.0, 1e6, -1e-3, NAN, 3000.0, 999.9, -12500.0, 12345.6]
     assert [paper.short(value) for value in values] == [
-        "0", "1e-3", "3e-4", "2.5e-6", "0.05", "12", "1e+04", "1e6", "−1e-3", "nan",
+        "0", "1e-3", "3e-4", "2.5e-6", "0.05", "12", "9,999", "1e6", "−1e-3", "nan", "3,000", "1,000",
+        "−12,500", "1.23e4",
     ]  # fmt: skip
     assert [paper.count(value) for value in (0, 500, 50_000, 200_000, 1_500_000)] == [
         "0",
@@ -513,3 +514,48 @@ def test_no_window_is_opened_and_matplotlib_is_imported_when_a_picture_is_made()
     )
     done = subprocess.run([sys.executable, "-c", script], env={"PYTHONPATH": ":".join(sys.path)}, check=False)
     assert done.returncode == 0
+
+
+def test_labels_keep_what_tells_them_apart() -> None:
+    names = [f"probe.encoder.layers.{index}.self_attn.weight.gradient.norm" for index in (1, 2, 10)]
+    shown = paper.cut([*names, "loss"], 36)
+    assert shown == [
+        "probe.encode…1.self_attn.weight.gra…",
+        "probe.encode…2.self_attn.weight.gra…",
+        "probe.encode…10.self_attn.weight.gr…",
+        "loss",
+    ]
+    assert paper.cut(["a" * 40 + ".norm", "a" * 40 + ".rms"], 20) == ["aaaaaa…aaaaaaaa.norm", "aaaaaa…aaaaaaaaa.rms"]
+    assert paper.cut([names[0]], 36) == ["probe.encode…tn.weight.gradient.norm"]
+
+
+def test_the_rates_of_rules_and_of_updates_are_drawn() -> None:
+    def series(name: str, values: list[float], steps: list[int] | None = None) -> tuple[str, Series]:
+        return name, Series(name, steps or [1, 2, 3], [0.0] * len(values), values)
+
+    ruled = dict([series("rate", [0.1, 0.1, 0.1]), series("setting.learning_rate[head]", [0.3, 0.2, 0.1])])
+    (axes,) = plot_rates(ruled).axes
+    assert {text.get_text() for text in axes.texts} >= {"rate", "rate[head]"}
+    assert [list(line.get_ydata()) for line in axes.lines] == [[0.1, 0.1, 0.1], [0.3, 0.2, 0.1]]
+    several = dict(
+        [
+            series("rate", [0.1, 0.1, 0.2]),
+            series("a.rate", [0.1, 0.1], [1, 2]),
+            series("b.rate", [0.2] * 3),
+            series("setting.a.learning_rate[head]", [0.5, 0.4, 0.3]),
+            series("knob.rate", [7.0] * 3),
+        ]
+    )
+    (axes,) = plot_rates(several).axes
+    assert [list(line.get_ydata()) for line in axes.lines] == [[0.1, 0.1], [0.2] * 3, [0.5, 0.4]]
+    shown = {text.get_text() for text in axes.texts}
+    assert {"a.rate", "b.rate", "a.rate[head]"} <= shown
+    assert "rate" not in shown
+
+
+def test_many_long_names_are_a_short_title() -> None:
+    names = [f"probe.encoder.layers.{index}.self_attn.weight.gradient.norm" for index in (1, 2, 10)]
+    figure = plot_series({name: Series(name, [1, 2], [0.0, 0.0], [1.0, 2.0]) for name in names}, names)
+    texts = {text.get_text() for text in figure.axes[0].texts}
+    assert any(text.startswith("Probe.encoder.la…") and text.endswith("gradient.norm and 2 more") for text in texts)
+    assert max(map(len, texts)) <= 60

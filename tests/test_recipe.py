@@ -149,7 +149,7 @@ class TooMuch(Gentle):
         ),
         (
             lambda: Trainer(chain(), Gentle, pul=1.0),
-            r"gentle has no setting 'pul'. Settings: learning_rate, pull, clip",
+            r"gentle has no setting 'pul'. Nearest: \"pull\".* Settings: learning_rate, pull, clip",
         ),
         (lambda: Trainer(nn.LazyLinear(2), Lars), r"lars looks at the shapes of arrays, and 'weight' has none yet"),
         (lambda: Trainer(chain(), 3), "optimizer=3: a name, a class of torch.optim, an instance or a function"),

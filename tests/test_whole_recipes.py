@@ -15,6 +15,7 @@ from etude import Evaluate, Progress, Run, epochs, every, fraction, linear, newb
 from etude.run.events import Evaluated, Stepped
 from jobs import Pairs, table
 from small import arrays, same
+from stories import follow
 
 RATE = 0.05
 PER, LONG = 4, 5
@@ -85,7 +86,16 @@ def test_every_kind_of_term_under_an_optimizer_as_it_comes(optimizer: str) -> No
 OTHERS = ("carried", "noise", "rolled back", "dropped weights", "penalties")
 
 
-@pytest.mark.parametrize("names", [SPOKEN, compatible(OTHERS)])
+@pytest.mark.parametrize(
+    "names",
+    [
+        SPOKEN,
+        ("carried", "noise", "rolled back", "dropped weights", "penalties"),
+        # What it draws would be seen by the next micro-batch.
+        ("accumulated", "split"),
+    ],
+    ids=" + ".join,
+)
 def test_a_term_of_weight_0_is_as_none_among_all_others(names: tuple[str, ...]) -> None:
     names = tuple(name for name in names if name != "a weight of 0")
     found = []
@@ -127,6 +137,16 @@ def test_conditions_for_the_end_are_told_in_a_run(name: str) -> None:
     result = Run(etude.Plan(**recipe.plan()), recipe.net, Pairs()).result()
     assert result.stop_reason == "stop"
     assert result.steps < 8 or "val.loss" in (result.stop_message or "")
+
+
+@pytest.mark.parametrize("way", ["newbob back to the best", "rolled back"])
+def test_a_net_that_goes_back_has_the_knobs_of_now(way: str) -> None:
+    """Also in a buffer, which goes back with the other arrays: the look, the file and the net see the value of now."""
+    story = follow(mixture("a buffer as a knob", way))
+    written = [picture["knobs"]["written"]["temperature"] for step, picture in story.pictures.items() if step]
+    held = [picture["knob temperature"][0] for step, picture in story.pictures.items() if step]
+    assert [float.fromhex(one) for one in held] == pytest.approx([float.fromhex(one) for one in written])
+    assert len(set(written)) == len(written)
 
 
 def test_everything_is_in_the_history() -> None:

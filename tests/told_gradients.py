@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from etude import everything, part
+from etude import everything, part, steps, warmup
 from etude.errors import EtudeError, RuleError, SettingError, StateError
 from etude.step.trainer import Trainer
 from etude.values.schedule import schedule
@@ -86,6 +86,31 @@ GRADIENTS: dict[str, Case] = {
         lambda: Trainer(pair(), l2=0.1, weight_decay=0.1, strict=True),
         RuleError,
         ["weight_decay= and l2=", "Leave one of them out"],
+    ),
+    "part before setting": (
+        lambda: Trainer(pair(), rules={"a": {"weight_decay": 0}}),
+        SettingError,
+        ["the part stands before the setting", "Write rules={'weight_decay': {'a': 0}}"],
+    ),
+    "rate by name": (
+        lambda: Trainer(pair(), learning_rate="cosine"),
+        SettingError,
+        ["learning_rate='cosine': a finite number is needed, or a schedule", "learning_rate=cosine(3e-4, 0)"],
+    ),
+    "rate in quotes": (
+        lambda: Trainer(pair(), learning_rate="1e-3"),
+        SettingError,
+        ["Write learning_rate=0.001, without quotes"],
+    ),
+    "score without a name": (
+        lambda: Trainer(pair()).see(0.3),  # type: ignore[arg-type]
+        SettingError,
+        ["see(0.3): a dict of scores by name is needed", "Write see({'val.loss': 0.3})"],
+    ),
+    "rate of 1": (
+        lambda: Trainer(pair(), learning_rate=warmup(steps(3)), strict=True),
+        RuleError,
+        ["is warmup(steps(3)), a factor alone", "Write learning_rate=3e-4 * warmup(steps(3))"],
     ),
     "setting twice": (
         lambda: Trainer(pair(), clip_norm={"a": 1.0}, rules={"clip_norm": {"b": 1.0}}),

@@ -29,6 +29,7 @@ class Sealed:
 class Level:
     def __init__(self) -> None:
         self._level = 0.5
+        self.loud = False
         self.table = torch.zeros(3)
         self.nothing = None
 
@@ -100,7 +101,7 @@ KNOBS: dict[str, tuple[Callable[[], object], type[EtudeError], list[str]]] = {
         ["times(constant('x'))", "a factor is a number"],
     ),
     "knob range": (lambda: knobs({"p": 1.5}), SettingError, ["Dropout '1' takes p from 0 to 1, not 1.5"]),
-    "knob kind": (lambda: knobs({"inplace": 1}), SettingError, ["is the bool False, not 1", "True or False"]),
+    "knob kind": (lambda: knobs({"loud": {Level(): 1}}), SettingError, ["is the bool False, not 1", "True or False"]),
     "knob sealed": (
         lambda: knobs({"strength": {Sealed(): 1.0}}),
         SettingError,
@@ -118,9 +119,9 @@ KNOBS: dict[str, tuple[Callable[[], object], type[EtudeError], list[str]]] = {
     "knob absent": (lambda: knobs({"q": 0.5}), SettingError, ["none of the 5 modules", "'q'", "'p'"]),
     "knob of an array": (lambda: knobs({"p": {"0.weight": 0.5}}), PartError, ["selects no module", "'0.weight'"]),
     "knob multiplied": (
-        lambda: knobs({"inplace": times(2)}),
+        lambda: knobs({"loud": {Level(): times(2)}}),
         SettingError,
-        ["times(2)", "inplace of Dropout '1' is a bool", "cannot be multiplied"],
+        ["times(2)", "loud of the object given (Level) is a bool", "cannot be multiplied"],
     ),
     "knob refused": (lambda: knobs({"level": {Level(): linear(0, 3)}}), SettingError, ["refuses 2", "too much"]),
     "knob in the run": (

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import etude
-from etude import linear, losses, plateau
+from etude import linear, losses, plateau, steps
 from etude.errors import DataError, EtudeError, PartError, PlanError, RuleError, SettingError, StateError
 from etude.step.loss import Losses, terms
 from etude.step.reading import Reader
@@ -50,6 +50,21 @@ def spell(loss: Any, **changed: Any) -> None:
 
 def check(loss: Any, **options: Any) -> None:
     etude.Plan(loss=loss, epochs=1, **options).check(net(), (X, KINDS))
+
+
+class Apart(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.other = nn.Linear(3, 2), nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        hidden = self.layer(x)
+        return {"kind": hidden, "size": self.other(hidden)}
+
+
+def two_heads(size: Any, **options: Any) -> None:
+    loss = {"kind": "cross_entropy", "size": size}
+    etude.Plan(loss=loss, epochs=1, **options).check(Apart(), {"x": X, "kind": KINDS, "size": Y})
 
 
 def temperature(output: Tensor, target: Tensor, temperature: float = 1.0) -> Tensor:
@@ -137,6 +152,22 @@ LOSSES: dict[str, tuple[Callable[[], Any], type[EtudeError], list[str]]] = {
         ),
         RuleError,
         ["'n' reaches part('0')", "0.weight", "Name a part that moves"],
+    ),
+    "reaches less than it has": (
+        lambda: two_heads(losses.term("mse", reaches="layer.weight")),
+        PlanError,
+        [
+            "'other.weight', 'other.bias' would move and get no gradient",
+            "reaches=part('layer.weight') | 'other' in the term 'size'",
+            "learning_rate_multipliers={'other.weight': 0}",
+        ],
+    ),
+    "a measure that moves": (
+        lambda: two_heads(
+            ("mse", linear(1, 0)), validation=etude.Evaluate(0.5, every=steps(1)), batch_size=1, strict=True
+        ),
+        RuleError,
+        ["'val.loss' is no steady measure", "'weight.size' (linear(1, 0)) changes", "best='kind'"],
     ),
     "reaches buffers": (
         lambda: check(losses.term("cross_entropy", reaches="1.running_mean")),

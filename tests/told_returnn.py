@@ -90,6 +90,11 @@ RETURNN: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
         SettingError,
         ["no option of RETURNN for learning rates 'learning_rate_decai'", 'Nearest: "learning_rate_decay"'],
     ),
+    "options that are something else here": (
+        lambda: options(learning_rate_file="rates", dynamic_learning_rate=1),
+        SettingError,
+        ["'learning_rate_file' is no option from which a schedule is made", "rate_file(path)", "lambda p: 1e-3 * 0.9"],
+    ),
     "control of RETURNN": (
         lambda: options(learning_rate_control="newbop"),
         SettingError,

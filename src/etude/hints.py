@@ -101,12 +101,35 @@ _ALSO_CALLED = {
 """What other libraries call something, by its name here."""
 
 
+_WRITE = {
+    "warmup warmup_steps warmup_epochs warmup_ratio num_warmup_steps lr_warmup_steps": (
+        "learning_rate",
+        "A warm-up is a factor of the rate: learning_rate=3e-4 * warmup(steps(500)).",
+    ),
+    "scheduler lr_scheduler lr_scheduler_type lr_schedule": (
+        "learning_rate",
+        "A schedule is given as the rate: learning_rate=cosine(3e-4, 0).",
+    ),
+    "momentum": ("beta1", 'Here the mean of gradients is beta1=; for momentum= write optimizer="sgd".'),
+}
+"""What to write for words that no single name stands for, where there is the name that comes first."""
+
+
 def _bare(word: str) -> str:
     """A word as words are compared: upper and lower case are alike, and what joins its pieces does not count."""
     return "".join(letter for letter in word.lower() if letter.isalnum())
 
 
 _MEANT = [(right, {_bare(each) for each in also.split()}) for right, also in _ALSO_CALLED.items()]
+
+
+_WRITTEN = {_bare(each): told for words, told in _WRITE.items() for each in words.split()}
+
+
+def written(word: object, words: Iterable[str]) -> str:
+    """What to write in place of a word for which no single one of `words` stands: a sentence, or an empty string."""
+    needs, text = _WRITTEN.get(_bare(str(word)), ("", ""))
+    return f" {text}" if needs in set(words) else ""
 
 
 def nearest(word: object, words: Iterable[str], count: int = 3) -> str:
@@ -137,4 +160,4 @@ def is_slip(word: str, words: Iterable[str]) -> bool:
 def not_there(names: Iterable[object], known: Iterable[str], what: str = "option") -> str:
     """Sentences for all names that are not among the known ones: `There is no option 'epoch'. Nearest: "epochs".`"""
     words = list(known)
-    return " ".join(f"There is no {what} {name!r}.{nearest(name, words)}" for name in names)
+    return " ".join(f"There is no {what} {name!r}.{written(name, words) or nearest(name, words)}" for name in names)

@@ -233,6 +233,32 @@ def test_split_for_want_of_memory_is_unsplit_under_everything(names: tuple[str, 
     assert_close(whole_, made(names, room, batch_size=6, out_of_memory="split"))
 
 
+class Late(Whole):
+    """Memory runs out before it has drawn, or after."""
+
+    def __init__(self, first: bool) -> None:
+        super().__init__()
+        self.first = first
+
+    def forward(self, x: Tensor) -> Tensor:
+        full = self.training and len(x) > 3
+        if full and self.first:
+            raise torch.OutOfMemoryError("no room")
+        drawn = torch.rand(len(x), 1)
+        if full:
+            raise torch.OutOfMemoryError("no room")
+        out: Tensor = super().forward(x)
+        return out * drawn
+
+
+def test_what_was_drawn_before_memory_ran_out_is_drawn_again() -> None:
+    nets = [seeded(lambda first=first: Late(first)) for first in (True, False)]
+    for net in nets:
+        plan = etude.Plan("cross_entropy", out_of_memory="split", batch_size=4, epochs=2, optimizer="sgd")
+        Run(plan, net, table(12)).result()
+    assert all(alike(one, two) for one, two in zip(*(net.parameters() for net in nets), strict=True))
+
+
 class Crowded(Recogniser):
     """The same for sequences."""
 

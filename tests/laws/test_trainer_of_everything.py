@@ -32,7 +32,7 @@ from etude import (
     times,
     warmup,
 )
-from etude.errors import NonFiniteError, StateError
+from etude.errors import NonFiniteError, SettingError, StateError
 from jobs import table
 from nets import alike
 from stories import _exact
@@ -191,3 +191,14 @@ def test_a_state_of_other_knobs_is_refused_and_changes_nothing() -> None:
     with pytest.raises(StateError, match="slope"):
         other.trainer.load_state_dict(state)
     assert other.picture() == before
+
+
+def test_ties_are_looked_at_again_once_a_state_is_loaded() -> None:
+    half = Loop({"tied", "skipped"})
+    half.take()
+    state = copy.deepcopy(half.trainer.state_dict())
+    with torch.no_grad():
+        half.net.get_parameter("twin.bias").add_(1)
+    half.trainer.load_state_dict(state)
+    with pytest.raises(SettingError, match="they differ in their numbers"):
+        half.take()

@@ -114,8 +114,8 @@ def _cut(label: str, most: int, common: int) -> str:
     head = most // 3
     if begin <= head or len(label) - begin < most - 1 - head:
         # It differs at the start, or what differs is within a long enough end.
-        return f"{label[:head]}…{label[1 + head - most :]}"
-    return f"{label[:head]}…{label[begin : begin + most - head - 2]}…"
+        return f"{label[:head].rstrip('.')}…{label[1 + head - most :].lstrip('.')}"
+    return f"{label[:head].rstrip('.')}…{label[begin : begin + most - head - 2].rstrip('.')}…"
 
 
 def save(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:

@@ -38,6 +38,7 @@ FAINTEST: Final = 1e-4  # of the greatest rate: a logarithmic scale ends here
 SMOOTHED: Final = 1 / 40  # of all steps: how many are averaged in the smooth line
 FEW_STEPS: Final = 20  # steps up to which there is nothing to smooth
 THIN: Final = 2000  # steps up to which each is drawn; above it a band holds nine tenths of them
+LONGEST_TITLE: Final = 60  # characters
 TICKED: Final = 24  # epochs that can have a tick of their own
 _RULED: Final = re.compile(r"setting\.(.+\.)?learning_rate(|\[.*\])")  # the rates that rules decide
 _NO_UPDATES: Final = ("val", "epoch", "data", "knob", "probe", "setting", "weight")  # what else names begin with
@@ -68,8 +69,7 @@ def plot_series(
     """
     wanted = [names] if isinstance(names, str) else list(names)
     families = _families(history, wanted)
-    wanted = [family.name for family in families]
-    words = ", ".join(wanted)
+    words = _title([family.name for family in families])
     figure, axes = _sheet(title or words[:1].upper() + words[1:], _told(families), lift=16)
     labels: list[Label] = []
     for index, family in enumerate(families):
@@ -205,6 +205,11 @@ def _recorded(history: Mapping[str, Any]) -> tuple[list[float], dict[str, Number
     for name, one in found.items():
         rates[name] = np.full(len(steps), np.nan)
         rates[name][[places[step] for step in one.steps]] = one.values
+    for name, values in rates.items():
+        update = name.partition("rate[")[0] + "rate"
+        if update != name and update != "rate" and update in rates:
+            # The rates of rules are told in every step, also where the update did not act.
+            values[np.isnan(rates[update])] = np.nan
     return [float(step) for step in steps], rates
 
 
@@ -235,6 +240,15 @@ def _sheet(title: str, below: str, lift: float) -> tuple[Figure, Axes]:
     paper.label(axes, "steps")
     paper.title(axes, title, below, lift=lift)
     return figure, axes
+
+
+def _title(names: Sequence[str]) -> str:
+    """The names, as far as there is room."""
+    words = ", ".join(names)
+    if len(words) <= LONGEST_TITLE:
+        return words
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return paper.cut([names[0]], LONGEST_TITLE - len(more))[0] + more
 
 
 def _told(families: Sequence[Family]) -> str:

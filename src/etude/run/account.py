@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,7 +178,7 @@ def _scheduled(checked: Checked, moments: Sequence[Progress]) -> dict[str, list[
     found: dict[str, list[Any]] = {}
     for at, moment in enumerate(moments):
         for name, value in force.at(moment).items():
-            if not name.startswith(_DRAWN_ELSEWHERE):
+            if not (name.startswith("knob.") or _RATE_OF_RULE.fullmatch(name)):
                 found.setdefault(_lane_name(name), [None] * len(moments))[at] = value
     if not isinstance(checked.plan.precision, str):
         found["precision"] = [checked.plan.precision.at(moment) for moment in moments]
@@ -190,7 +191,7 @@ def _happened(result: Result, steps: Sequence[float] | None = None) -> tuple[lis
     """What changed besides learning rates in a run, by label: the value that was in force at each step."""
     kinds = ("knob.", "setting.", "weight.")
     wanted = sorted((name for name in result.history if name.startswith(kinds)), key=lambda name: name[:5] != "knob.")
-    shown = {name: result.history[name] for name in wanted if not name.startswith("setting.learning_rate")}
+    shown = {name: result.history[name] for name in wanted if not _RATE_OF_RULE.fullmatch(name)}
     shown = {name: own for name, own in shown.items() if len(set(own.values)) > 1}
     if steps is None:
         steps = sorted({step - 1 for own in shown.values() for step in own.steps})
@@ -203,7 +204,8 @@ def _values_at(own: Series, steps: Sequence[float]) -> list[float]:
     return [own.values[place] if place >= 0 else np.nan for place in places]
 
 
-_DRAWN_ELSEWHERE = ("knob.", "setting.learning_rate")
+_RATE_OF_RULE = re.compile(r"setting\.(.+\.)?learning_rate(\[.*\])?")
+"""Drawn as the colours of the score."""
 
 
 def _lane_name(name: str) -> str:

@@ -13,6 +13,7 @@ from etude.step.work import Work
 from etude.values.algebra import Constant
 from etude.values.progress import Extent
 from etude.values.schedule import Schedule, schedule
+from etude.values.scores import direction
 from etude.values.unbegun import never_begun
 
 if TYPE_CHECKING:
@@ -46,9 +47,7 @@ def _schedules(works: Iterable[Work], knobs: Knobs | None) -> dict[Schedule, Non
     return dict.fromkeys((*own, *(() if knobs is None else knobs.schedules())))
 
 
-def _unreached(
-    plan: Plan, works: tuple[Work, ...], knobs: Knobs | None, extent: Extent
-) -> Iterator[str]:
+def _unreached(plan: Plan, works: tuple[Work, ...], knobs: Knobs | None, extent: Extent) -> Iterator[str]:
     turns = [work.update.turn for work in works if work.update.turn is not None]
     others = [schedule(value) for value in (plan.accumulate, plan.precision) if isinstance(value, Schedule)]
     for made in dict.fromkeys((*_schedules(works, knobs), *turns, *others)):
@@ -95,21 +94,21 @@ def _followers(
 
 
 def _told(score: str, followers: list[str], of: Ruler, evaluator: Evaluator | None) -> str:
-    kind, _, name = score.partition(".")
-    causes = list(dict.fromkeys(of.moved[name]))
+    causes = list(dict.fromkeys(of.moved[score.partition(".")[2]]))
     verb = "changes" if len(causes) == 1 else "change"
     goes = "goes" if len(set(followers)) == 1 else "go"
     return (
-        f"{score!r} is no steady measure: {', '.join(causes[:3])} {verb} during the run, and with it the score of a net "
-        f"that stands still. {' and '.join(dict.fromkeys(followers))} {goes} by it. "
-        f"{_instead(kind, followers, of, evaluator)}"
+        f"{score!r} is no steady measure: {', '.join(causes[:3])} {verb} during the run, and with it the score of a "
+        f"net that stands still. {' and '.join(dict.fromkeys(followers))} {goes} by it. "
+        f"{_instead(score, followers, of, evaluator)}"
     )
 
 
-def _instead(kind: str, followers: list[str], of: Ruler, evaluator: Evaluator | None) -> str:
+def _instead(score: str, followers: list[str], of: Ruler, evaluator: Evaluator | None) -> str:
     """What to write: a steady score that is there, or how to come to one."""
+    kind = score.partition(".")[0]
     known = {} if evaluator is None or kind != "val" else evaluator.metrics.better
-    steady = [*of.steady, *(name for name, way in known.items() if way is not None)]
+    steady = [*of.steady, *(name for name, way in known.items() if way is not None), *of.fading]
     if not steady:
         return (
             'Measure what is steady, such as metrics="accuracy" or a term of losses.term("cross_entropy", '
@@ -120,7 +119,9 @@ def _instead(kind: str, followers: list[str], of: Ruler, evaluator: Evaluator | 
     if PATIENCE in followers and evaluator is None:
         write.append(f'stop=no_improvement({f"epoch.{one}"!r}, patience=3, mode="min") in place of patience')
     if set(followers) - {BEST, PATIENCE}:
-        write.append(f"{f'{kind}.{one}'!r} in its place")
+        # Of these, names that do not say it are to be told which way is better.
+        mode = " (mode='min')" if direction(one) is None else ""
+        write.append(f"{f'{kind}.{one}'!r}{mode} where schedules and stop= name {score!r}")
     return f"Go by {one!r}, which is steady: write {', and '.join(write)}."
 
 

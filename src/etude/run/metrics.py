@@ -15,6 +15,7 @@ from torch import Tensor
 from etude.errors import SettingError
 from etude.run.counted import Counted, by_name, is_table, tables_in
 from etude.run.probe import Probe
+from etude.step.term import own
 
 MetricLike: TypeAlias = "str | Callable[..., Any] | Streaming | Mapping[str, Any] | Sequence[Any]"
 
@@ -117,13 +118,16 @@ class Metrics:
 
     def update(self, output: Any, target: Any, true: Any = None) -> None:
         """Take a batch; metrics by name leave out what is padding, `true` being what `Reader.true_frames` gives."""
-        mask = true if isinstance(true, Tensor) else None
         for name, metric in self._metrics.items():
             if name in self.failed:
                 continue
             with self._watched(name):
-                if mask is not None and isinstance(metric, Mean | Counted):
-                    metric.update(output, target, mask)
+                if isinstance(metric, Counted) or (isinstance(metric, Mean) and metric.masked):
+                    mask = _own(name, true)
+                    own_output, own_target = _one(name, "net's output", output), _one(name, "target", target)
+                    metric.update(own_output, own_target, mask if isinstance(mask, Tensor) else None)
+                elif isinstance(metric, Mean) and isinstance(true, Tensor):
+                    metric.update(output, target, true)
                 else:
                     metric.update(output, target)
 
@@ -165,6 +169,23 @@ class Metrics:
             if self.strict:
                 raise SettingError(f"{text.rstrip('.')}. It was given (output, target) of a batch.") from error
             self.failed[name] = text
+
+
+def _own(name: str, values: Any) -> Any:
+    """From several outputs or targets by name those of a metric: of "digit.accuracy" those of "digit"."""
+    return own(name.partition(".")[0], own(name, values))
+
+
+def _one(name: str, what: str, values: Any) -> Any:
+    """From several outputs or targets by name, those of a metric that compares two tensors."""
+    found = _own(name, values)
+    if isinstance(found, Mapping):
+        example = next(iter(found), "name")
+        raise ValueError(
+            f"the {what} has {', '.join(map(repr, found))}, and none of them is called {name!r}. Name the metric after "
+            f"what it is of, metrics={{'{example}.{name}': {name!r}}}, or give a function of (output, target)"
+        )
+    return found
 
 
 def _apart(literal: MetricLike | None) -> tuple[list[Any], tuple[Probe, ...]]:

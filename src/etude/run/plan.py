@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from etude.arguments import Faults, named_class, told_of
 from etude.bind.knob_rules import KnobsLike, read_knobs
 from etude.errors import EtudeError, PlanError, SettingError, nearest
-from etude.hints import is_slip, not_there
+from etude.hints import is_slip, not_there, written
 from etude.initial.initial import Initial, InitialLike
 from etude.keep.destination import DestinationLike, destinations
 from etude.run.check import Checked, prove
@@ -250,6 +250,9 @@ def _unknown(names: Sequence[str], settings: Sequence[str]) -> str:
     others = [name for name in names if name not in elsewhere]
     told += [not_there(others, [*_OPTIONS, *settings, *OF_TRAIN])] if others else []
     hint = " The learning rate is given as learning_rate=." if "lr" in names else ""
+    words = (*_OPTIONS, *settings, *OF_TRAIN)
+    if all(name in elsewhere or written(name, words) or nearest(name, words) for name in names):
+        return f"{' '.join(told)}{hint}"  # all that there is would drown it
     others = [name for name in settings if name not in _OPTIONS]
     there = f" Settings of the optimizer: {', '.join(others)}." if others else ""
     return f"{' '.join(told)}{hint} Options of Plan: {', '.join(_OPTIONS)}.{there}"
@@ -324,7 +327,10 @@ def _whole(name: str, value: int | None, least: int = 1) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise SettingError(f"{name}={value!r}: a whole number of at least {least} is needed.")
+        span: Any = value
+        meant = isinstance(span, Span) and span.unit == name and span.amount >= least
+        write = f" Write {name}={span.amount:g}." if meant else ""
+        raise SettingError(f"{name}={value!r}: a whole number of at least {least} is needed.{write}")
     return int(value)
 
 

@@ -21,6 +21,7 @@ from etude.values.schedule import Schedule
 
 _ASKED = 257
 """Moments of a run of known length at which schedules are asked."""
+_FADING = 3
 _AHEAD = tuple(2**n for n in range(21))
 """Steps at which they are asked where the length is not known."""
 
@@ -31,19 +32,19 @@ class Ruler:
 
     Attributes:
         moved: by name of a score, what in it changes during the run, in words; nothing for a steady one.
-        steady: names of terms that are steady, what is minimised with a weight that never changes first.
+        steady: names of steady terms: what is minimised, what is for evaluation, then errors.
+        fading: those with a weight that changes.
     """
 
     moved: dict[str, list[str]] = field(default_factory=dict)
     steady: list[str] = field(default_factory=list)
+    fading: list[str] = field(default_factory=list)
 
 
-def ruler(
-    works: Sequence[Work], knobs: Knobs | None, extent: Extent, evaluator: Evaluator | None = None
-) -> Ruler:
+def ruler(works: Sequence[Work], knobs: Knobs | None, extent: Extent, evaluator: Evaluator | None = None) -> Ruler:
     """What is measured of the losses: at the looks of an evaluator, or in training where none is given."""
     asked = _over(extent) if evaluator is None else _looks(evaluator, extent)
-    made, first, others = Ruler(), [], []
+    made, ranked = Ruler(), list[tuple[int, str]]()
     for work in works:
         losses = work.losses if evaluator is None else work.losses.looked
         total, names = work.names(len(works) == 1, looking=evaluator is not None)
@@ -52,14 +53,23 @@ def ruler(
             made.moved.setdefault(name, []).extend(own)
             weighs = not one.error and (len(names) == 1 or _values(one.weight, asked) != {0})
             if not own and one.entry in ("", MAIN):
-                (first if weighs and not _changes(one.weight, asked) else others).append((one.error, name))
+                ranked.append((_rank(one, weighs, asked), name))
             weight = [f"'weight.{one.name}' ({one.weight!r})"] if _changes(one.weight, asked) else []
             for sum_ in dict.fromkeys((total, "loss")) if weighs else ():
                 made.moved.setdefault(sum_, []).extend(weight if sum_ == name else own + weight)
         for name, perplexity in work.exponents(len(works) == 1, evaluator is not None).items():
             made.moved[perplexity] = made.moved[name]
-    made.steady = [name for _, name in (*first, *sorted(others, key=lambda pair: pair[0])) if not made.moved.get(name)]
+    for rank, name in sorted(ranked, key=lambda pair: pair[0]):
+        if not made.moved.get(name):
+            (made.fading if rank == _FADING else made.steady).append(name)
     return made
+
+
+def _rank(one: Term, weighs: bool, asked: Sequence[Progress]) -> int:
+    """How good a measure a steady term is: the smaller, the better."""
+    if one.error:
+        return 2
+    return 1 if not weighs else _FADING if _changes(one.weight, asked) else 0
 
 
 def _settings(one: Term, asked: Sequence[Progress]) -> list[str]:

@@ -49,7 +49,7 @@ def _rates_of_one(table: Table) -> Iterator[str]:
             text = f"({base!r})" if isinstance(base, Arithmetic) else repr(base)
             yield (
                 f"The learning rate of {some(row.names)} is {base!r}, a factor alone, so that the rate itself is 1.0. "
-                f"Multiply it by a rate: learning_rate=3e-4 * {text}."
+                f"Write learning_rate=3e-4 * {text}."
             )
             return
 

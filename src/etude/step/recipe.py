@@ -13,7 +13,7 @@ from etude.bind.left import settings_left
 from etude.bind.resolve import resolve
 from etude.bind.table import RATE, Choice, Table
 from etude.errors import ScheduleError, SettingError, nearest, warn
-from etude.hints import not_there
+from etude.hints import not_there, written
 from etude.step.gradients import GRADIENT_SETTINGS
 from etude.step.optim.groups import ABSENT
 from etude.step.optim.maker import Maker
@@ -42,6 +42,17 @@ _ASKED = 257
 """Moments of a run of known length at which schedules are asked beforehand."""
 _AHEAD = (*range(1, 65), *(2**n for n in range(7, 21)))
 """Steps at which they are asked where the length is not known."""
+_RATES = {
+    "plateau": '3e-4 * plateau("val.loss")',
+    "newbob": 'newbob("val.loss", start=3e-4)',
+    "warmup": "3e-4 * warmup(steps(500))",
+    "cycle": "one_cycle(3e-4)",
+    "constant": "3e-4",
+    "linear": "linear(3e-4, 0)",
+    "exponential": "exponential(3e-4, 3e-6)",
+    "cosine": "cosine(3e-4, 0)",
+}
+"""What to write for schedules that are named in text."""
 
 
 class Recipe:
@@ -183,17 +194,18 @@ class Recipe:
     def _unknown(self, key: str, *others: str) -> str:
         """The message for settings that are not there; they may be misspelt options of the call."""
         names = [RATE, *self.known]
-        there = f"{self.name} has no setting {key!r}. Settings: {', '.join(names)}."
+        what, there = "setting", f"Settings: {', '.join(names)}."
         if self._last.kind is not None and len(self.makers) == 1:
             names = [*self._last.options, *GRADIENT_SETTINGS]
-            there = f"{self.name} has no option {key!r}. It has: {', '.join(names)}."
+            what, there = "option", f"It has: {', '.join(names)}."
         if self._asked_by is not None:
             own = [each for each in inspect.signature(self._asked_by).parameters if each != "settings"]
             there += f" Options of {self._asked_by.__name__}: {', '.join(own)}."
             names = [*own, *names]
         hint = " The learning rate is given as learning_rate=." if "lr" in (key, *others) else ""
         more = f" {not_there(others, names, 'setting')}" if others else ""
-        return f"{there}{nearest(key, names)}{more}{hint}"
+        near = written(key, names) or nearest(key, names)
+        return f"{self.name} has no {what} {key!r}.{near}{more}{hint} {there}"
 
     def _rules(self, given: Mapping[str, RulesLike] | None, multipliers: RulesLike) -> dict[str, Rules]:
         made: dict[str, Rules] = {}
@@ -223,6 +235,7 @@ class Recipe:
         made = {}
         for setting, piece in self._split(key, literal).items():
             if setting != RATE and setting not in self.known:
+                self._check_swapped(setting, piece)
                 raise SettingError(f"rules for {setting!r}: {self._unknown(setting)}")
             known = self.known.get(setting)
             if known is not None and known.bound:
@@ -230,6 +243,15 @@ class Recipe:
             made[setting] = rules(piece, setting=setting)
             self._check_rules(setting, made[setting])
         return made
+
+    def _check_swapped(self, key: str, literal: RulesLike) -> None:
+        """Raise SettingError where the part stands where the setting should, and the other way round."""
+        names = list(literal) if isinstance(literal, Mapping) else []
+        if names and all(name == RATE or name in self.known for name in names):
+            own = ", ".join(f"{name!r}: {{{key!r}: {value!r}}}" for name, value in dict(literal).items())  # type: ignore[arg-type]
+            raise SettingError(
+                f"rules={{{key!r}: {literal!r}}}: the part stands before the setting. Write rules={{{own}}}."
+            )
 
     def change(self, setting: str, literal: RulesLike) -> None:
         """Put rules for a setting before those there are; of a part that has a rule the old one goes.
@@ -528,9 +550,20 @@ def _pair(betas: Any) -> tuple[Any, Any]:
 
 def check_rate(rate: Any, said: str = "learning_rate") -> None:
     """Raise SettingError unless `rate` can be the learning rate of all arrays: finite, and not below 0."""
+    if isinstance(rate, str):
+        raise SettingError(f"{said}={rate!r}: a finite number is needed, or a schedule, not its name.{_rate_for(rate)}")
     Setting(1e-3, -inf, inf).check(said, rate)
     if rate < 0:
         raise SettingError(
             f"{said}={rate!r}: a learning rate is not negative. To climb a loss write learning_rate_multipliers=-1, or "
             "-1 for the part that climbs."
         )
+
+
+def _rate_for(text: str) -> str:
+    """What to write for a learning rate that was given as text."""
+    try:
+        return f" Write learning_rate={float(text):g}, without quotes."
+    except ValueError:
+        names = [name for name in _RATES if name in text.lower().replace("_", "")]
+        return f" Write learning_rate={_RATES[names[0]] if names else _RATES['cosine']}."

@@ -503,8 +503,15 @@ class Trainer:
         """Tell the schedules that listen to metrics what was measured: `trainer.see({"val.loss": 0.31})`.
 
         A warning says so where all of it is heard by nobody, and somebody listens to something else.
+
+        Raises:
+            SettingError: it is no dict.
         """
         turned = () if self._knobs is None else self._knobs.schedules()
+        if not isinstance(metrics, Mapping):
+            raise SettingError(
+                f"see({metrics!r}): a dict of scores by name is needed. Write see({{'val.loss': {metrics!r}}})."
+            )
         listens = {name for of in (*self.memory, *self._averages.schedules(), *turned) for name in of.listens}
         if listens and not listens & set(metrics):
             first = next(iter(metrics), "")

@@ -289,8 +289,8 @@ class Work:
         if lost:
             lost = [name for name in names if name in lost]
             raise PlanError(
-                f"The loss {self.name!r}: {some(lost)} would move and get no gradient: a term that depends on them says "
-                f"that it reaches other arrays alone. {_wider(said, lost)}, or hold them: "
+                f"The loss {self.name!r}: {some(lost)} would move and get no gradient: a term that depends on them "
+                f"says that it reaches other arrays alone. Write {_wider(said, lost)}, or hold them: "
                 f"learning_rate_multipliers={{{lost[0]!r}: 0}}."
             )
 
@@ -299,7 +299,7 @@ class Work:
         names = ", ".join(map(repr, error.names))
         first = repr(error.names[0])
         said = [one for one in self.losses.terms if one.reaches is not None]
-        wider = f" If a term has them for itself: {_wider(said, error.names)}." if said else ""
+        wider = f" If a term has them for itself, write {_wider(said, error.names)}." if said else ""
         return StaleGradientError(
             f"Step {int(progress.step) + 1}: the loss {self.name!r} does not depend on {names}, which would move now. "
             f"Nothing was changed. Freeze them (learning_rate_multipliers={{{first}: 0}}), or leave them as they are "
@@ -534,7 +534,7 @@ def _wider(said: Sequence[Term], names: Sequence[str]) -> str:
     """What to write in terms that reach some arrays, so that they reach these too."""
     places = [repr(place) for place in dict.fromkeys(name.rpartition(".")[0] or name for name in names)]
     write = [f"reaches={' | '.join([repr(one.reaches), *places[:3]])} in the term {one.name!r}" for one in said[:2]]
-    return f"Write {', or '.join(write)}"
+    return ", or ".join(write)
 
 
 @contextmanager

@@ -587,7 +587,11 @@ def _probe(made: Schedule, progress: Progress) -> None:
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
         # A function of an optimizer that makes a scheduler of torch was given the clock.
-        hint = ". Write etude.optim.from_torch(function, rate=0.1)" if "Progress is not an Optimizer" in what else ""
+        hint = ""
+        if "Progress is not an Optimizer" in what:
+            hint = ". Write etude.optim.from_torch(function, rate=0.1)"
+        elif isinstance(error, TypeError) and "Progress" in what:
+            hint = ". It is given a Progress, not a number: write p.epoch, p.step or p.fraction, as in 0.9 ** p.epoch."
         raise ScheduleError(f"{made!r} has no value at {preview.moment_text(progress)}: {what}{hint}") from error
     if made.kind == "number" and _kind_of(value) != "number" and value is not FROZEN:
         raise ScheduleError(f"{made!r} at {preview.moment_text(progress)} is {value!r}: that is no number.")
