@@ -91,6 +91,11 @@ MEASURES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
         SettingError,
         ["There is no metric 'acuracy'", "Known: accuracy", 'Nearest: "accuracy"'],
     ),
+    "metric of several outputs": (
+        lambda: Metrics("accuracy").update({"digit": X, "size": X}, Y),
+        SettingError,
+        ["the net's output has 'digit', 'size'", "none of them is called 'accuracy'", "'digit.accuracy': 'accuracy'"],
+    ),
     "two metrics of one name": (
         lambda: Metrics(["mse", "mse"]),
         SettingError,

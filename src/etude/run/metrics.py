@@ -165,7 +165,8 @@ class Metrics:
         try:
             yield
         except Exception as error:
-            text = f"The metric {name!r} failed: {type(error).__name__}: {error}"
+            kind = "" if isinstance(error, SettingError) else f"{type(error).__name__}: "
+            text = f"The metric {name!r} failed: {kind}{error}"
             if self.strict:
                 raise SettingError(f"{text.rstrip('.')}. It was given (output, target) of a batch.") from error
             self.failed[name] = text
@@ -181,7 +182,7 @@ def _one(name: str, what: str, values: Any) -> Any:
     found = _own(name, values)
     if isinstance(found, Mapping):
         example = next(iter(found), "name")
-        raise ValueError(
+        raise SettingError(
             f"the {what} has {', '.join(map(repr, found))}, and none of them is called {name!r}. Name the metric after "
             f"what it is of, metrics={{'{example}.{name}': {name!r}}}, or give a function of (output, target)"
         )
