@@ -520,7 +520,11 @@ def test_a_compiled_step_has_errors_and_weights_of_0_beside_its_program() -> Non
 
 def test_an_error_may_be_computed_with_numpy() -> None:
     x, y = classified(12)
-    wrong = {"ce": "cross_entropy", "wrong": losses.error(lambda out, target: (out.argmax(1) != target).numpy().astype("float32"))}
+
+    def wrong_ones(output: Tensor, target: Tensor) -> Any:
+        return (output.argmax(1) != target).numpy().astype("float32")
+
+    wrong = {"ce": "cross_entropy", "wrong": losses.error(wrong_ones)}
     names = {"ce": "cross_entropy", "wrong": losses.error("error_rate")}
     first, second = trained(data=(x, y), loss=wrong), trained(data=(x, y), loss=names)
     truths = {"ce": "cross_entropy", "wrong": losses.error(lambda out, target: out.argmax(1) != target)}
