@@ -538,9 +538,11 @@ def test_half_precision_with_several_updates_is_an_error() -> None:
 def test_the_device() -> None:
     assert trained(device="cpu").device == "cpu"
     assert trained(device=torch.device("cpu")).device == "cpu"
-    for wrong in ("cuda:99", "gpu", 3.5):
+    for wrong in ("cuda:99", "gpu"):
         with pytest.raises(PlanError, match="is not there"):
             trained(device=wrong)
+    with pytest.raises(SettingError, match=r"device=3\.5: a device of torch is needed"):
+        trained(device=3.5)
 
 
 def test_a_net_on_several_devices_needs_one_named() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from math import isfinite
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 
 import etude
 from etude.errors import NonFiniteError, SettingError, StaleGradientError
-from etude.run.events import Skipped, Stepped
+from etude.run.events import EpochEnded, Skipped, Stepped
 from etude.values.part import part
-from etude.values.schedule import schedule
+from etude.values.schedule import pieces, schedule
+from etude.values.spans import steps
 from nets import Graph, alike, arrays, changed, data, graph
 
 EIGHT = tuple(torch.cat(side) for side in zip(*data(8), strict=True))
@@ -220,3 +222,23 @@ def test_what_a_turn_hears_decides_its_next() -> None:
     updates = [etude.Update("one", "mse", part="a"), etude.Update("two", "mse", part="b", turn=low)]
     events = list(etude.Run(etude.Plan(updates=updates, steps=3, batch_size=8), graph(), EIGHT))
     assert [event.updates for event in events if isinstance(event, Stepped)] == [("one", "two"), ("one",), ("one",)]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_loss_that_is_not_finite_is_refused_also_where_the_rate_is_zero(accumulate: int) -> None:
+    """A warm-up from 0 moves nothing in its first step: that step is as broken as any."""
+    x, y = EIGHT[0][:32], EIGHT[1][:32]
+
+    def broken(net: nn.Module, batch: Any) -> Tensor:
+        return net(batch[0]).square().mean() * (float("nan") if torch.equal(batch[0], x[8:16]) else 1)
+
+    options: dict[str, Any] = {"loss": broken, "optimizer": "sgd", "accumulate": accumulate, "steps": 4 // accumulate}
+    options["learning_rate"] = pieces(0.0, (steps(options["steps"] - 1), 1e-3))
+    with pytest.raises(NonFiniteError, match=f"Step {2 // accumulate} is refused: the loss 'loss' is not finite"):
+        run(normed(), (x, y), **options)
+    net = normed()
+    events = run(net, (x, y), non_finite="skip", **options)
+    assert [type(event) for event in events].count(Skipped) == 1
+    assert [isfinite(event.means["loss"]) for event in events if isinstance(event, EpochEnded)] == [True]
+    assert int(net.state_dict()["1.num_batches_tracked"]) == 4 - accumulate
+    assert torch.isfinite(net.state_dict()["1.running_mean"]).all()

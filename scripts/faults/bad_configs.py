@@ -381,7 +381,7 @@ def _faults() -> dict[str, Callable[[], AbstractContextManager[Any]]]:
     from etude import arguments, hints
     from etude.bind import resolve
     from etude.keep.retain import BestBy
-    from etude.run import check, evaluate, plan
+    from etude.run import check, heard, plan
     from etude.step.optim.rule import Setting
 
     return {
@@ -396,7 +396,7 @@ def _faults() -> dict[str, Callable[[], AbstractContextManager[Any]]]:
         "the place is not told": lambda: instead(resolve, "_matched", lambda tree, _, place, __: {*place.names(tree)}),
         "names of scores are not looked at": lambda: both(
             instead(check, "check_told", nothing),
-            instead(evaluate, "check_told", nothing),
+            instead(heard, "check_told", nothing),
             instead(BestBy, "check", lambda self, _: BestBy(self.score, self.count, self.direction or "max")),
         ),
         "the net is changed before it is looked at": lambda: instead(plan.Plan, "check", _changing(plan.Plan.check)),

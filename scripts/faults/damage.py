@@ -250,8 +250,8 @@ def _caught(seed: int, fault: str) -> Finding:
 def _harnesses() -> dict[str, Callable[[int], Finding]]:
     """What has to notice each fault."""
 
-    def hostile(kind: str) -> Callable[[int], Finding]:
-        return lambda seed: _hostile(40, seed, kind)
+    def hostile(kind: str, count: int = 40) -> Callable[[int], Finding]:
+        return lambda seed: _hostile(count, seed, kind)
 
     damage = ("digest of the header", "digests of arrays", "damaged file not", "a damaged file")
     return {fault: lambda seed: _damaged(200, seed) for fault in READ_FAULTS if fault.startswith(damage)} | {
@@ -259,6 +259,6 @@ def _harnesses() -> dict[str, Callable[[int], Finding]]:
         "links, pipes, devices are opened": hostile("links, pipes, sockets, folders, devices"),
         "memory as the header asks": hostile("lengths and texts"),
         "errors of the parser come through": hostile("lengths and texts"),
-        "numbers in the header not looked at": hostile("lies with digests that fit"),
+        "numbers in the header not looked at": hostile("lies with digests that fit", 160),
         "a run does not tell what it passed over": lambda seed: _resumed(12, seed),
     }

@@ -85,7 +85,7 @@ def planted(seed: int) -> Iterator[Finding]:
 def _faults() -> dict[str, Callable[[], AbstractContextManager[Any]]]:
     """What to plant, by name."""
     from etude.run import history
-    from etude.step import averaging, broken, kept, stepper, work
+    from etude.step import averaging, broken, kept, refusals, stepper, work
 
     return {
         "the loss is not looked at": lambda: instead(work, "isfinite", lambda _: True),
@@ -103,7 +103,7 @@ def _faults() -> dict[str, Callable[[], AbstractContextManager[Any]]]:
         ),
         "the history passes skipped steps over": lambda: instead(history.History, "see", _passing(history.History.see)),
         "an error names the step before": lambda: instead(broken.Broken, "error", _early(broken.Broken.error)),
-        "an error names every array": lambda: instead(stepper, "names_not_finite", lambda names, _: tuple(names)),
+        "an error names every array": lambda: instead(refusals, "names_not_finite", lambda names, _: tuple(names)),
     }
 
 

@@ -174,7 +174,7 @@ class Plan:
         take(read_knobs, knobs)
         self.checkpoint = take(destinations, checkpoint) or None
         self.precision = take(check_precision, precision)
-        self.device = device
+        self.device = take(_device, device)
         self.seed = take(_seed, seed)
         self.shuffle = None if shuffle is None else take(_flag, "shuffle", shuffle)
         self.workers = take(_whole, "workers", workers, 0) or 0
@@ -252,7 +252,8 @@ def _unknown(names: Sequence[str], settings: Sequence[str]) -> str:
     hint = " The learning rate is given as learning_rate=." if "lr" in names else ""
     words = (*_OPTIONS, *settings, *OF_TRAIN)
     if all(name in elsewhere or written(name, words) or nearest(name, words) for name in names):
-        return f"{' '.join(told)}{hint}"  # all that there is would drown it
+        # All that there is would drown it.
+        return f"{' '.join(told)}{hint} The options are those of Plan."
     others = [name for name in settings if name not in _OPTIONS]
     there = f" Settings of the optimizer: {', '.join(others)}." if others else ""
     return f"{' '.join(told)}{hint} Options of Plan: {', '.join(_OPTIONS)}.{there}"
@@ -354,6 +355,13 @@ def check_time(name: str, limit: Span | None) -> Span | None:
     if limit is not None and not (isinstance(limit, Span) and limit.unit == "seconds" and limit.amount > 0):
         raise SettingError(f"{name}={limit!r}: a span of time is needed. Write minutes(30), hours(2).")
     return limit
+
+
+def _device(device: Any) -> Any:
+    """A device as it was given; whether it is there is seen when the plan meets a net."""
+    if device is None or isinstance(device, torch.device | str):
+        return device
+    raise SettingError(f'device={device!r}: a device of torch is needed, or "auto". Write device="cuda:0", or "cpu".')
 
 
 def _seed(seed: int) -> int:

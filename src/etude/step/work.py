@@ -495,33 +495,48 @@ class Work:
         self.losses.see(metrics, progress)
 
     def look(self, progress: Progress, many: Sequence[Any]) -> Report:
-        """The loss over the micro-batches of a step in which nothing moves; mostly it is one."""
+        """The loss over the micro-batches of a step in which nothing moves; mostly it is one.
+
+        Raises:
+            NonFiniteError: the loss is not finite, as in `step`.
+        """
         self.stepper.begin_forward()
         if self._splitting.active:
             return self._splitting.compute(progress, many, lambda parts: self._tried(progress, parts))[1]
-        return self._loss_of(progress, many)
+        return self._tried(progress, many)
 
     def _tried(self, progress: Progress, many: Sequence[Any]) -> Report:
-        """The same, where memory may run out."""
+        """The same; statistics are as before where the loss is not finite, or memory runs out."""
         self._statistics.keep()
         try:
-            return self._loss_of(progress, many)
+            loss, measured, shares = self._loss_of(progress, many)
+            if not self._looks:
+                return self._report(loss, measured, many, False)
+            if is_finite(loss):
+                self._tolerance.follow(True)
+                return self._report(loss, measured, many, False)
+            self._statistics.restore()
+            bad = (place for place, share in enumerate(shares) if share is not None and not is_finite(share))
+            return self._refused(progress, many, loss, measured, next(bad, len(many) - 1))
         except Exception:
             self._statistics.restore()
             raise
 
-    def _loss_of(self, progress: Progress, many: Sequence[Any]) -> Report:
+    def _loss_of(
+        self, progress: Progress, many: Sequence[Any]
+    ) -> tuple[Tensor, tuple[Measured, ...], Sequence[Tensor | None]]:
+        """The loss, its terms, and what of it each micro-batch gives."""
         with torch.no_grad(), self.stepper.perturbed(progress):
             if len(many) == 1:
                 loss, measured, _, _ = self.measure(progress, many[0])
-                return self._report(loss, measured, many, False)
+                return loss, measured, (loss,)
             numbers = self.losses.now(progress)
             whole = self._together(progress, numbers, len(many))
             with self._precision.context():
-                for values in many:
-                    found = self.losses.measure_each(self.net, self.read, values, numbers)
-                    whole.share(found[0])
-            return self._report(whole.loss(), whole.terms(), many, False)
+                shares = [
+                    whole.share(self.losses.measure_each(self.net, self.read, values, numbers)[0]) for values in many
+                ]
+            return whole.loss(), whole.terms(), shares
 
     def _found(self, values: Any, loss: Tensor, measured: tuple[Measured, ...]) -> Broken:
         """What is not finite, and where that began; terms that count for nothing in the loss are not to blame."""
