@@ -481,14 +481,14 @@ def test_20_the_learning_rate_is_set_by_the_method_and_not_under_a_schedule() ->
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adagrad", "adamax", "nadam", "adadelta", "dcasgd"])
-def test_22_a_bound_of_zero_means_zero_and_none_means_none(optimizer: str) -> None:
+def test_22_a_bound_of_zero_means_one_thing_in_every_optimizer(optimizer: str) -> None:
     gradients = [{"x": 4.0}] * 2
     without = walk(optimizer, arrays_of(x=1.0), gradients, learning_rate=0.1)
     unbounded = walk(optimizer, arrays_of(x=1.0), gradients, learning_rate=0.1, clip_value=float("inf"))
     at_zero = walk(optimizer, arrays_of(x=1.0), gradients, learning_rate=0.1, clip_value=0.0)
     assert numbers(without) == numbers(unbounded)
     assert without["x"].tolist() != [1.0, 1.0]
-    assert at_zero["x"].tolist() == pytest.approx([1.0, 1.0], abs=1e-7)
+    assert numbers(at_zero) == numbers(without)
     with pytest.raises(SettingError, match="clip_value=-1"):
         etude.Trainer(arrays_of(x=1.0), optimizer, clip_value=-1.0)
 

@@ -232,10 +232,11 @@ def test_none_and_inf_are_no_bound_however_they_are_said(setting: str) -> None:
 
 
 @pytest.mark.parametrize("form", [0, 0.0, {"a": 0, everything: inf}, lambda progress: 0 if progress.step < 3 else 1])
-def test_a_bound_of_0_is_followed_and_told(form: Any) -> None:
-    with pytest.warns(UserWarning, match=r"a bound of 0, nothing is left .* Write None or inf for no bound"):
-        found = stepped({"clip_value": form})
-    assert not found["a.weight"].any()
+def test_a_bound_of_0_is_no_bound(form: Any) -> None:
+    plain = stepped({})
+    for setting in ("clip_value", "clip_array_norm", "clip_mean_norm", "clip_norm", "drop_norm", "max_norm"):
+        found = stepped({setting: form})
+        assert all(torch.equal(plain[name], moved) for name, moved in found.items())
 
 
 # norms for others

@@ -23,6 +23,8 @@ BATCHES = 2
 """In an epoch, as recorded."""
 
 FORMS = {
+    "as written": lambda progress: 10 if progress.epoch < 4 else 0,
+    "pieces of 0": pieces(10, (epochs(4), 0)),
     "function": lambda progress: 10 if progress.epoch < 4 else inf,
     "none": lambda progress: 10 if progress.epoch < 4 else None,
     "pieces": pieces(10, (epochs(4), inf)),
@@ -117,9 +119,3 @@ def test_the_value_of_each_epoch_is_in_the_history() -> None:
     result = etude.Run(plan(FORMS["pieces"]), Slope(), data()).result()
     series = result.history["setting.clip_value"]
     assert list(series.values) == [10.0] * 8 + [inf] * 6
-
-
-def test_the_literal_0_is_told_and_followed() -> None:
-    """There 0 is no bound; here it is one, and who writes it is told what to write."""
-    with pytest.warns(UserWarning, match=r"clip_value at step \d+=0: a bound of 0.* Write None or inf for no bound"):
-        plan(lambda progress: 10 if progress.epoch < 4 else 0).check(Slope(), data())

@@ -60,8 +60,8 @@ def by_rule(now: Now, table: Table, setting: str, bounds: Sequence[float]) -> Ma
 
 
 def bounds_of(values: Iterable[Any]) -> list[float]:
-    """Bounds as numbers: None is no bound."""
-    return [inf if value is None else value for value in values]
+    """Bounds as numbers: None and 0 are no bound, for nobody wants to be left with nothing."""
+    return [value or inf for value in values]
 
 
 def clip_values(tensors: Sequence[Tensor], bounds: Sequence[float]) -> None:

@@ -65,7 +65,7 @@ this step, with their memory; reads one number for each rule from the device. cl
 is kept within ± this. clip_array_norm: each gradient is scaled down so that its Euclidean norm is at most this.
 clip_mean_norm: so that its norm divided by the number of its elements is (TensorFlow's clip_by_average_norm).
 clip_norm: the gradients of what moves now are scaled down together so that their joint norm is at most this (Pascanu et
-al., ICML 2013); under rules the arrays of one rule have one joint norm. None and inf are no bound; 0 is a bound.
+al., ICML 2013); under rules the arrays of one rule have one joint norm. None, 0 and inf are no bound.
 
 noise: deviation of normal noise added to the gradient (Neelakantan et al., 2015). centralise: from the gradient of an
 array of two or more dimensions the mean over all but the first is taken away (Yong et al., "Gradient centralization",

@@ -103,7 +103,6 @@ class Recipe:
         faults.tell()
         self.strict = strict
         self._exempt: dict[tuple[str, str], str] = {}
-        self._zeros: set[str] = set()
 
     @property
     def name(self) -> str:
@@ -185,7 +184,6 @@ class Recipe:
             for setting in own if key in self.said else ():
                 if setting is not None and value != setting.default:
                     setting.check(key, value)
-                    self._mind_zero(setting, key, value)
             if key in self.said:
                 self._check_foreign(key, key, value)
         with told_of(key):
@@ -284,7 +282,6 @@ class Recipe:
                 continue
             if known is not None:
                 known.check(f"the rule {place!r} for {setting}", value)
-                self._mind_zero(known, f"the rule {place!r} for {setting}", value)
             self._check_foreign(f"the rule {place!r} for {setting}", setting, value)
 
     def _check_foreign(self, said: str, key: str, value: Any) -> None:
@@ -455,15 +452,6 @@ class Recipe:
         known = Setting(1e-3, -inf, inf) if setting == RATE else self.known.get(setting)
         if known is not None and value is not None:
             known.check(f"{setting} at step {int(progress.step) + 1}", value)
-            if setting not in self._zeros:
-                self._mind_zero(known, f"{setting} at step {int(progress.step) + 1}", value)
-            if value == 0:
-                self._zeros.add(setting)
-
-    def _mind_zero(self, known: Setting, said: str, value: Any) -> None:
-        """A bound of 0 is followed to the letter; in other libraries it is no bound."""
-        if known.bound and value == 0:
-            warn(f"{said}={value!r}: a bound of 0, nothing is left of what it bounds. Write None or inf for no bound.")
 
     def _heed(self, left: set[str]) -> None:
         """Settings for which rules were left on modules: those that are off otherwise are on."""
