@@ -13,6 +13,7 @@ def test_some_saves(tmp_path: Path) -> None:
     looked("background", tmp_path, "--count", "60")
 
 
+@pytest.mark.soak
 def test_planted_faults_are_noticed(tmp_path: Path) -> None:
     assert len(planted("background", tmp_path)) >= 5
 

@@ -13,6 +13,7 @@ def test_some_files(tmp_path: Path) -> None:
     looked("damage", tmp_path, "--count", "300")
 
 
+@pytest.mark.soak
 def test_planted_faults_are_noticed(tmp_path: Path) -> None:
     assert len(planted("damage", tmp_path)) >= 10
 

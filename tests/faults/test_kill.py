@@ -13,6 +13,7 @@ def test_some_runs_killed(tmp_path: Path) -> None:
     looked("kill", tmp_path, "--count", "6")
 
 
+@pytest.mark.soak
 def test_planted_faults_are_noticed(tmp_path: Path) -> None:
     assert len(planted("kill", tmp_path)) >= 10
 

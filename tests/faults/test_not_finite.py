@@ -14,6 +14,7 @@ def test_nothing_of_it_reaches_an_array_or_a_memory(tmp_path: Path) -> None:
     assert [finding["tried"] for finding in found] == [40, 20, 10]
 
 
+@pytest.mark.soak
 def test_planted_faults_are_noticed(tmp_path: Path) -> None:
     assert len(planted("not_finite", tmp_path)) == 10
 

@@ -13,6 +13,7 @@ def test_one_writes_and_the_other_is_refused(tmp_path: Path) -> None:
     assert {finding["tried"] for finding in looked("two_writers", tmp_path, "--count", "6")} == {6, 3, 1}
 
 
+@pytest.mark.soak
 def test_planted_faults_are_noticed(tmp_path: Path) -> None:
     assert len(planted("two_writers", tmp_path)) == 11
 
