@@ -17,6 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import safetensors.torch  # noqa: F401  (what is imported while a file is read would look like code of the file)
 import torch
 
 from crafted import Crafted
