@@ -304,7 +304,7 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     (lambda: trained(validation=1.0), DataError, "no fraction"),
     (lambda: trained(validation=0.99), DataError, "none for training"),
     (lambda: trained(validation=-0.2), DataError, "no fraction"),
-    (lambda: trained(validation="digits"), DataError, "Known forms"),
+    (lambda: trained(validation="digits"), DataError, "a fraction of the training data"),
     (lambda: run(time_limit=seconds(9), validation=Evaluate(0.2, every=fraction(0.5))), ScheduleError, "length"),
     (lambda: trained(metrics="accuracy"), PlanError, "Write validation=0.2"),
     (lambda: trained(metrics="accuracy", validation=Evaluate(VALIDATION)), PlanError, "Evaluate"),

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from etude.arguments import Faults, named_class, told_of
 from etude.bind.knob_rules import KnobsLike, read_knobs
-from etude.errors import EtudeError, PlanError, SettingError, nearest
+from etude.errors import DataError, EtudeError, PlanError, SettingError, nearest
 from etude.hints import is_slip, not_there, written
 from etude.initial.initial import Initial, InitialLike
 from etude.keep.destination import DestinationLike, destinations
 from etude.run.check import Checked, prove
-from etude.run.metrics import MetricLike
+from etude.run.metrics import MetricLike, Metrics
 from etude.run.probe import Probe, probes_in
 from etude.run.randomness import own_randomness
 from etude.step.averages import Average, averages_in, unknown_average
@@ -161,8 +161,9 @@ class Plan:
         self.steps = take(_whole, "steps", steps)
         self.batch_size = take(_whole, "batch_size", batch_size)
         self.accumulate = take(_batches, accumulate)
-        self.validation = validation
+        self.validation = take(_validation, validation)
         self.metrics = metrics
+        take(Metrics, metrics)
         self.probes = take(probes_in, probes) or None
         self.averages = take(averages_in, averages)
         self.evaluate_with = evaluate_with
@@ -355,6 +356,16 @@ def check_time(name: str, limit: Span | None) -> Span | None:
     if limit is not None and not (isinstance(limit, Span) and limit.unit == "seconds" and limit.amount > 0):
         raise SettingError(f"{name}={limit!r}: a span of time is needed. Write minutes(30), hours(2).")
     return limit
+
+
+def _validation(given: Any) -> Any:
+    """Validation data as they were given; what they hold is looked at beside the net."""
+    if isinstance(given, str | bytes | Path) or type(given) is object:
+        raise DataError(
+            f"validation={given!r}: data, a fraction of the training data, or Evaluate(...) is needed. Write "
+            "validation=0.2."
+        )
+    return given
 
 
 def _device(device: Any) -> Any:
