@@ -17,9 +17,13 @@ from etude import (
     cycle,
     demo,
     epochs,
+    everything,
     exponential,
+    fraction,
     linear,
     part,
+    phase,
+    phases,
     pieces,
     steps,
     train,
@@ -77,6 +81,30 @@ class Tempered(nn.Sequential):
         return made / self.temperature
 
 
+def in_rows() -> tuple[Plan, nn.Module, Data]:
+    """What the page on scheduling shows of phases: rates, momentum and batches by rows, a tie, and turns."""
+    recipe = phases(
+        phase(0.1, learning_rate=linear(0.0, 0.3), momentum=linear(0.85, 0.95), batch_size=16),
+        phase(0.6, learning_rate=0.3, momentum=0.95, batch_size=32),
+        phase(0.3, learning_rate=linear(0.3, 0.0), momentum=linear(0.95, 0.85), batch_size=64),
+    )
+    body, head = nn.Linear(16, 16), nn.Linear(16, 20, bias=False)
+    net = nn.Sequential(OrderedDict(embed=nn.Embedding(20, 16), body=body, head=head))
+    head.weight.data.copy_(net.embed.weight.data)
+    words = part("embed.weight") | "head.weight"
+    plan = Plan(
+        "cross_entropy",
+        steps=60,
+        optimizer="sgd",
+        **recipe.but("batch_size"),
+        update_schedule=["body", everything],
+        tie={words: pieces(True, (fraction(2 / 3), False))},
+        carry={words: "mean"},
+    )
+    said = torch.randint(0, 20, (512,))
+    return plan, net, Data((said, said), batch_size=recipe["batch_size"])
+
+
 def sequences() -> Data:
     """What the page on batches draws: log-normal lengths, and a curriculum."""
     lengths = np.exp(np.random.default_rng(0).normal(4, 0.6, 6000)).astype(int) + 1
@@ -89,9 +117,11 @@ def main() -> None:
     torch.manual_seed(0)
     fine_tuning().check(small_net(), (torch.randn(64, 4), torch.randn(64, 1))).plot(IMAGES / "score.png")
     scheduled().plot(Tempered(), (torch.randn(64, 8), torch.randn(64, 1)), IMAGES / "knobs.png")
+    plan, net, words = in_rows()
+    plan.plot(net, words, IMAGES / "phases.png")
     sequences().plot(IMAGES / "batches.png", epochs=4)
-    net, data, plan = demo.experiment()
-    train(net, data, plan, progress=False).plot("loss", IMAGES / "loss.png")
+    shapes, data, rates = demo.experiment()
+    train(shapes, data, rates, progress=False).plot("loss", IMAGES / "loss.png")
 
 
 if __name__ == "__main__":

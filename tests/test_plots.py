@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,10 @@ from matplotlib.text import Annotation, Text
 from numpy.typing import NDArray
 
 from etude.draw import paper
-from etude.draw.engraving import NOTE, Scale
+from etude.draw.engraving import NOTE
+from etude.draw.naming import named
 from etude.draw.plots import plot_rates, plot_score, plot_series, score_steps
+from etude.draw.scale import Scale
 from etude.errors import SettingError
 from etude.run.history import History, Series
 from etude.values.progress import Progress
@@ -345,6 +349,8 @@ def test_epochs_are_counted_along_the_top() -> None:
 def test_many_epochs_are_counted_by_some() -> None:
     (top,) = plot_series(history(steps=1000, per_epoch=10)).axes[0].child_axes
     assert [text.get_text() for text in top.get_xticklabels()][:3] == ["5", "10", "15"]
+    (top,) = plot_series(history(steps=1800, per_epoch=10)).axes[0].child_axes
+    assert [text.get_text() for text in top.get_xticklabels()][:3] == ["10", "20", "30"]
 
 
 def test_updates_have_their_own_hues_and_names() -> None:
@@ -359,8 +365,9 @@ def test_updates_have_their_own_hues_and_names() -> None:
     assert critic.get_color() != generator.get_color()
     assert generator.get_xdata().tolist() == [3, 6]
     labels = {text.get_text(): text.get_color() for text in figure.findobj(Annotation)}
-    assert labels["critic.loss"] == critic.get_color()
-    assert labels["generator.loss"] == generator.get_color()
+    assert labels["critic"] == critic.get_color()
+    assert labels["generator"] == generator.get_color()
+    assert "Loss of critic and generator" in labels
 
 
 def test_a_full_name_draws_that_series_alone_and_names_of_one_family_are_drawn_once() -> None:
@@ -374,7 +381,7 @@ def test_labels_at_the_end_do_not_overlap_and_stay_on_the_paper() -> None:
     record = History([Series(f"term_{index}", [1, 2], [0.5, 1.0], [1.0, 1.0 + index / 1e4]) for index in range(6)])
     figure = plot_series(record, list(record))
     figure.draw_without_rendering()
-    labels = [text for text in figure.findobj(Annotation) if text.get_text().startswith("term_")]
+    labels = [text for text in figure.findobj(Annotation) if re.fullmatch(r"term_\d", text.get_text())]
     boxes = sorted((text.get_window_extent() for text in labels), key=lambda box: box.y0)
     assert len(boxes) == 6
     assert all(above.y0 >= below.y1 - 1 for below, above in pairwise(boxes))
@@ -557,5 +564,69 @@ def test_many_long_names_are_a_short_title() -> None:
     names = [f"probe.encoder.layers.{index}.self_attn.weight.gradient.norm" for index in (1, 2, 10)]
     figure = plot_series({name: Series(name, [1, 2], [0.0, 0.0], [1.0, 2.0]) for name in names}, names)
     texts = {text.get_text() for text in figure.axes[0].texts}
-    assert any(text.startswith("Probe.encoder.la…") and text.endswith("gradient.norm and 2 more") for text in texts)
+    assert "self_attn.weight.gradient.norm" in texts
+    assert {f"encoder.layers.{index}" for index in (1, 2, 10)} <= texts
     assert max(map(len, texts)) <= 60
+
+
+@pytest.mark.parametrize(
+    ("names", "title", "labels"),
+    [
+        (["loss"], "Loss", ["loss"]),
+        (["ce"], "ce", ["ce"]),
+        (["probe.head.weight.norm"], "head.weight.norm", ["head.weight.norm"]),
+        (["setting.clip_norm"], "clip_norm", ["clip_norm"]),
+        (["weight.size"], "weight of size", ["weight of size"]),
+        (["critic.loss", "maker.loss"], "Loss of critic and maker", ["critic", "maker"]),
+        (["loss", "critic.loss"], "Loss and critic.loss", ["loss", "critic.loss"]),
+        (["knob.p[a.b]", "knob.q[a.b]"], "p[a.b] and q[a.b]", ["p[a.b]", "q[a.b]"]),
+        (["a.rms", "b.rms", "c.rms"], "rms of a, b and c", ["a", "b", "c"]),
+    ],
+)
+def test_a_chart_is_named_by_what_is_drawn(names: list[str], title: str, labels: list[str]) -> None:
+    assert named(names) == (title, labels)
+
+
+def test_a_title_of_too_many_names_is_cut() -> None:
+    title, labels = named([f"layers.{index}.rms" for index in range(30)])
+    assert (title, labels[3]) == ("rms of layers.0 and 29 more", "layers.3")
+    title, _ = named([f"{index}.{'a' * 70}" for index in range(2)])
+    assert len(title) <= 60
+
+
+def probed(name: str, every: int, count: int) -> Series:
+    return Series(name, [1, *range(every, every * count, every)], [0.0] * count, [float(at % 7) for at in range(count)])
+
+
+def test_what_is_measured_seldom_is_not_called_each_step() -> None:
+    few, many = probed("probe.head.rms", 50, 6), probed("probe.head.rms", 5, 60)
+    figure = plot_series({few.name: few}, few.name)
+    assert "every 50 steps" in words(figure)
+    assert len(marked(figure, "probe.head.rms measured").get_xdata()) == 6
+    assert "thin: every 5 steps, line: smoothed" in words(plot_series({many.name: many}, many.name))
+    both = {few.name: few, "probe.body.rms": replace(many, name="probe.body.rms")}
+    assert "thin: each measurement, line: smoothed" in words(plot_series(both, list(both)))
+
+
+def test_a_star_stands_for_all_series_that_fit() -> None:
+    record = {name: probed(name, 10, 5) for name in ("probe.a.rms", "probe.b.rms", "probe.b.norm")}
+    figure = plot_series(record, "probe.*.rms")
+    assert {"rms of a and b", "a", "b"} <= set(words(figure))
+    with pytest.raises(SettingError, match=r'no series "probe.*.std" to plot'):
+        plot_series(record, "probe.*.std")
+
+
+def test_what_was_said_is_drawn_as_it_was_in_each_step() -> None:
+    clip = Series("setting.clip_norm", list(range(1, 41)), [0.0] * 40, [1.0] * 10 + [2.0] * 10 + [math.inf] * 20)
+    figure = plot_series({clip.name: clip}, clip.name)
+    (line,) = figure.axes[0].get_lines()
+    assert line.get_drawstyle() == "steps-pre"
+    assert line.get_ydata()[:20].tolist() == clip.values[:20]
+    assert np.isnan(line.get_ydata()[20:]).all()
+    assert not {"not finite", "line: smoothed"} & set(words(figure))
+
+
+def test_the_rate_of_the_call_is_not_drawn_where_no_array_has_it() -> None:
+    ruled = [Series(f"setting.learning_rate[{part}]", [1, 2], [0.0, 0.0], [0.3, 0.2]) for part in ("a", "everything")]
+    figure = plot_rates(History([Series("rate", [1, 2], [0.0, 0.0], [1.0, 1.0]), *ruled]))
+    assert len(figure.axes[0].get_lines()) == 1

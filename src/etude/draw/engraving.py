@@ -6,37 +6,30 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, pairwise
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from etude.draw import lanes, paper
+from etude.draw.key import draw_key
 from etude.draw.lanes import Lane
-from etude.draw.score import Numbers, Score, checked, opening, score
+from etude.draw.layout import BOTTOM, EDGE, TOP, WIDTH, Layout
+from etude.draw.scale import Scale
+from etude.draw.score import Score, checked, opening, score
 from etude.values.progress import Progress
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH: Final = 10.0  # inches, as the next six
-TOP: Final = 0.74
-BOTTOM: Final = 0.55
-EDGE: Final = 0.3
-REMARKS: Final = 0.6
+REMARKS: Final = 0.6  # inches, as the next
 APART: Final = 0.3
-KEY: Final = 1.5
-LEVELS: Final = 256
-FAINTEST: Final = 1e-4  # of the greatest rate: what is below is drawn as light as this
 NOTE: Final = 0.74  # of a row's height
 THINNEST: Final = 0.1  # of a note's height: what moves seldom must be seen
 SPACE: Final = 0.07  # of a step's width, on either side of a note that can be counted
 COUNTED: Final = 64  # steps up to which each is a note of its own
-FEW_RATES: Final = 4
 MOST_EPOCHS: Final = 30
-LONGEST_NAME: Final = 36
 
 
 def plot_score(
@@ -82,141 +75,11 @@ def plot_score(
     _label(panels[0], layout)
     _remark(panels[-1], whole, layout)
     paper.title(panels[0], title or "Score", _told(len(names), scale), -72 * (layout.left - EDGE))
-    _key(figure, scale)
+    draw_key(figure, scale)
     return paper.save(figure, path)
 
 
-# colours
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """From rates to colours.
-
-    Attributes:
-        low, high: the magnitudes of the lightest and the darkest; `least` may be smaller, and is as light as `low`.
-        few: the rates themselves, ascending, where they are so few that the key can show each.
-        rises, climbs: whether there are rates that descend the loss (not negative), and rates that climb it.
-    """
-
-    low: float
-    high: float
-    few: tuple[float, ...]
-    least: float
-    rises: bool
-    climbs: bool
-
-    @classmethod
-    def of(cls, table: Numbers) -> Scale:
-        """The scale for all rates in `table` (NaN where held); a rate of zero is drawn as the lightest."""
-        moving = np.unique(table[np.isfinite(table)])
-        values = sorted({float(f"{value:.6g}") for value in moving})
-        high = max((abs(value) for value in values), default=0.0) or 1.0
-        least = min((abs(value) for value in values), default=0.0)
-        if len(values) <= FEW_RATES:
-            low, few = min((abs(value) for value in values if value), default=high), tuple(values)
-        else:
-            low, few = min(_usual_least(line, high) for line in table), ()
-        rises, climbs = bool((moving >= 0).any()), bool((moving < 0).any())
-        return cls(max(low, high * FAINTEST), high, few, least, rises, climbs)
-
-    @property
-    def logarithmic(self) -> bool:
-        """Rates that span more than ten times are told apart by their logarithm."""
-        return self.high > 10 * self.low
-
-    def levels(self, rates: Numbers) -> NDArray[np.int64]:
-        """From 0 (lightest) to 255 for each rate, by its magnitude."""
-        sizes = np.minimum(np.abs(rates), self.high)
-        if self.least == self.high:
-            shares = np.full_like(sizes, 0.62)
-        elif self.logarithmic:
-            shares = np.log(np.maximum(sizes, self.low) / self.low) / math.log(self.high / self.low)
-        else:
-            shares = sizes / self.high
-        levels: NDArray[np.int64] = np.rint(shares * (LEVELS - 1)).astype(np.int64)
-        return levels
-
-    def colours(self, rates: Numbers) -> NDArray[np.float64]:
-        """Red, green, blue and opacity for each rate."""
-        levels = self.levels(rates)
-        rising, climbing = paper.ramp(paper.RISING)(levels), paper.ramp(paper.CLIMBING)(levels)
-        picked: NDArray[np.float64] = np.where((rates < 0)[..., None], climbing, rising)
-        return picked
-
-
-def _usual_least(line: Numbers, default: float) -> float:
-    """The magnitude below which a row is in a tenth of its steps: the first of a warm-up must not stretch the scale."""
-    sizes = np.abs(line[np.isfinite(line) & (line != 0)])
-    return float(np.quantile(sizes, 0.1)) if len(sizes) else default
-
-
 # places
-
-
-@dataclass(frozen=True, slots=True)
-class System:
-    """Neighbouring rows of one module, from `start` on, by the names they have in it (or one row by its full name)."""
-
-    module: str
-    start: int
-    labels: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where things are.
-
-    Attributes:
-        places: middles of the rows, in row heights. pitch: a row's height in inches.
-        size: of names, in points. inner: width of the names inside modules, in points.
-        left: width of all names, in inches. below: height of what stands under the staves, in inches.
-    """
-
-    systems: tuple[System, ...]
-    places: tuple[float, ...]
-    pitch: float
-    size: float
-    inner: float
-    left: float
-    below: float = 0.0
-
-    @classmethod
-    def of(cls, whole: Score) -> Layout:
-        """Room for all rows: generous for few, tight for many, a little more between modules."""
-        systems = tuple(_systems(whole.labels))
-        pitch = float(np.interp(len(whole.labels), (8, 40), (0.27, 0.19)))
-        size = float(np.interp(len(whole.labels), (8, 40), (8.5, 7)))
-        gap = 0.4 if len(systems) < len(whole.labels) else 0.0
-        places = tuple(one.start + row + gap * at for at, one in enumerate(systems) for row in range(len(one.labels)))
-        inner = _widest([label for one in systems if one.module for label in one.labels], size)
-        alone = _widest([one.labels[0] for one in systems if not one.module], size)
-        outer = _widest([one.module for one in systems if one.module], size)
-        return cls(systems, places, pitch, size, inner, EDGE + (max(alone, outer + inner + 14) + 8) / 72)
-
-    @property
-    def height(self) -> float:
-        """Of all staves, in inches."""
-        return (self.places[-1] + 1) * self.pitch
-
-
-def _systems(labels: Sequence[str]) -> Iterator[System]:
-    start = 0
-    for module, members in groupby(labels, key=lambda label: label.rpartition(".")[0]):
-        names = list(members)
-        if module and len(names) > 1:
-            yield System(_clipped(module), start, tuple(name[len(module) + 1 :] for name in names))
-        else:
-            yield from (System("", start + row, (_clipped(name),)) for row, name in enumerate(names))
-        start += len(names)
-
-
-def _clipped(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else "…" + name[1 - LONGEST_NAME :]
-
-
-def _widest(names: Sequence[str], size: float) -> float:
-    return max((paper.width_in_points(name, size) for name in names), default=0.0)
 
 
 def _panels(figure: Figure, layout: Layout, whole: Score, first: Score | None) -> Iterator[tuple[Axes, Score]]:
@@ -419,44 +282,3 @@ def _remark(axes: Axes, whole: Score, layout: Layout) -> None:
             _beside(axes, f"{whole.counts[row]} arrays", place, 11, layout.size - 0.5, paper.SOFT)
         elif (whole.rates[row] < 0).any():
             _beside(axes, "climbs", place, 11, layout.size - 0.5, paper.CLIMBING[3])
-
-
-def _key(figure: Figure, scale: Scale) -> None:
-    """What the colours mean, at the top right."""
-    if not (scale.rises or scale.climbs):
-        return
-    height = figure.get_figheight()
-    width = KEY * (0.45 * len(scale.few) if scale.few else 1 + scale.climbs * scale.rises * 0.6)
-    box = ((WIDTH - EDGE - width) / WIDTH, 1 - 0.36 / height, width / WIDTH, 0.11 / height)
-    axes = figure.add_axes(box, label="key")
-    paper.bare(axes)
-    values = np.array(scale.few) if scale.few else _key_values(scale)
-    axes.imshow(scale.colours(values)[None], aspect="auto", extent=(0, len(values), 0, 1), interpolation="nearest")
-    axes.set_yticks([])
-    places, words = _key_ticks(scale, len(values))
-    axes.set_xticks(places, words)
-    axes.tick_params(length=0, pad=3, labelsize=7.5)
-    if scale.few:
-        axes.vlines(range(1, len(values)), 0, 1, color=paper.PAPER, linewidth=3)
-    axes.annotate("learning rate", (0, 0.5), (-7, 0), xycoords="axes fraction", textcoords="offset points", ha="right",
-                  va="center_baseline", fontsize=8, fontfamily=paper.FONT, color=paper.SOFT)  # fmt: skip
-
-
-def _key_values(scale: Scale) -> Numbers:
-    """Rates from the greatest that climbs to the greatest that descends."""
-    space = np.geomspace if scale.logarithmic else np.linspace
-    up = space(scale.low, scale.high, 128)
-    parts = ([-up[::-1]] if scale.climbs else []) + ([up] if scale.rises else [])
-    return np.concatenate(parts)
-
-
-def _key_ticks(scale: Scale, length: int) -> tuple[list[float], list[str]]:
-    if scale.few:
-        return [index + 0.5 for index in range(length)], [paper.short(value) for value in scale.few]
-    low, high = paper.short(scale.low), paper.short(scale.high)
-    cut = scale.least < scale.low * (1 - 1e-9)
-    if not scale.climbs:
-        return [0, length], [f"≤ {low}" if cut else low, high]
-    if not scale.rises:
-        return [0, length], [paper.short(-scale.high), paper.short(-scale.low)]
-    return [0, length / 2, length], [paper.short(-scale.high), f"±{low}", high]

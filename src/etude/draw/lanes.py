@@ -30,6 +30,7 @@ SMALL: Final = 6.5  # of numbers
 SHARE: Final = 0.55  # of a lane's height: the way from the least to the greatest value
 MOST: Final = 12
 LONGEST: Final = 36
+OFF: Final = "off"  # what a bound that is infinite is called, as in the table of a plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,8 @@ class Lane:
     """One line.
 
     Attributes:
-        label: at the left. values: a number or NaN for each step. words: for values that are text, those texts, in
-            the order in which they come up; else nothing.
+        label: at the left. values: a number for each step; NaN where there is none, infinity where a bound is none.
+        words: for values that are text, those texts, in the order in which they come up; else nothing.
     """
 
     label: str
@@ -55,10 +56,8 @@ class Lane:
     def heights(self) -> NDArray[np.float64]:
         """The values as shares of a lane, from its bottom; one that never changes is in the middle."""
         low, high = self.ends
-        span = high - low
-        shares = (
-            (np.clip(self.values, low, high) - low) / span if span else np.where(np.isfinite(self.values), 0.5, np.nan)
-        )
+        span, finite = high - low, np.isfinite(self.values)
+        shares = (np.where(finite, self.values, np.nan) - low) / span if span else np.where(finite, 0.5, np.nan)
         return (1 - SHARE) / 2 + SHARE * shares
 
     @property
@@ -160,8 +159,8 @@ def _lane(label: str, values: Sequence[Any]) -> Lane:
 
 
 def _words(axes: Axes, lane: Lane, row: int, clock: NDArray[np.float64]) -> None:
-    """Texts where each of them begins, as far as there is room."""
-    if not lane.words:
+    """Texts where each of them begins, as far as there is room; "off" where a bound ends."""
+    if not lane.words and not np.isinf(lane.values).any():
         return
     near, far = axes.get_xlim()
     figure = axes.get_figure(root=True)
@@ -170,11 +169,12 @@ def _words(axes: Axes, lane: Lane, row: int, clock: NDArray[np.float64]) -> None
     free, at = near, 0
     for value, stretch in groupby(lane.values):
         start, at = clock[at], at + len(list(stretch))
-        if not np.isfinite(value) or start < free or start >= far:
+        off = np.isinf(value)
+        if not (off or (lane.words and np.isfinite(value))) or start < free or start >= far:
             continue
-        word = lane.words[int(value)]
-        down = row + 1 - lane.heights[at - 1]
-        over, side = (2, "bottom") if value == 0 else (-2, "top")
+        word = OFF if off else lane.words[int(value)]
+        down = row + 1 - ((1 - SHARE) / 2 if off else lane.heights[at - 1])
+        over, side = (2, "bottom") if off or value == 0 else (-2, "top")
         axes.annotate(word, (start, down), (3, over), textcoords="offset points", fontsize=SIZE, va=side,
                       fontfamily=paper.FONT, color=paper.SOFT, zorder=4)  # fmt: skip
         free = start + (paper.width_in_points(word, SIZE) + 8) * point

@@ -43,6 +43,13 @@ def ramp(colours: Sequence[str]) -> Colormap:
     return LinearSegmentedColormap.from_list("etude", list(colours))
 
 
+def hue(index: int, count: int) -> str:
+    """The colour of a line: one of the hues where `count` of them are few, else of one ramp from first to last."""
+    from matplotlib.colors import to_hex
+
+    return HUES[index] if count <= len(HUES) else to_hex(ramp(RISING[1:])(index / (count - 1)))
+
+
 def bare(axes: Axes) -> None:
     """Paper without a frame: words and short ticks only."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator

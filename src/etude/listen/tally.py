@@ -261,8 +261,9 @@ def validation_words(tally: Tally) -> str:
 
 
 def best_words(tally: Tally) -> str:
-    """ "loss 0.3871 at epoch 7": the first of the best scores, "loss" if it is among them."""
-    name = "loss" if "loss" in tally.best else next(iter(tally.best))
+    """ "loss 0.3871 at epoch 7": the score by which the best is chosen, else "loss" or the first."""
+    said = str(tally.summary.get("best_by"))
+    name = next((one for one in (said, "loss") if one in tally.best), next(iter(tally.best)))
     return f"{name} {number(tally.best[name])} at {tally.best_at}"
 
 
