@@ -76,10 +76,10 @@ class Faults:
     def __bool__(self) -> bool:
         return bool(self._found)
 
-    def take(self, check: Callable[..., T], *given: Any) -> T:
-        """What `check(*given)` returns; None if it raises an error of this library, which is kept."""
+    def take(self, check: Callable[..., T], *given: Any, **options: Any) -> T:
+        """What `check(*given, **options)` returns; None if it raises an error of this library, which is kept."""
         try:
-            return check(*given)
+            return check(*given, **options)
         except EtudeError as error:
             known = set(map(str, self._found))
             self._found += [each for each in error.faults or (error,) if str(each) not in known]

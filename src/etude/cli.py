@@ -22,7 +22,7 @@ from etude.errors import EtudeError, PlanError, SettingError, nearest
 from etude.experiment import Experiment, build, described
 from etude.keep.inspecting import listing, look
 from etude.outcome import carry_out, check, finished, prepare, taken, tell_finished
-from etude.run.check import Checked
+from etude.run.checked import Checked
 from etude.run.foreseen import foresee
 from etude.run.run import Run
 from etude.telling import of_file, of_folder

@@ -118,7 +118,8 @@ class NonFiniteError(EtudeError, ArithmeticError):
 
 
 class OutOfMemoryError(EtudeError, MemoryError):
-    """There is not enough memory for one sample of a batch, which cannot be split any more; nothing was changed.
+    """There is not enough memory for one sample of a batch (of a net with batch norm: for two), which cannot be split
+    any more; nothing was changed.
 
     Attributes:
         step: the number of the step (1 for the first).

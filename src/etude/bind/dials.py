@@ -156,6 +156,12 @@ def knobs_of(owner: Any) -> list[str]:
 
 def refuse_name(name: object) -> str:
     """The name of an attribute, or SettingError where it can be none."""
+    if isinstance(name, str) and all(each.isidentifier() or each == "*" for each in name.split(".")) and "." in name:
+        place, _, own = name.rpartition(".")
+        raise SettingError(
+            f"knobs: {name!r} is a path: the attribute stands first, and where it is on the left of a rule. Write "
+            f"knobs={{{own!r}: {{{place!r}: ...}}}}, or for an object of your own {{{own!r}: [(object, ...)]}}."
+        )
     if not isinstance(name, str) or not name.isidentifier():
         raise SettingError(f"knobs: {name!r} is no name of an attribute. Write knobs={{'p': {{nn.Dropout: 0.1}}}}.")
     if name == "training":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -178,6 +178,9 @@ def _absent(
 ) -> str:
     """Why no attribute of a name can be written, and what there is instead."""
     owners = [owner for owner, _, _ in places]
+    if isinstance(owners[0], Mapping):
+        kept = "types.SimpleNamespace(...) or an object of your own"
+        return f"{places[0][1]} has entries, and a knob is an attribute. Keep the numbers in {kept}."
     if have:
         owner, where, _ = have[0]
         held = getattr(owner, name)

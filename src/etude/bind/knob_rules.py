@@ -112,9 +112,9 @@ def _pairs(attribute: str, literal: Any) -> list[tuple[Any, Any]]:
         return list(literal.items())
     if isinstance(literal, Rules):
         return list(literal)
-    if not isinstance(literal, list):
+    if not isinstance(literal, list | tuple):
         return [(everything, literal)]
-    if all(isinstance(pair, tuple) and len(pair) == 2 for pair in literal):
+    if isinstance(literal, list) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in literal):
         return literal
     raise SettingError(
         f"knobs: {attribute!r} is given {literal!r}: neither a value nor a list of pairs (part or object, value). "

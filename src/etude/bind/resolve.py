@@ -23,6 +23,7 @@ def resolve(
     rules: Mapping[str, Rules],
     update_schedule: Schedule | None = None,
     only: Part | None = None,
+    *,
     strict: bool = False,
     own: Mapping[str, Mapping[str, Schedule]] = MappingProxyType({}),
     held: Collection[str] = (),

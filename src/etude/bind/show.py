@@ -26,6 +26,8 @@ _SHOWN = 60
 """Steps at which a run is looked at of which nobody knows how many it has."""
 _RULE = 64
 """Characters of a rule that a table shows."""
+_RULES = 96
+"""Characters of all rules of an array that it shows."""
 
 
 def progress_at(extent: Extent, step: float) -> Progress:
@@ -108,17 +110,17 @@ def show(table: Table, extent: Extent | None = None, acts: Callable[[Progress], 
     for index, name in enumerate(table.names):
         choices = table.choices[name]
         cells = [_now_peak_end(choices[s], moments, "held" if s == RATE else "off") for s in settings]
-        rules = dict.fromkeys(_short(choices[s].rule) for s in settings if choices[s].rule != "no rule")
-        rule = "; ".join(rules) or "no rule"
+        rules = dict.fromkeys(_cut(choices[s].rule, _RULE) for s in settings if choices[s].rule != "no rule")
+        rule = _cut("; ".join(rules) or "no rule", _RULES)
         rows.append([name, _shape(table, name), *cells, rule, _steps_text(~np.isnan(moving[index]), moments)])
     notes = [f"frozen statistics: {', '.join(table.frozen_buffers)}"] if table.frozen_buffers else []
     notes += [f"never decides (covered by earlier rules): {text}" for text in table.covered]
     return "\n".join([*_aligned([head, *rows]), *notes])
 
 
-def _short(rule: str) -> str:
-    """A rule as a table has room for it; `why` says it whole."""
-    return rule if len(rule) <= _RULE else f"{rule[: _RULE - 3]}..."
+def _cut(rules: str, most: int) -> str:
+    """Rules as a table has room for them; `why` says them whole."""
+    return rules if len(rules) <= most else f"{rules[: most - 3]}..."
 
 
 def decayed(table: Table) -> list[str]:

@@ -26,7 +26,7 @@ from etude.values.schedule import Constant, Schedule
 from etude.values.tree import Tree, has_shape
 
 RATE = "learning_rate"
-_KEPT = 512
+SETS_KEPT = 512
 """How many sets of moving arrays are remembered; more come up only at random, or where parts are made at each step."""
 _UNKNOWN = Extent()
 Memory: TypeAlias = Mapping[Schedule, Any]
@@ -212,7 +212,7 @@ class Table:
         key = (place, live)
         found = self._moving.get(key)
         if found is None:
-            if len(self._moving) >= _KEPT:
+            if len(self._moving) >= SETS_KEPT:
                 self._moving.clear()
                 self._sets.clear()
             made = self._find_moving(place, live)
@@ -277,7 +277,7 @@ class Table:
         """What moves, without some arrays (given by index)."""
         key = (moving, left_out)
         if key not in self._less:
-            if len(self._less) >= _KEPT:
+            if len(self._less) >= SETS_KEPT:
                 self._less.clear()
             groups = (Group(g.row, tuple(i for i in g.indices if i not in left_out)) for g in moving.groups)
             kept = tuple(i for i in moving.indices if i not in left_out)

@@ -82,11 +82,17 @@ class Assembly:
     def batches(self, cursor: Cursor, stop: int | None) -> Iterator[Batch]:
         """The batches from `cursor` on, up to epoch `stop`."""
         self._lost = {place: lost for place, lost in self._lost.items() if place < cursor}
+        made = self._made(self._places(cursor, stop))
+        return made if self._source.unreadable == "raise" else self._without_lost(made)
+
+    def _made(self, places: Iterator[_Place]) -> Iterator[Batch]:
         # Workers are told of batches before they give any back, in the same order.
         ahead: deque[_Place] = deque()
-        read = self._read(_noted(self._places(cursor, stop), ahead))
-        made = (self._batch(ahead.popleft(), each) for each in read)
-        return made if self._source.unreadable == "raise" else self._without_lost(made)
+        failed: list[Exception] = []
+        for each in self._read(_noted(places, ahead, failed)):
+            yield self._batch(ahead.popleft(), each)
+        if failed:
+            raise failed[0]
 
     def report(self, epoch: int) -> Report:
         """What is in an epoch."""
@@ -214,8 +220,14 @@ class Assembly:
             yield waiting
 
 
-def _noted(places: Iterator[_Place], ahead: deque[_Place]) -> Iterator[Wanted]:
-    """What is wanted, each place being noted when it is asked for."""
-    for place in places:
-        ahead.append(place)
-        yield place.wanted
+def _noted(places: Iterator[_Place], ahead: deque[_Place], failed: list[Exception]) -> Iterator[Wanted]:
+    """What is wanted, each place being noted when it is asked for.
+
+    An epoch that cannot be planned is told of in its turn: not to those who only read ahead, and may never come there.
+    """
+    try:
+        for place in places:
+            ahead.append(place)
+            yield place.wanted
+    except Exception as error:  # whatever it is, raised after the batches before it
+        failed.append(error)

@@ -36,6 +36,7 @@ class Even:
         size: int,
         total: int,
         samples: int,
+        *,
         shuffle: bool,
         seed: int,
         device: torch.device | None,

@@ -135,8 +135,18 @@ class Flow:
         self.samples = _samples(source, size, drop_last)
         self.tokens = _tokens(source, self.samples)
         if isinstance(source, Arrays | Items):
-            options = (self.shuffle, self.seed, self.device, self._workers, chunk, self._ranks)
-            return Even(source, size or 0, total or 0, self.samples or 0, *options)
+            return Even(
+                source,
+                size or 0,
+                total or 0,
+                self.samples or 0,
+                shuffle=self.shuffle,
+                seed=self.seed,
+                device=self.device,
+                workers=self._workers,
+                chunk=chunk,
+                ranks=self._ranks,
+            )
         assert isinstance(source, Stream)
         return Passing(source, size, total, drop_last, self.seed, self.device)
 

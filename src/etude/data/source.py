@@ -34,7 +34,7 @@ from etude.data.order import division
 from etude.data.streams import Stream, stream_of_batches, stream_of_items, stream_of_loader
 from etude.errors import DataError
 
-__all__ = ["Arrays", "Items", "Source", "Stream", "check_finite", "source", "split_validation"]
+__all__ = ["Arrays", "Items", "Source", "Stream", "check_finite", "check_round_length", "source", "split_validation"]
 
 
 def source(data: Any, *, round_length: int | None = None) -> Source:
@@ -55,8 +55,7 @@ def source(data: Any, *, round_length: int | None = None) -> Source:
     Raises:
         DataError: empty data, lengths that differ, an unknown form, a missing or useless round length.
     """
-    if round_length is not None and (type(round_length) is not int or round_length < 1):
-        raise DataError(f"round_length={round_length!r} is no number of batches. Write a whole number from 1 on.")
+    check_round_length(round_length)
     made = _recognised(data, round_length)
     if isinstance(made, Assembled) and made.stock.forward and round_length is not None:
         return replace(made, round_length=round_length)
@@ -66,6 +65,13 @@ def source(data: Any, *, round_length: int | None = None) -> Source:
             "make an epoch. Leave round_length out."
         )
     return made
+
+
+def check_round_length(given: int | None) -> int | None:
+    """A number of batches in an epoch, or None; DataError where it is something else."""
+    if given is not None and (type(given) is not int or given < 1):
+        raise DataError(f"round_length={given!r} is no number of batches. Write a whole number from 1 on.")
+    return given
 
 
 def _recognised(data: Any, round_length: int | None) -> Source:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from etude.arguments import Faults
@@ -227,14 +228,32 @@ def _check_made(decision: Decision, tree: Tree) -> None:
     assert decision.how is not None
     unit: Unit = unit_of(tree, decision.name)
     why = (_old_weight_norm(tree, decision.name) if decision.how.draws else "") or decision.how.refuse(unit)
+    why = why or _overflow(decision.how, unit, tree)
     if why:
         raise SettingError(
-            f"initialize: {_said(decision.entry, decision.how)} cannot make {unit.name!r} of shape {unit.shape}, which "
+            f"initialize: {said(decision.entry, decision.how)} cannot make {unit.name!r} of shape {unit.shape}, which "
             f"{why}. Write a part that leaves it out, or a rule for it before: {{{unit.name!r}: 0, ...}}."
         )
 
 
-def _said(entry: Entry | None, how: Initialiser) -> str:
+def _overflow(how: Initialiser, unit: Unit, tree: Tree) -> str:
+    """Why values are not finite in the type of an array that is trained, as the end of a sentence; "" if they are."""
+    dtype = unit.array.dtype
+    if not dtype.is_floating_point or not is_trained(unit, tree):
+        return ""
+    largest = how.largest(unit)
+    if largest <= torch.finfo(dtype).max:
+        return ""
+    return f"holds {dtype}, in which numbers up to {largest:.3g} are not finite" if largest > 0 else "holds NaN by now"
+
+
+def is_trained(unit: Unit, tree: Tree) -> bool:
+    """Whether a unit is trained: a mask or a table beside may hold infinities."""
+    return any(tree.arrays[part].requires_grad for part in unit.parts)
+
+
+def said(entry: Entry | None, how: Initialiser) -> str:
+    """An initialiser and the part that it is for, in words."""
     return f"{how!r} of {entry.place!r}" if isinstance(entry, Rule | Fresh) else repr(how)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from etude.arguments import named
 from etude.errors import SettingError, nearest
-from etude.initial.initialiser import Constant, Drawn, Initialiser, axes, number
+from etude.initial.initialiser import NEVER_SEEN, Constant, Drawn, Initialiser, axes, number
 from etude.initial.units import Layout
 
 _LEFT = 0.87962566103423978
@@ -39,6 +39,9 @@ class Normal(Drawn):
     def draw(self, block: Tensor, into: int, out: int, layout: Layout, generator: torch.Generator) -> None:
         _normal(block, self.mean, self.std, self.truncated, generator)
 
+    def bound(self, into: int, out: int) -> float:
+        return abs(self.mean) + (_CUT if self.truncated else NEVER_SEEN) * self.std
+
     def __repr__(self) -> str:
         mean = f", mean={self.mean!r}" if self.mean else ""
         return f"{'truncated_normal' if self.truncated else 'normal'}({self.std!r}{mean})"
@@ -55,6 +58,10 @@ class Uniform(Drawn):
     def draw(self, block: Tensor, into: int, out: int, layout: Layout, generator: torch.Generator) -> None:
         block.uniform_(self.low, self.high, generator=generator)
 
+    def bound(self, into: int, out: int) -> float:
+        # torch draws from the width between them, which has to be a number as well.
+        return max(abs(self.low), abs(self.high), self.high - self.low)
+
     def __repr__(self) -> str:
         return f"uniform({self.low!r}, {self.high!r})"
 
@@ -69,13 +76,19 @@ class VarianceScaling(Drawn):
     distribution: str
 
     def draw(self, block: Tensor, into: int, out: int, layout: Layout, generator: torch.Generator) -> None:
-        fan = {"fan_in": into, "fan_out": out, "fan_avg": (into + out) / 2}[self.mode]
-        std = sqrt(self.scale / fan)
+        std = self._std(into, out)
         if self.distribution == "uniform":
             block.uniform_(-sqrt(3) * std, sqrt(3) * std, generator=generator)
         else:
             cut = self.distribution == "truncated_normal"
             _normal(block, 0.0, std / _LEFT if cut else std, cut, generator)
+
+    def bound(self, into: int, out: int) -> float:
+        return NEVER_SEEN * self._std(into, out)
+
+    def _std(self, into: int, out: int) -> float:
+        fan = {"fan_in": into, "fan_out": out, "fan_avg": (into + out) / 2}[self.mode]
+        return sqrt(self.scale / fan)
 
     def __repr__(self) -> str:
         known = _SHORT.get((self.scale, self.mode, self.distribution))
@@ -92,6 +105,9 @@ class Sparse(Drawn):
 
     def draw(self, block: Tensor, into: int, out: int, layout: Layout, generator: torch.Generator) -> None:
         nn.init.sparse_(block, self.sparsity, self.std, generator=generator)
+
+    def bound(self, into: int, out: int) -> float:
+        return NEVER_SEEN * self.std
 
     def misfit(self, dimensions: int) -> str:
         return "" if dimensions == 2 else f"has {axes(dimensions)}, and a sparse matrix has 2"

@@ -11,7 +11,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from etude.arguments import named, named_class
 from etude.errors import EtudeError, SettingError
-from etude.initial.deciding import Decision, decide
+from etude.initial.deciding import Decision, decide, is_trained, said
 from etude.initial.entries import InitialLike as InitialLike
 from etude.initial.entries import entries
 from etude.initial.finding import Finding
@@ -126,7 +126,7 @@ class _Meeting:
         for name, unit in self._units.items():
             how = cast("Initialiser", self.decided[name].how)
             if unit.parts[0] == name and (how.late or unit.owner):
-                self._through(unit, how.make(unit, self.seed))
+                self._through(unit, self._made(name, unit, how), how)
 
     @torch.no_grad()
     def write(self) -> None:
@@ -136,7 +136,7 @@ class _Meeting:
         for name, unit in self._units.items():
             how = cast("Initialiser", self.decided[name].how)
             if unit.parts[0] == name and (how.late or unit.owner):
-                ready |= self._through(unit, how.make(unit, self.seed))
+                ready |= self._through(unit, self._made(name, unit, how), how)
         for name, made in self.decided.items():
             if made.how is not None and name not in ready:
                 ready[name] = made.how.make(self._units[name], self.seed)
@@ -164,7 +164,19 @@ class _Meeting:
         assert old is not None
         return grown(own.detach().cpu() if rest is None else rest.to(own.dtype), array.cpu(), new, old)
 
-    def _through(self, unit: Unit, value: Tensor) -> dict[str, Tensor]:
+    def _made(self, name: str, unit: Unit, how: Initialiser) -> Tensor:
+        """What an initialiser makes of a unit, once it is known to be finite where it is trained."""
+        value = how.make(unit, self.seed)
+        if is_trained(unit, self.tree) and not bool(torch.isfinite(value).all()):
+            kind = "NaN" if bool(value.isnan().any()) else "infinity"
+            raise SettingError(
+                f"initialize: {said(self.decided[name].entry, how)} gives {unit.name!r}, of shape {unit.shape}, {kind} "
+                f"at {_first(~torch.isfinite(value))}. Nothing was changed. Let it give finite numbers to what is "
+                "trained."
+            )
+        return value
+
+    def _through(self, unit: Unit, value: Tensor, how: Initialiser) -> dict[str, Tensor]:
         """The arrays of the net that make a unit have this value, by name."""
         if not unit.owner:
             return {unit.name: value}
@@ -176,11 +188,16 @@ class _Meeting:
         except Exception as error:
             if isinstance(error, EtudeError):
                 raise
-            makers = ", ".join(type(each).__name__ for each in listed)
             raise SettingError(
-                f"initialize: {unit.name!r} is made by {makers}, which cannot be given a value: "
+                f"initialize: {unit.name!r} is made by {_makers(listed)}, which cannot be given a value: "
                 f"{type(error).__name__}: {error}. Leave it out, and set it in the program."
             ) from error
+        if is_trained(unit, self.tree) and not bool(torch.isfinite(twin.eval()()).all()):
+            raise SettingError(
+                f"initialize: {unit.name!r} is made by {_makers(listed)}, which makes of {how!r} numbers that are not "
+                "finite: zeros have no direction. Nothing was changed. Give it other values, or put the "
+                "parametrisation on afterwards."
+            )
         made = Tree(twin).arrays
         names = {name: name.removeprefix(f"{unit.owner}.") for name in self.tree.below(unit.owner)}
         return {name: made[own].detach() for name, own in names.items() if own in made and self._is_free(name, unit)}
@@ -224,6 +241,10 @@ class _Meeting:
         return "grown", source, f"grown: {found.source} of {was}{rest}{cast_to}"
 
 
+def _makers(listed: ParametrizationList) -> str:
+    return ", ".join(type(each).__name__.lstrip("_") for each in listed)
+
+
 def _put(twin: ParametrizationList, value: Tensor) -> None:
     """Give a parametrisation what makes it give this value."""
     made: Any = value
@@ -238,6 +259,11 @@ def _put(twin: ParametrizationList, value: Tensor) -> None:
         twin.train()
         for _ in range(_SETTLING):
             twin()
+
+
+def _first(found: Tensor) -> tuple[int, ...]:
+    """Where the first true element is."""
+    return tuple(int(place) for place in found.nonzero()[0])
 
 
 def _bare(dtype: torch.dtype) -> str:

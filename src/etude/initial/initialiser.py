@@ -47,9 +47,16 @@ class Initialiser(ABC):
         """Whether it may fail in what only making the values shows."""
         return False
 
+    def largest(self, unit: Unit) -> float:
+        """A number that no value exceeds, by its absolute value; 0 where that is known only once they are made."""
+        return 0.0
+
 
 class Drawn(Initialiser):
-    """Values drawn block by block: what an LSTM or an attention keeps side by side has fans of its own."""
+    """Values drawn block by block: what an LSTM or an attention keeps side by side has fans of its own.
+
+    The row of an embedding that stands for padding stays 0, since nothing would ever train it.
+    """
 
     __slots__ = ()
 
@@ -61,7 +68,10 @@ class Drawn(Initialiser):
         if layout.blocks > 1 and shape:
             shape[0] //= layout.blocks
         made = [self._block(torch.empty(shape, dtype=dtype), layout, generator) for _ in range(layout.blocks)]
-        return torch.cat(made) if len(made) > 1 else made[0]
+        whole = torch.cat(made) if len(made) > 1 else made[0]
+        if layout.padding is not None:
+            whole[layout.padding] = 0
+        return whole
 
     def _block(self, block: Tensor, layout: Layout, generator: torch.Generator) -> Tensor:
         turned = layout.inputs_first and block.ndim > 1
@@ -83,9 +93,24 @@ class Drawn(Initialiser):
             return f"holds {unit.array.dtype}, and only real numbers are drawn"
         return self.misfit(len(unit.shape))
 
+    @final
+    def largest(self, unit: Unit) -> float:
+        shape = list(unit.shape)
+        if unit.layout.blocks > 1 and shape:
+            shape[0] //= unit.layout.blocks
+        return self.bound(*fans(tuple(shape), unit.layout))
+
+    @abstractmethod
+    def bound(self, into: int, out: int) -> float:
+        """A number that nothing drawn exceeds, given the fans; of a normal distribution what is never seen."""
+
     def misfit(self, dimensions: int) -> str:
         """Why arrays of so many dimensions cannot be drawn; "" if they can."""
         return ""
+
+
+NEVER_SEEN = 8.0
+"""So many standard deviations from the mean torch draws no number: single precision ends before."""
 
 
 def generator_of(seed: int, name: str) -> torch.Generator:
@@ -129,6 +154,9 @@ class Constant(Initialiser):
         whole = not (unit.array.is_floating_point() or unit.array.is_complex())
         return f"holds {unit.array.dtype}, and {self.value:g} is none" if whole and self.value % 1 else ""
 
+    def largest(self, unit: Unit) -> float:
+        return abs(self.value)
+
     def __repr__(self) -> str:
         return f"constant({self.value:g})" if float(f"{self.value:g}") == self.value else f"constant({self.value!r})"
 
@@ -149,6 +177,9 @@ class Scaled(Initialiser):
     def refuse(self, unit: Unit) -> str:
         whole = not (unit.array.is_floating_point() or unit.array.is_complex())
         return f"holds {unit.array.dtype}, which is not scaled" if whole else ""
+
+    def largest(self, unit: Unit) -> float:
+        return float(unit.array.detach().abs().max()) * abs(self.factor) if unit.array.numel() else 0.0
 
     def __repr__(self) -> str:
         return f"times({self.factor!r})"

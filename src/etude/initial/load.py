@@ -49,7 +49,7 @@ class Load:
         missing: arrays of the net that the file lacks and that no entry has: "error", or "fresh", which leaves them as
             they are made.
         of: of a checkpoint of this library "net", "best" or the name of an average; of a .pt file the key of the dict
-            with the arrays.
+            with the arrays, "state.model" where dicts lie in one another.
 
     Raises:
         SettingError: an option cannot have this value.

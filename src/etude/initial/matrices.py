@@ -27,6 +27,9 @@ class Orthogonal(Drawn):
     def draw(self, block: Tensor, into: int, out: int, layout: Layout, generator: torch.Generator) -> None:
         nn.init.orthogonal_(block, self.gain, generator=generator)
 
+    def bound(self, into: int, out: int) -> float:
+        return abs(self.gain)
+
     def misfit(self, dimensions: int) -> str:
         return "" if dimensions > 1 else f"has {axes(dimensions)}, and an orthogonal array has 2 or more"
 
@@ -46,6 +49,9 @@ class Identity(Drawn):
     def draw(self, block: Tensor, into: int, out: int, layout: Layout, generator: torch.Generator) -> None:
         nn.init.eye_(block).mul_(self.gain)
 
+    def bound(self, into: int, out: int) -> float:
+        return abs(self.gain)
+
     def misfit(self, dimensions: int) -> str:
         return "" if dimensions == 2 else f"has {axes(dimensions)}, and an identity has 2 (dirac is for kernels)"
 
@@ -63,6 +69,9 @@ class Dirac(Drawn):
     def draw(self, block: Tensor, into: int, out: int, layout: Layout, generator: torch.Generator) -> None:
         # The groups are along the first axis as the array is kept.
         nn.init.dirac_(block.transpose(0, 1) if layout.inputs_first else block, layout.groups)
+
+    def bound(self, into: int, out: int) -> float:
+        return 1.0
 
     def misfit(self, dimensions: int) -> str:
         fits = 3 <= dimensions <= 5
@@ -88,6 +97,9 @@ class Around(Initialiser):
         if self.count and (not length or length % self.count):
             return f"has a first axis of {length}, which is not {self.count} equal blocks"
         return self.inner.refuse(unit)
+
+    def largest(self, unit: Unit) -> float:
+        return self.inner.largest(self._told(unit))
 
     def _told(self, unit: Unit) -> Unit:
         layout = unit.layout

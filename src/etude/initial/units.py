@@ -26,12 +26,14 @@ class Layout:
         inputs_first: whether a block is (in, out, kernel...) instead of (out, in, kernel...).
         groups: into how many parts that have nothing to do with one another the channels of a convolution fall.
         sides: equal parts along the second axis, such as the two directions that the next layer of an LSTM reads.
+        padding: the row of an embedding that stands for padding, which is 0 and never trained; None: there is none.
     """
 
     blocks: int = 1
     inputs_first: bool = False
     groups: int = 1
     sides: int = 1
+    padding: int | None = None
 
 
 PLAIN = Layout()
@@ -102,6 +104,8 @@ def layout_of(module: object, key: str) -> Layout:
         return Layout(gates, sides=2 if both else 1)
     if isinstance(module, nn.MultiheadAttention) and key.startswith("in_proj"):
         return Layout(3)
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag) and key == "weight":
+        return Layout(padding=module.padding_idx)
     if isinstance(module, _ConvTransposeNd) and key == "weight":
         return Layout(inputs_first=True, groups=module.groups)
     if isinstance(module, _ConvNd) and key == "weight":

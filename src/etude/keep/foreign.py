@@ -20,12 +20,16 @@ from torch import Tensor
 from etude.errors import CheckpointError, StateError, nearest
 from etude.keep import disk
 from etude.keep.header import DTYPES, short
+from etude.step.states import some
 
 _PICKLES_FROM = (2, 10)
 """The first torch whose weights_only=True is without known holes (CVE-2025-32434, CVE-2026-24747)."""
 
 _UNDER = ("state_dict", "model_state_dict", "model", "net", "module")
 """Under what a .pt file may have the arrays of a net beside other things."""
+
+_DEEP = 4
+"""In how many dicts a dict of arrays is looked for."""
 
 _INDEX_BYTES = 100_000_000
 """An index that is larger is none."""
@@ -90,8 +94,9 @@ def pickled(path: str, of: str | None = None) -> dict[str, Tensor]:
         raise CheckpointError(path, "a .pt file that holds nothing but tensors", found, damaged=False) from error
     inside = _inside(path, content, of)
     if not _are_tensors(inside):
-        told = [key for key, own in content.items() if _are_tensors(own)] if isinstance(content, Mapping) else []
-        advice = f"; Load(..., of={told[0]!r}) would take what is under that" if told else ""
+        dicts = dict(_dicts(content) if of is None else _dicts(inside, f"{of}."))
+        sizes = {name: len(own) for name, own in dicts.items() if own and _are_tensors(own)}
+        advice = f"; Load(..., of={max(sizes, key=sizes.__getitem__)!r}) would take what is under that" if sizes else ""
         expected = "tensors by name, or a dict with such a dict under 'state_dict' or 'model'"
         found = f"a {type(inside).__name__} with other things in it{advice}"
         raise CheckpointError(path, expected, found, damaged=False)
@@ -101,13 +106,25 @@ def pickled(path: str, of: str | None = None) -> dict[str, Tensor]:
 def _inside(path: str, content: Any, of: str | None) -> Any:
     if not isinstance(content, Mapping):
         return content
-    if of is not None:
-        if of not in content:
-            known = [str(key) for key, own in content.items() if isinstance(own, Mapping)]
-            said = f"dicts under {', '.join(map(repr, known))}" if known else "no dicts in it"
+    if of is not None and of not in content:
+        known = dict(_dicts(content))
+        if of not in known:
+            told = [name for name, own in known.items() if _are_tensors(own)] or list(known)
+            said = f"dicts under {some(told)}" if told else "no dicts in it"
             raise StateError(f"{path} has no {of!r}: there are {said}.{nearest(of, known)}")
+        return known[of]
+    if of is not None:
         return content[of]
     return next((content[key] for key in _UNDER if isinstance(content.get(key), Mapping)), content)
+
+
+def _dicts(content: Any, before: str = "") -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """The dicts in a dict, each by the keys that lead to it, with dots between them."""
+    if isinstance(content, Mapping) and before.count(".") < _DEEP:
+        for key, own in content.items():
+            if isinstance(own, Mapping):
+                yield f"{before}{key}", own
+                yield from _dicts(own, f"{before}{key}.")
 
 
 def _are_tensors(content: Any) -> bool:

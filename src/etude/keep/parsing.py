@@ -95,7 +95,7 @@ class _Reading:
     def header(self, raw: bytearray, start: int) -> Header:
         whole = self._json(raw, "a header in JSON")
         ours = whole.pop("__metadata__", None)
-        if not isinstance(ours, dict) or not all(isinstance(text, str) for text in ours.values()):
+        if not isinstance(ours, dict) or not all(map(_is_text, (*ours, *ours.values()))):
             self._wrong("metadata that are texts", short(ours))
         others = self._json(ours.get("dtypes", "{}"), "dtypes in JSON")
         entries = self._entries(whole, others)
@@ -178,10 +178,12 @@ def _int(text: str) -> int:
     return int(text)
 
 
-def _is_text(name: str) -> bool:
-    """Whether a name can be written in UTF-8, which one with half a character cannot."""
+def _is_text(value: object) -> bool:
+    """Whether it is a text that can be written in UTF-8, which one with half a character cannot."""
+    if not isinstance(value, str):
+        return False
     try:
-        name.encode()
+        value.encode()
     except UnicodeEncodeError:
         return False
     return True

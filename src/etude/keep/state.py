@@ -67,11 +67,12 @@ def _is_save(value: Any) -> bool:
 
 def _is_best(value: Any) -> bool:
     always = {"score", "progress", "waiting", "judged", "last", "arrays"}
-    # Older files have neither tables nor knobs, nor looks that failed.
-    if not isinstance(value, Mapping) or set(value) - {"owed", "tables", "knobs"} != always:
+    # Older files have neither tables nor knobs, nor looks that failed, nor what looks were cut into.
+    if not isinstance(value, Mapping) or set(value) - {"owed", "tables", "knobs", "split"} != always:
         return False
     numbers = all(value[key] is None or _is_any_number(value[key]) for key in ("score", "judged", "last"))
-    return numbers and is_count(value["waiting"]) and (value["progress"] is None or _is_moment(value["progress"]))
+    counts = is_count(value["waiting"]) and is_count(value.get("split", 0))
+    return numbers and counts and (value["progress"] is None or _is_moment(value["progress"]))
 
 
 def _is_text(value: Any) -> bool:

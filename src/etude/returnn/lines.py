@@ -21,11 +21,21 @@ def piecewise_linear(points: Mapping[float, float], unit: Callable[[float], Span
         points: values by position: `{0: 1.0, 1000: 0.1}`. unit: what positions are counted in: `steps`, `epochs`, ...
 
     Raises:
-        SettingError: no points. ScheduleError: a position below 0, or a value that is no finite number.
+        SettingError: no points, a position that is no number, or a unit that is none. ScheduleError: a position below
+            0, or a value that is no finite number.
     """
     if not isinstance(points, Mapping) or not points:
         raise SettingError(
             f"piecewise_linear({points!r}): points are needed. Write piecewise_linear({{0: 1.0, 1000: 0.1}})."
+        )
+    if strange := [x for x in points if not is_number(x)]:
+        raise SettingError(
+            f"piecewise_linear({points!r}): a position is a number, not {strange[0]!r}. Write {{0: 1.0, 1000: 0.1}}."
+        )
+    if not callable(unit) or not isinstance(unit(1), Span):
+        raise SettingError(
+            f"piecewise_linear(unit={unit!r}): positions are counted in steps, epochs, samples, tokens or fraction, "
+            "which are functions. Write unit=epochs."
         )
     ordered = sorted(points.items())
     if len(ordered) == 1:

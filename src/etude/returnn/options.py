@@ -128,7 +128,7 @@ def _control(options: Mapping[str, Any]) -> str:
     if strangers := [name for name in options if name not in _KNOWN]:
         raise SettingError(" ".join(map(_stranger, strangers)))
     asked = options.get("learning_rate_control", "constant")
-    if asked not in _CONTROLS:
+    if not isinstance(asked, str) or asked not in _CONTROLS:
         raise SettingError(
             f"learning_rate_control={asked!r}: there is no such control. There are {', '.join(map(repr, _CONTROLS))}."
             f"{nearest(asked, _CONTROLS)}"
@@ -156,7 +156,7 @@ def _rates(options: Mapping[str, Any]) -> tuple[Any, dict[int, Any]]:
         raise SettingError(f"learning_rates={given!r}: a list from epoch 1, or a dict from epoch to rate, is needed.")
     pinned = dict(given) if isinstance(given, Mapping) else dict(enumerate(given, 1))
     for epoch, rate in pinned.items():
-        if not isinstance(epoch, int) or epoch < 1 or not is_number(rate):
+        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 1 or not is_number(rate):
             raise SettingError(
                 f"learning_rates={{{epoch!r}: {rate!r}}}: epochs are whole numbers from 1, and rates are numbers."
             )

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etude.bind.show import decayed
+from etude.bind.table import Choice
 from etude.data.assembled import Assembled
 from etude.draw import plots
 from etude.draw.score import score_steps
-from etude.run.check import Checked
+from etude.run.checked import Checked
 from etude.run.in_force import InForce
 from etude.run.pace import Pace
 from etude.run.played import played
@@ -30,6 +31,29 @@ if TYPE_CHECKING:
 
     from etude.run.history import History
     from etude.run.result import Result
+
+
+def summary(checked: Checked, resumed: str | None = None) -> dict[str, Any]:
+    """The facts of a run for its first event."""
+    tree = checked.works[0].stepper.table.tree
+    alone = len(checked.works) == 1
+    return {
+        "parameters": sum(p.numel() for p in checked.net.parameters()),
+        "trainable": sum(tree.arrays[name].numel() for name in tree.trainable if name not in checked.idle),
+        "steps": None if checked.extent.steps is None else int(checked.extent.steps),
+        "epochs": checked.extent.epochs,
+        "batch_size": checked.flow.batch_size,
+        "batches_per_epoch": checked.flow.batches_per_epoch,
+        "samples": checked.flow.samples,
+        "device": str(checked.device),
+        "precision": str(checked.plan.precision),
+        "seed": checked.plan.seed,
+        "optimizer": ", ".join(dict.fromkeys(work.stepper.name for work in checked.works)),
+        "updates": tuple(work.name for work in checked.works),
+        "terms": tuple(term for work in checked.works for term in work.names(alone)[1]),
+        "best_by": None if checked.evaluator is None else checked.evaluator.best_by,
+        "resumed": resumed,
+    }
 
 
 def show(checked: Checked) -> str:
@@ -51,10 +75,8 @@ def show(checked: Checked) -> str:
             lines.append(f"Update {work.name!r}:")
         lines.append(_loss_text(work))
         lines += _turn_text(work)
-        lines.append(
-            f"{work.stepper.name}: {', '.join(f'{k} {v}' for k, v in work.stepper.settings().items() if k != 'name')}"
-        )
-        acts = None if work.listens or work.update.turn is None else work.turns
+        lines.append(f"{work.stepper.name}: {_settings_text(work)}")
+        acts = None if work.turns.listens or work.update.turn is None else work.turns.at
         lines.append(work.stepper.table.show(extent, acts))
         lines += decayed(work.stepper.table)
     if checked.origins is not None:
@@ -87,7 +109,7 @@ def _batches(checked: Checked) -> str:
 
 def _loss_text(work: Work) -> str:
     """The terms of an update and their weights, where there is something to say."""
-    every = {term.name: term for term in (*work.losses.terms, *work.losses.looked.terms)}
+    every = {term.name: term for term in (*work.losses.terms, *work.losses.evaluation.terms)}
     terms = [term for term in every.values() if not term.error and term.only != "evaluation"]
     beside = [term for term in every.values() if term.error or term.only == "evaluation"]
     if len(terms) == 1 and terms[0].weight == constant(1.0):
@@ -104,9 +126,22 @@ def _turn_text(work: Work) -> list[str]:
     if turn is None or turn == constant(True) or turn == constant(1):
         return []
     if not turn.constant:
-        return [f"turn: {turn!r}" + (", which only the run can tell" if work.listens else "")]
-    times = work.turns(Progress())
+        return [f"turn: {turn!r}" + (", which only the run can tell" if work.turns.listens else "")]
+    times = work.turns.at(Progress())
     return [f"turn: {times} times in each step" if times else "turn: never"]
+
+
+def _settings_text(work: Work) -> str:
+    """Every setting with the value of the call; of one that rules decide for all arrays, which have others, that."""
+    table = work.stepper.table
+    own = {name for name in table.settings if all(_is_by_part(one[name]) for one in table.choices.values())}
+    told = {name: value for name, value in work.stepper.settings().items() if name != "name"}
+    return ", ".join(f"{name} {'by part' if name in own else value}" for name, value in told.items())
+
+
+def _is_by_part(choice: Choice) -> bool:
+    """Whether a rule decides without regard to the value of the call."""
+    return choice.rule != "no rule" and (choice.base is None or choice.factor is None)
 
 
 def _term_text(term: Term) -> str:
@@ -155,8 +190,8 @@ def _rates(
         else:
             found = work.stepper.table.score(moments)[1]
         # A turn that listens to losses is only known in the run: its update is planned as if it always acted.
-        if not work.listens and work.update.turn is not None:
-            found[:, [not work.turns(progress) for progress in moments]] = np.nan
+        if not work.turns.listens and work.update.turn is not None:
+            found[:, [not work.turns.at(progress) for progress in moments]] = np.nan
         for name, row in zip(work.stepper.table.names, found, strict=True):
             # An array that several updates move: the last of them that moves it in a step is shown.
             rates[name] = np.where(np.isnan(row), rates[name], row) if name in rates else row
@@ -169,7 +204,7 @@ def plot_plan(checked: Checked, path: str | Path | None) -> Figure:
     shown = score_steps(max(pace.steps, 1))
     moments = pace.at(shown)
     names, rates = _rates(checked, shown, moments)
-    return plots.plot_score(names, shown, rates, path=path, knobs=_scheduled(checked, moments))
+    return plots.plot_score(names, moments, rates, path=path, knobs=_scheduled(checked, moments))
 
 
 def _scheduled(checked: Checked, moments: Sequence[Progress]) -> dict[str, list[Any]]:
@@ -217,7 +252,7 @@ def _lane_name(name: str) -> str:
 def plot_result(result: Result, what: str, path: str | Path | None) -> Figure:
     """A figure of a result; see `Result.plot`."""
     if what == "score":
-        return _plot_score(result.score, _happened(result, result.score["steps"])[1], path)
+        return _plot_score(result, path)
     if what == "knobs":
         steps, lines = _happened(result)
         return plots.plot_lanes(lines, steps, path=path)
@@ -234,7 +269,11 @@ def _series(result: Result, what: str) -> Sequence[str]:
     return wanted or [what]
 
 
-def _plot_score(score: dict[str, Any], knobs: dict[str, list[Any]], path: str | Path | None) -> Figure:
+def _plot_score(result: Result, path: str | Path | None) -> Figure:
+    score = result.score
     rates = np.array([[np.nan if value is None else value for value in row] for row in score["rates"]], dtype=float)
     table = rates.reshape(len(score["names"]), -1)
-    return plots.plot_score(score["names"], score["steps"], table, path=path, knobs=knobs)
+    ends = sorted({step for name in result.history if name.startswith("epoch.") for step in result.history[name].steps})
+    clock = [Progress(step, float(np.searchsorted(ends, step, side="right"))) for step in score["steps"]]
+    knobs = _happened(result, score["steps"])[1]
+    return plots.plot_score(score["names"], clock, table, path=path, knobs=knobs)

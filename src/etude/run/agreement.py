@@ -16,7 +16,7 @@ from etude.data.assembled import Assembled
 from etude.data.flow import Flow
 from etude.data.saying import option_text
 from etude.errors import PlanError, SettingError, nearest, warn
-from etude.run.check import Checked
+from etude.run.checked import Checked
 from etude.run.plan import Plan
 from etude.run.said import versions
 from etude.step.states import listed

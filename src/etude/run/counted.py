@@ -24,6 +24,7 @@ from etude.run.measures import (
     mean_squared_error,
     over,
 )
+from etude.step.loss_batch import exponential
 
 
 class Counted(ABC):
@@ -141,7 +142,7 @@ class Perplexity(Counted):
 
     def compute(self) -> float:
         number = float(self._number)
-        return float(torch.tensor(float(self._total) / number).double().exp()) if number else float("nan")
+        return exponential(float(self._total) / number) if number else float("nan")
 
 
 def _recall(table: Tensor) -> Tensor:
@@ -168,12 +169,19 @@ PER_CLASS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True, slots=True)
 class Macro:
-    """The mean over the classes of which there is something to say."""
+    """The mean over classes.
 
-    of: Callable[[Tensor], Tensor]
+    Of precision, recall and F1 over those that were meant or predicted at all: one that was meant and never predicted
+    has the precision 0, or a net that knows one class alone would look well. Of accuracy over those that were meant.
+    """
+
+    name: str
 
     def __call__(self, table: Tensor) -> float:
-        return float(self.of(table).nanmean())
+        each = PER_CLASS[self.name](table)
+        if self.name != "accuracy":
+            each = each.nan_to_num(0.0)[table.sum(0) + table.sum(1) > 0]
+        return float(each.nanmean())
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +215,7 @@ COUNTED: dict[str, Callable[[], Counted]] = {
     "r2": R2,
     "confusion": partial(Confusion, _whole),
     **{name: partial(Confusion, Second(name), True) for name in ("precision", "recall", "f1")},
-    **{f"macro_{name}": partial(Confusion, Macro(of), True) for name, of in PER_CLASS.items()},
+    **{f"macro_{name}": partial(Confusion, Macro(name), True) for name in PER_CLASS},
     **{f"per_class_{name}": partial(Confusion, of, True) for name, of in PER_CLASS.items()},
 }
 NAMES = (*FUNCTIONS, "top_5", *COUNTED)

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from etude.data.assembled import Assembled
 from etude.data.batch import each, outline
 from etude.data.source import Arrays, Source
-from etude.errors import EtudeError, PlanError
+from etude.errors import EtudeError, PlanError, SettingError
 from etude.run.evaluate import Evaluator
 from etude.step.looking import looking
+from etude.step.loss_batch import check_measured
 from etude.step.reading import Reader, samples_in
 from etude.step.splitting import halves, is_out_of_memory
 from etude.step.work import Work
@@ -39,7 +40,8 @@ def dry_run(works: tuple[Work, ...], net: nn.Module, batch: Any, training: Sourc
                     if among is not None:
                         work.losses.count_ignored()  # rows may still come that only fill up
                 with torch.enable_grad():
-                    loss, *_ = work.measure(Progress(extent=extent), batch)
+                    loss, measured, *_ = work.measure(Progress(extent=extent), batch)
+                check_measured(work.losses.terms, measured)
         except EtudeError:
             raise
         except Exception as error:
@@ -138,21 +140,57 @@ def _check_output(work: Work, net: nn.Module, batch: Any, whole: Any, splits: bo
         batch = halves(batch)[0]
 
 
-def prove_validation(evaluator: Evaluator, works: tuple[Work, ...], net: nn.Module, aside: Source, batch: Any) -> None:
-    """Measure one batch of the validation data, and look at all class targets, before the first step."""
-    whole = in_memory(aside)
+def _check_looked(work: Work, batch: Any) -> None:
+    """Terms that validation data alone are measured by were not computed yet."""
+    looked = work.losses.evaluation
+    if looked is work.losses:
+        return
+    if not looked.terms:
+        raise SettingError(
+            f"The loss {work.name!r}: every term is of training alone (only='training'), and nothing is left to "
+            "measure. Leave only= out of one, or add losses.term(..., only='evaluation')."
+        )
+    with torch.enable_grad():  # a loss may be of derivatives of the net
+        check_measured(looked.terms, work.measure(work.stepper.progress, batch, looking=True)[1])
+
+
+def prove_validation(
+    evaluator: Evaluator,
+    works: tuple[Work, ...],
+    net: nn.Module,
+    data: Mapping[str, Source],
+    batches: Mapping[str, Any],
+) -> None:
+    """Measure one batch of the validation data, and look at all class targets, before the first step.
+
+    Args:
+        data: what is looked at, by name; the first is called "". batches: the first batch of each.
+    """
+    for name, batch in batches.items():
+        with _in_validation(name, net, batch):
+            whole = in_memory(data[name])
+            with looking(net):
+                for work in works:
+                    if whole is None:
+                        work.losses.count_ignored()
+                    if work.losses.needs_output:
+                        _check_output(work, net, batch, whole, evaluator.splits)
+                    _check_looked(work, batch)
+    others = {name: batch for name, batch in batches.items() if name}
+    with _in_validation("", net, batches[""]):
+        evaluator.prove(batches[""], others)
+
+
+@contextmanager
+def _in_validation(name: str, net: nn.Module, batch: Any) -> Iterator[None]:
+    """Errors within it are told of the validation data."""
+    where = f"In the validation data {name!r}: " if name else "In the validation data: "
     try:
-        with looking(net):
-            for work in works:
-                if whole is None:
-                    work.losses.count_ignored()
-                if work.losses.needs_output:
-                    _check_output(work, net, batch, whole, evaluator.splits)
-        evaluator.prove(batch)
+        yield
     except EtudeError as error:
-        raise type(error)(f"In the validation data: {error}") from error
+        raise type(error)(f"{where}{error}") from error
     except Exception as error:
-        raise PlanError("In the validation data: " + _explained(error, net, batch, "loss")) from error
+        raise PlanError(where + _explained(error, net, batch, "loss")) from error
 
 
 @contextmanager

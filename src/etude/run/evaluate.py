@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
 from typing import Any
@@ -50,9 +50,12 @@ class Evaluate:
         batch_size: None: as in training.
         best: the score by which the best net is chosen: "loss", a term of it, a metric whose direction is known, or a
             pair such as ("f1", "max").
+        also: other data by name, which are looked at whenever `data` are, and measured likewise: {"test": (x, y)} gives
+            the scores "test.loss", "test.accuracy" and so on, by which the best net may be chosen, too.
 
     Raises:
-        SettingError: `every` is neither a cadence nor a span, `batch_size` no whole number from 1 on, `best` no score.
+        SettingError: `every` is neither a cadence nor a span, `batch_size` no whole number from 1 on, `best` no score,
+            `also` no dict from names to data.
     """
 
     data: Any
@@ -60,6 +63,7 @@ class Evaluate:
     every: Cadence | Span = _EVERY_EPOCH
     batch_size: int | None = None
     best: str | tuple[str, str] = "loss"
+    also: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.every, Span):
@@ -71,21 +75,40 @@ class Evaluate:
             raise SettingError(f"Evaluate(batch_size={size!r}): a whole number of at least 1 is needed, or None.")
         if not isinstance(self.best, str) and not (isinstance(self.best, tuple) and len(self.best) == 2):
             raise SettingError(f'Evaluate(best={self.best!r}): write best="accuracy" or best=("f1", "max").')
+        object.__setattr__(self, "also", _also(self.also))
 
     def __repr__(self) -> str:
         data = repr(self.data) if isinstance(self.data, int | float) else outline(self.data)
         rest = "".join(
             f", {name}={value!r}"
             for name, value in vars(self).items()
-            if name != "data" and value != Evaluate.__dataclass_fields__[name].default
+            if name not in ("data", "also") and value != Evaluate.__dataclass_fields__[name].default
         )
-        return f"Evaluate({data}{rest})"
+        also = ", ".join(f"{name!r}: {outline(data)}" for name, data in (self.also or {}).items())
+        return f"Evaluate({data}{rest}{f', also={{{also}}}' if also else ''})"
+
+
+def _also(given: Any) -> Mapping[str, Any]:
+    """Other data by name; each name is the beginning of the names of scores."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) and name.isidentifier() for name in given):
+        said = f"the names {', '.join(map(repr, given))}" if isinstance(given, Mapping) else type(given).__name__
+        raise SettingError(f'Evaluate(also=...): data by name are needed, not {said}. Write also={{"test": (x, y)}}.')
+    for name, data in given.items():
+        if isinstance(data, int | float | str):
+            raise SettingError(
+                f"Evaluate(also={{{name!r}: {data!r}}}): data are needed; a fraction of the training data is for the "
+                "first argument alone."
+            )
+    return dict(given)
 
 
 class Evaluator:
-    """Measures one net on one flow of validation data.
+    """Measures one net on validation data.
 
     Attributes:
+        flow: the data. also: other data by name, whose scores and tables begin with that name.
         best_by: the name of the score by which the best is chosen, as in `scores`.
         larger: whether a larger score is better.
         cadence: when it is due.
@@ -101,10 +124,12 @@ class Evaluator:
         works: Sequence[Work],
         flow: Flow,
         out_of_memory: str = "raise",
+        also: Mapping[str, Flow] | None = None,
     ) -> None:
         assert isinstance(evaluate.every, Cadence)
         self.cadence = evaluate.every
         self.flow = flow
+        self.also = dict(also or {})
         self._net = net
         self._works = tuple(works)
         self._read = Reader(net)
@@ -126,15 +151,23 @@ class Evaluator:
         # Every term, and the sums; each once.
         self._losses = tuple(dict.fromkeys(["loss", *(n for total, own in self._names for n in (total, *own))]))
         self._check_names()
-        self.best_by, self.larger = _best(evaluate.best, self.metrics, self._probed, self._losses)
+        self.best_by, self.larger = self._best(evaluate.best)
 
     @property
     def splits(self) -> bool:
         """Whether batches are cut where memory is not enough for them."""
         return self._splitting.active
 
-    def prove(self, batch: Any) -> None:
-        """Measure one batch, so that what cannot be measured is found before the first step.
+    def state(self) -> int:
+        """What a later run needs to go on: the smallest size of a batch that did not fit into memory, 0 for none."""
+        return self._splitting.state()
+
+    def load(self, state: int) -> None:
+        """Take over what `state` gave."""
+        self._splitting.load(state)
+
+    def prove(self, batch: Any, also: Mapping[str, Any] | None = None) -> None:
+        """Measure one batch, and one of each of the other data: what cannot be measured is found before the first step.
 
         Raises:
             SettingError: a metric fails, or the score for the best net is not a single number.
@@ -142,14 +175,15 @@ class Evaluator:
         """
         progress = self._works[0].stepper.progress
         self.cadence.due(progress, progress)
+        batches = {"": [batch], **{f"{name}.": [one] for name, one in (also or {}).items()}}
         try:
-            found = self._over([batch], progress)
+            found = self._look(batches, progress)
         except RuntimeError:
             # The loss may be of derivatives of the net, which need its graph: if that was it, it is kept from now on.
             self._graph = True
-            found = self._over([batch], progress)
+            found = self._look(batches, progress)
         self.metrics.reset()
-        self.metrics.strict = False
+        self.metrics.strict = self._outputs.strict = False
         self.known = tuple(found)
         self._check_called()
         self.need([self.best_by])
@@ -163,6 +197,7 @@ class Evaluator:
 
     def better(self, name: str) -> str | None:
         """Which way a score improves: "min", "max", or None where that is not known."""
+        name = self.plain(name)
         if name in self._probed:
             return None
         metric = name if name in self.metrics.names else name.rpartition(".")[0]
@@ -171,14 +206,27 @@ class Evaluator:
     def scores(self, progress: Progress) -> dict[str, float]:
         """The mean of the loss and of each of its terms, every metric and every probe, over all validation data.
 
-        A metric that fails is NaN, and a warning names it.
+        Those of other data begin with their name. A metric or probe that fails is NaN, and a warning names it.
 
         Raises:
-            SettingError: a metric fails on which something depends: the best net, a schedule, or the end of the run.
+            SettingError: one fails on which something depends: the best net, a schedule, or the end of the run.
         """
-        return self._over((batch.values for batch in self.flow.batches(epochs=1)), progress)
+        flows = {"": self.flow, **{f"{name}.": flow for name, flow in self.also.items()}}
+        return self._look(
+            {before: (batch.values for batch in flow.batches(epochs=1)) for before, flow in flows.items()}, progress
+        )
 
-    def _over(self, batches: Iterable[Any], progress: Progress) -> dict[str, float]:
+    def _look(self, data: Mapping[str, Iterable[Any]], progress: Progress) -> dict[str, float]:
+        """The scores over several data, each by what their names begin with; what is kept whole goes to `tables`."""
+        scores: dict[str, float] = {}
+        tables: dict[str, Tensor] = {}
+        for before, batches in data.items():
+            scores |= {before + name: score for name, score in self._over(batches, progress, before).items()}
+            tables |= {before + name: table for name, table in self.metrics.tables.items()}
+        self.tables = tables
+        return scores
+
+    def _over(self, batches: Iterable[Any], progress: Progress, before: str) -> dict[str, float]:
         means = Means()
         self.metrics.reset()
         with own_randomness(), looking(self._net), torch.set_grad_enabled(self._graph):
@@ -186,31 +234,37 @@ class Evaluator:
             with self._outputs.open():
                 for values in batches:
                     self._measure(values, progress, means)
-            probed = self._probe()
+            probed, failed = self._probe()
         found = means.values()
         totals = total_losses(self._works, found, progress, looking=True)
         measured = self.metrics.values()
-        self._tell_failed()
-        self.tables = self.metrics.tables
+        self._tell_failed(before, {**self.metrics.failed, **failed})
         return {"loss": totals["loss"], **found, **totals, **measured, **probed}
 
-    def _probe(self) -> dict[str, float]:
-        """Every probe by label, read at once; NaN where the net did not call the module."""
-        found = self._outputs.values()
+    def _probe(self) -> tuple[dict[str, float], dict[str, str]]:
+        """Every probe by label, read at once, NaN where there is none; and what is told of those that failed."""
+        found, failed = self._outputs.values(), dict(self._outputs.failed)
         for one in self._arrays:
-            found.update(one.values())
+            try:
+                found.update(one.values())
+            except SettingError as error:
+                if self._outputs.strict:
+                    raise
+                failed.update(dict.fromkeys(one.labels, str(error)))
         read = dict(zip(found, numbers(list(found.values())), strict=True))
-        return {label: read.get(label, nan) for label in self._probed}
+        return {label: read.get(label, nan) for label in self._probed}, failed
 
-    def _tell_failed(self) -> None:
-        """Name metrics that failed: in an error where something depends on one, else in a warning, once for each."""
-        failed = self.metrics.failed
+    def _tell_failed(self, before: str, failed: Mapping[str, str]) -> None:
+        """Name what failed: in an error where something depends on it, else in a warning, once for each."""
         for name, text in failed.items():
-            if self._needed.intersection(self.metrics.keys(name)):
-                raise SettingError(f"{text}. Its value decides about the run, which cannot go on without it.")
+            if self._needed.intersection(before + key for key in self.metrics.keys(name)):
+                raise SettingError(
+                    f"{text.rstrip('.')}. Its value decides about the run, which cannot go on without it."
+                )
         for name in [name for name in failed if name not in self._told]:
             self._told.add(name)
-            warn(f"{failed[name]}. Its value at this look is NaN, and at others where it fails; the run goes on.")
+            said = failed[name].rstrip(".")
+            warn(f"{said}. Its value at this look is NaN, and at others where it fails; the run goes on.")
 
     def _check_called(self) -> None:
         silent = [label for label in self._outputs.labels if label not in self._outputs.values()]
@@ -246,9 +300,42 @@ class Evaluator:
                 output = self._net(*args, **kwargs)
         return terms, output, target
 
+    def plain(self, name: str) -> str:
+        """The name of a score without that of the data of which it is."""
+        first, dot, rest = name.partition(".")
+        return rest if dot and first in self.also else name
+
+    def _best(self, best: str | tuple[str, str]) -> tuple[str, bool]:
+        """The score by which the best net is chosen, and whether a larger one is better."""
+        name, direction = best if isinstance(best, tuple) else (best, None)
+        if direction not in (None, "min", "max"):
+            raise SettingError(f'best={best!r}: the direction is "min" or "max". Write best=({name!r}, "max").')
+        plain = self.plain(name)
+        # A metric of several numbers has a score for each: "per_class_f1.0".
+        metrics = self.metrics.names
+        of = plain if plain in metrics else plain.rpartition(".")[0]
+        loss = plain in self._losses or plain.removesuffix(f".{PERPLEXITY}") in self._losses
+        if not loss and plain not in self._probed and of not in metrics:
+            scores = (*self._losses, *metrics, *self._probed)
+            names = [before + score for before in ("", *(f"{one}." for one in self.also)) for score in scores]
+            raise SettingError(f"best={name!r}: no such score. Scores: {', '.join(names)}.{nearest(name, names)}")
+        direction = direction or ("min" if loss else self.better(name))
+        if direction is None:
+            raise SettingError(f'best={best!r}: whether more is better is not known. Write best=({name!r}, "max").')
+        return name, direction == "max"
+
     def _check_names(self) -> None:
-        """A metric called as a loss would hide it."""
+        """A metric called as a loss would hide it, and other data that are called as what is measured."""
         taken = self._losses
+        for name in self.also:
+            hidden = next(
+                (one for one in (*taken, *self.metrics.names, *self._probed) if one.split(".")[0] == name), ""
+            )
+            if hidden:
+                raise SettingError(
+                    f"Evaluate(also={{{name!r}: ...}}): {hidden!r} is a score of the first data. Give other data a "
+                    "name of their own."
+                )
         for name in (*self.metrics.names, *self._probed):
             if name in taken:
                 raise SettingError(
@@ -268,7 +355,7 @@ def total_losses(
     for work in works:
         alone = len(works) == 1
         name, terms_ = work.names(alone, looking)
-        weights = (work.losses.looked if looking else work.losses).weights(progress)
+        weights = (work.losses.evaluation if looking else work.losses).weights(progress)
         known = [
             (means[term], weight)
             for term, weight in zip(terms_, weights, strict=True)
@@ -353,26 +440,3 @@ def numbers(values: Sequence[float | Tensor]) -> list[float]:
         read: list[float] = torch.stack(tensors).double().tolist()
         return read
     return [float(value) for value in values]
-
-
-def _best(
-    best: str | tuple[str, str], metrics: Metrics, probed: Collection[str], losses: Collection[str]
-) -> tuple[str, bool]:
-    name, direction = best if isinstance(best, tuple) else (best, None)
-    if direction not in (None, "min", "max"):
-        raise SettingError(f'best={best!r}: the direction is "min" or "max". Write best=({name!r}, "max").')
-    if name in losses or name.removesuffix(f".{PERPLEXITY}") in losses:
-        return name, direction == "max"
-    if name in probed:
-        if direction is None:
-            raise SettingError(f'best={best!r}: whether more is better is not known. Write best=({name!r}, "max").')
-        return name, direction == "max"
-    # A metric of several numbers has a score for each: "per_class_f1.0".
-    metric = name if name in metrics.names else name.rpartition(".")[0]
-    if metric not in metrics.names:
-        names = [*losses, *metrics.names, *probed]
-        raise SettingError(f"best={name!r}: no such score. Scores: {', '.join(names)}.{nearest(name, names)}")
-    direction = direction or metrics.better[metric]
-    if direction is None:
-        raise SettingError(f'best={name!r}: whether more is better is not known. Write best=({name!r}, "max").')
-    return name, direction == "max"

@@ -15,7 +15,7 @@ from torch.utils import _pytree as tree
 from etude.errors import PlanError
 from etude.keep import disk
 from etude.keep.whole import write_whole
-from etude.run.check import Checked
+from etude.run.checked import Checked
 from etude.step.reading import Reader
 
 SUFFIX = ".pt2"

@@ -37,6 +37,15 @@ def divided(plan: Plan, made: Source, chosen: dict[str, Any]) -> tuple[Evaluate 
         return evaluate, made, source(evaluate.data)
 
 
+def beside(evaluate: Evaluate) -> dict[str, Source]:
+    """The other data that are looked at, by name."""
+    found: dict[str, Source] = {}
+    for name, data in (evaluate.also or {}).items():
+        with told_of(f"Evaluate(also={{{name!r}: ...}})"):
+            found[name] = source(data)
+    return found
+
+
 def training_flow(plan: Plan, net: nn.Module, training: Source, device: torch.device, chosen: dict[str, Any]) -> Flow:
     """The batches that are trained on."""
     size = plan.batch_size

@@ -16,12 +16,12 @@ from etude.initial.initial import Initial
 from etude.keep.arrays import Packed, Walked, check_net, into_net, modes_into
 from etude.keep.plain import pack, unpack
 from etude.run.agreement import facts, machine
-from etude.run.check import Checked
+from etude.run.checked import Checked
 from etude.run.evaluate import Means, total_losses
-from etude.run.gathering import into_run, of_run
+from etude.run.gatherer import Gatherer
 from etude.run.history import History
 from etude.run.keep_best import Best
-from etude.run.result import gather
+from etude.run.state import into_run, of_run
 from etude.step.policies import policy
 from etude.step.snapshots import Snapshots
 from etude.step.states import as_tuples, clock_in, clock_of
@@ -110,7 +110,7 @@ class Going:
         self.progress = Progress(extent=checked.extent)
         self.cursor = Cursor()
         self.means = Means()
-        self.gatherer = gather(checked)
+        self.gatherer = Gatherer(checked)
         self.best = Best(checked)
         self.watch = Stopwatch(clock)
         self.snapshots = Snapshots(checked.works, checked.averages, checked.net, policy(checked.plan.non_finite))
@@ -225,6 +225,8 @@ class Going:
         yield "training", self.checked.flow, self.cursor
         if self.checked.evaluator is not None:
             yield "validation", self.checked.evaluator.flow, Cursor()
+            for name, flow in self.checked.evaluator.also.items():
+                yield f"validation.{name}", flow, Cursor()
 
 
 def epoch_losses(checked: Checked, found: dict[str, float], progress: Progress) -> dict[str, float]:

@@ -33,6 +33,7 @@ def check_heard(
     told = [f"val.{name}" for name in evaluator.known] if evaluator is not None else []
     names = [work.names(len(works) == 1) for work in works]
     told += [f"epoch.{name}" for name in dict.fromkeys(name for total, own in names for name in (total, *own))]
+    told += [f"epoch.{name}" for work in works for name in work.exponents(len(works) == 1).values()]
     for work in works:
         check_told([*work.stepper.table.schedules(), *work.losses.schedules()], told)
     if knobs is not None:

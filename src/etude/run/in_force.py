@@ -12,9 +12,10 @@ from typing import Any
 
 from etude.bind.table import RATE, Choice, Table
 from etude.data.assembled import Assembled
+from etude.data.plan.chunking import Changing
 from etude.data.plan.filters import During, Filter
 from etude.data.plan.limits import CostLimit, SampleLimit, StreamLimit
-from etude.run.check import Checked
+from etude.run.checked import Checked
 from etude.step.gradients import GRADIENT_SETTINGS
 from etude.step.policies import policy
 from etude.step.work import Work
@@ -44,9 +45,9 @@ class InForce:
     """The numbers of a step by their names in the history.
 
     "setting.<name>" for a setting that changes, with the part in brackets where a rule decides; so are called the sizes
-    of batches too ("setting.accumulate", "setting.batch_size", "setting.budget"), what leaves samples out of an epoch
-    ("setting.keep.length.most"), what a loss is computed with ("setting.ce.smoothing"), the bits of a number
-    ("setting.precision"), and what every learning rate is multiplied by because of `roll_back`
+    of batches too ("setting.accumulate", "setting.batch_size", "setting.budget", "setting.chunk"), what leaves samples
+    out of an epoch ("setting.keep.length.most"), what a loss is computed with ("setting.ce.smoothing"), the bits of a
+    number ("setting.precision"), and what every learning rate is multiplied by because of `roll_back`
     ("setting.rate_factor"); "weight.<term>" for a term of a loss whose weight changes; "knob.<label>". With several
     updates the name of the update comes before that of the setting or term.
 
@@ -60,6 +61,7 @@ class InForce:
         self._told: dict[str, str] = {}
         self._batches = dict(_of_batches(checked))
         self._filters = tuple(_of_filters(checked))
+        self._chunks = _chunks(checked)
         self._filtered = lru_cache(maxsize=2)(self._of_epoch)
         self._flow = checked.flow
         said = plan.precision
@@ -71,8 +73,8 @@ class InForce:
         changes = any(not made.constant for work in works for made in work.losses.settings().values())
         self._losses = [(work, _of(work, works)) for work in works] if changes else []
         self._rolls = works[0].stepper.table if policy(plan.non_finite).factor != 1 else None
-        changing = (self._works, self._losses, self._batches, self._filters, self._knobs, self._precision, self._rolls)
-        self.empty = not any(changing)
+        of_data = (self._batches, self._filters, self._chunks)
+        self.empty = not any((self._works, self._losses, *of_data, self._knobs, self._precision, self._rolls))
 
     def at(self, progress: Progress) -> Mapping[str, float]:
         """What was in force in the step made at `progress`."""
@@ -98,7 +100,7 @@ class InForce:
             found["setting.precision"] = BITS[self._precision.at(progress)]
         if self._rolls is not None:
             found[RATE_FACTOR] = self._rolls.rate_factor
-        if self._filters:
+        if self._filters or self._chunks:
             found.update(self._filtered(floor(progress.epoch + TINY)))
         if self._knobs is not None:
             told = self._told
@@ -107,11 +109,21 @@ class InForce:
         return found
 
     def _of_epoch(self, epoch: int) -> dict[str, float]:
-        """The numbers of filters, which are asked at the start of an epoch."""
+        """The numbers of filters and the sizes of chunks, which are asked at the start of an epoch."""
         start = self._flow.start(epoch)
         here = [(name, made) for name, made, epochs in self._filters if epochs is None or epoch in epochs]
         given = [(name, made.at(start)) for name, made in here] if start is not None else []
+        cut = self._chunks.at(start) if self._chunks is not None and start is not None else None
+        sizes = () if cut is None else cut.size
+        given += [(f"setting.chunk.{stream}" if stream else "setting.chunk", size) for stream, size in sizes]
         return {name: float(value) for name, value in given if isinstance(value, Real)}
+
+
+def _chunks(checked: Checked) -> Changing | None:
+    """What cuts samples, where it changes."""
+    source = checked.flow.source
+    chunk = source.batching.chunk if isinstance(source, Assembled) else None
+    return chunk if isinstance(chunk, Changing) else None
 
 
 def _of_filters(checked: Checked) -> Iterator[tuple[str, Schedule, range | None]]:

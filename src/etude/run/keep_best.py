@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etude.run.check import Checked
+from etude.run.checked import Checked
 from etude.run.events import Evaluated
 from etude.step.optim.half import MASTER
 from etude.step.states import clock_in, clock_of
@@ -157,6 +157,7 @@ class Best:
             "judged": self._waited[0],
             "last": self._last,
             "owed": self.owed,
+            "split": 0 if self._evaluator is None else self._evaluator.state(),
             "tables": dict(self.tables),
             "knobs": self._knobs,
             "arrays": dict(self._kept or {}),
@@ -168,6 +169,9 @@ class Best:
         self.score, self._last = state["score"], state["last"]
         self._waited = (state["judged"], state["waiting"])
         self._knobs = dict(state.get("knobs", {}))
+        if self._evaluator is not None:
+            # An older state does not say it: what the proof has found stays.
+            self._evaluator.load(state.get("split", self._evaluator.state()))
         self.owed, self.tables = state.get("owed", False), dict(state.get("tables", {}))
         self.progress = None if progress is None else clock_in(progress, extent)
         like = self._arrays()

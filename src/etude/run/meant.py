@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from math import inf
 from typing import TYPE_CHECKING
 
 from etude.bind.knobs import Knobs
+from etude.bind.table import RATE
 from etude.errors import RuleError, warn
 from etude.run.evaluate import Evaluator
 from etude.run.ruler import Ruler, ruler
 from etude.step.work import Work
-from etude.values.algebra import Constant
-from etude.values.progress import Extent
+from etude.values.algebra import Arithmetic, Constant
+from etude.values.preview import moments
+from etude.values.progress import Extent, Progress
 from etude.values.schedule import Schedule, schedule
 from etude.values.scores import direction
 from etude.values.unbegun import never_begun
@@ -29,12 +32,14 @@ def check_meant(
 ) -> None:
     """Warn of what would be done and can hardly be meant.
 
-    That is: going by a score whose measure changes during the run, and pieces of schedules that are never reached.
+    That is: going by a score whose measure changes during the run, pieces of schedules that are never reached,
+    schedules that listen to validation data which are not looked at before the run ends, and rates that are always 0.
 
     Raises:
         RuleError: there is such a thing, and the plan is strict.
     """
     found = [*_moving(plan, works, knobs, evaluator, extent), *_unreached(plan, works, knobs, extent)]
+    found += [*_deaf(works, knobs, evaluator, extent), *_standing(works)]
     if found and plan.strict:
         raise RuleError(" ".join(found))
     for text in found:
@@ -63,19 +68,55 @@ def _unreached(plan: Plan, works: tuple[Work, ...], knobs: Knobs | None, extent:
             )
 
 
+def _deaf(works: tuple[Work, ...], knobs: Knobs | None, evaluator: Evaluator | None, extent: Extent) -> Iterator[str]:
+    """Schedules that go by looks of which the first comes when the run is over."""
+    # The last of many: where steps are not known, the last of two would be half of the run.
+    asked = moments(extent, 1000, unknown=0.0)
+    if evaluator is None or len(asked) < 2 or evaluator.cadence.due(asked[0], asked[-1], elapsed=inf):
+        return
+    for made in _schedules(works, knobs):
+        heard = sorted(name for name in made.listens if name.startswith("val."))
+        if heard and len(heard) == len(made.listens):
+            yield (
+                f"{_short(made)} listens to {', '.join(map(repr, heard))}, and validation data are not looked at "
+                f"before the run ends: {evaluator.cadence!r}. Look sooner: validation=Evaluate(..., "
+                "every=every(steps(100)))."
+            )
+
+
+def _standing(works: tuple[Work, ...]) -> Iterator[str]:
+    """Updates in which nothing is frozen by a rule, and nothing ever moves: the rate of everything is 0."""
+    for work in works:
+        rates = [row.choices[RATE] for row in work.stepper.table.rows if not row.frozen]
+        if rates and all(any(of is not None and _is_zero(of) for of in (one.base, one.factor)) for one in rates):
+            of = "" if len(works) == 1 else f" of the update {work.name!r}"
+            yield (
+                f"The learning rate of every array{of} is 0 in every step, so that it moves nothing. Write a rate "
+                "above 0, such as learning_rate=1e-3, or leave it out for that of the optimizer."
+            )
+
+
+def _is_zero(made: Schedule) -> bool:
+    if isinstance(made, Arithmetic) and made.sign == "*":
+        return any(map(_is_zero, made.children))
+    return made.constant and made.at(Progress()) == 0
+
+
 def _moving(
     plan: Plan, works: tuple[Work, ...], knobs: Knobs | None, evaluator: Evaluator | None, extent: Extent
 ) -> Iterator[str]:
     """Scores by which something goes, and of which weights or settings change."""
-    if all(work.losses.still and work.losses.looked.still for work in works) and knobs is None:
+    if all(work.losses.constant and work.losses.evaluation.constant for work in works) and knobs is None:
         return
     looks = None if evaluator is None else ruler(works, knobs, extent, evaluator)
     training = ruler(works, knobs, extent)
     for score, followers in _followers(plan, works, knobs, evaluator).items():
         kind, _, name = score.partition(".")
         of = looks if kind == "val" else training if kind == "epoch" else None
+        if kind == "val" and evaluator is not None:
+            name = evaluator.plain(name)
         if of is not None and of.moved.get(name):
-            yield _told(score, followers, of, evaluator)
+            yield _told(score, of.moved[name], followers, of, evaluator)
 
 
 def _followers(
@@ -93,8 +134,8 @@ def _followers(
     return found
 
 
-def _told(score: str, followers: list[str], of: Ruler, evaluator: Evaluator | None) -> str:
-    causes = list(dict.fromkeys(of.moved[score.partition(".")[2]]))
+def _told(score: str, moved: list[str], followers: list[str], of: Ruler, evaluator: Evaluator | None) -> str:
+    causes = list(dict.fromkeys(moved))
     verb = "changes" if len(causes) == 1 else "change"
     goes = "goes" if len(set(followers)) == 1 else "go"
     return (

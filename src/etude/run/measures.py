@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 IGNORED = -100
-"""A class index that stands for nothing, as in torch's losses."""
+"""A class index that stands for nothing, as in torch's losses; every other below 0 is taken as that."""
 
 
 def accuracy(output: Tensor, target: Tensor, true: Tensor | None = None) -> tuple[Tensor, Tensor | int]:
@@ -16,9 +16,9 @@ def accuracy(output: Tensor, target: Tensor, true: Tensor | None = None) -> tupl
 
     Args:
         output: scores of shape (n, classes, ...), of which the largest is the prediction; or one logit for each target.
-        target: class indices of shape (n, ...), -100 left out; floats of the shape of an output of several classes,
-            of which the largest is the class meant; or 0 and 1 for each logit. Padded sequences of such floats have
-            time second, (n, longest, classes).
+        target: class indices of shape (n, ...), those below 0 left out; floats of the shape of an output of several
+            classes, of which the largest is the class meant; or 0 and 1 for each logit. Padded sequences of such floats
+            have time second, (n, longest, classes).
         true: which targets are no padding, bool, shape (n, longest) or (n,); None: all.
 
     Raises:
@@ -55,14 +55,16 @@ class TopK:
         if not 1 <= self.k <= output.shape[1]:
             raise ValueError(f"top_{self.k} of {output.shape[1]} classes")
         found = (output.topk(self.k, dim=1).indices == target.unsqueeze(1)).any(1)
-        return _shared(found, target != IGNORED, true)
+        return _shared(found, target >= 0, true)
 
 
 def cross_entropies(output: Tensor, target: Tensor, true: Tensor | None = None) -> tuple[Tensor, Tensor | int]:
     """The sum of the negative log probabilities of the targets, and their number; scores are logits."""
     _check_indices(output, target, "perplexity")
-    each = F.cross_entropy(output.double(), target, reduction="none", ignore_index=IGNORED)
-    inside = target != IGNORED if true is None else (target != IGNORED) & over(true, target)
+    known = target >= 0
+    meant = target.where(known, IGNORED)
+    each = F.cross_entropy(output.double(), meant, reduction="none", ignore_index=IGNORED)
+    inside = known if true is None else known & over(true, target)
     return each.masked_fill(~inside, 0).sum(), inside.sum()
 
 
@@ -72,8 +74,7 @@ def classes(
     """The classes predicted and meant, which of them count (None: all), and how many classes there are."""
     several = output.dim() > 1 and output.shape[1] > 1
     if several and output.dim() == target.dim() + 1:
-        # No prediction is -100.
-        return output.argmax(1), target, target != IGNORED, output.shape[1]
+        return output.argmax(1), target, target >= 0, output.shape[1]
     meant = _classes_second(output, target, true) if several and target.is_floating_point() else None
     if meant is not None:
         return output.argmax(1), meant.argmax(1), None, output.shape[1]

@@ -23,6 +23,10 @@ class Outputs:
     Args:
         probes: of outputs. tree: the net, walked. read: how batches are read, for their padding. net: what is called.
 
+    Attributes:
+        strict: whether a function that fails raises; else its number is left out.
+        failed: of the labels that failed since `open`, what happened.
+
     Raises:
         PlanError: the net, or a module of it, is compiled by torch.compile.
     """
@@ -33,6 +37,8 @@ class Outputs:
                 f"{probes[0]!r} sees what modules give, and a program made by torch.compile does not show it. Give the "
                 'net as it was before torch.compile, or write of="array".'
             )
+        self.strict = True
+        self.failed: dict[str, str] = {}
         self._read = read
         self._net = tree.net
         self._of: dict[nn.Module, list[tuple[str, Statistic]]] = {}
@@ -56,7 +62,7 @@ class Outputs:
     def open(self, labels: Sequence[str] | None = None) -> Iterator[None]:
         """Within it calls are measured for these labels, or for all."""
         self._labels = frozenset(self.labels if labels is None else labels)
-        self._taken, self._inside = {}, None
+        self._taken, self._inside, self.failed = {}, None, {}
         handles: list[RemovableHandle] = []
         for module, wanted in self._of.items():
             if any(label in self._labels for label, _ in wanted):
@@ -123,10 +129,20 @@ class Outputs:
         inside = _spread(self._inside, tensor)
         with torch.autocast(tensor.device.type, enabled=False):
             for label, of in self._of[module]:
-                if label in self._labels:
-                    found = of.take(tensor.detach(), inside)
-                    before = self._taken.get(label)
-                    self._taken[label] = found if before is None else of.join(before, found)
+                if label in self._labels and label not in self.failed:
+                    self._take(label, of, tensor.detach(), inside)
+
+    def _take(self, label: str, of: Statistic, tensor: Tensor, inside: Tensor | None) -> None:
+        try:
+            found = of.take(tensor, inside)
+        except SettingError as error:
+            if self.strict:
+                raise
+            self.failed[label] = str(error)
+            self._taken.pop(label, None)
+            return
+        before = self._taken.get(label)
+        self._taken[label] = found if before is None else of.join(before, found)
 
 
 def _is_compiled(net: nn.Module) -> bool:

@@ -10,7 +10,7 @@ from etude.bind.show import progress_at
 from etude.values.progress import Progress
 
 if TYPE_CHECKING:
-    from etude.run.check import Checked
+    from etude.run.checked import Checked
 
 _FOLLOWED = 1_000_000
 """Steps that are followed one by one at most: a second."""

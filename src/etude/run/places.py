@@ -13,7 +13,7 @@ from etude.keep.destination import Directory, File, destinations
 from etude.keep.names import Name
 from etude.keep.retain import BestBy
 from etude.keep.store import Store
-from etude.run.check import Checked
+from etude.run.checked import Checked
 from etude.values.cadence import Cadence
 from etude.values.progress import Extent, Progress
 

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from etude.arguments import Faults, named_class, told_of
 from etude.bind.knob_rules import KnobsLike, read_knobs
+from etude.data.source import check_round_length
 from etude.errors import DataError, EtudeError, PlanError, SettingError, nearest
 from etude.hints import is_slip, not_there, written
 from etude.initial.initial import Initial, InitialLike
 from etude.keep.destination import DestinationLike, destinations
-from etude.run.check import Checked, prove
+from etude.run.check import prove
+from etude.run.checked import Checked
 from etude.run.metrics import MetricLike, Metrics
 from etude.run.probe import Probe, probes_in
 from etude.run.randomness import own_randomness
@@ -90,7 +92,7 @@ class Plan:
         shuffle: a new order in each epoch; by default wherever the data have random access.
         workers: processes that read a data set.
         round_length: batches in an epoch, for generators.
-        compile: whether each step, the update included, is compiled.
+        compile: whether each step is compiled: loss, gradients and, where that is possible, the update.
         non_finite: what happens when a loss or gradient is not finite, decided before anything moves: "raise" an
             error, "skip" the step, `skip(most=3)` in a row, "stop" the run, `roll_back(factor=0.5)` to how the net
             was some steps ago, or "apply" it unseen.
@@ -179,7 +181,7 @@ class Plan:
         self.seed = take(_seed, seed)
         self.shuffle = None if shuffle is None else take(_flag, "shuffle", shuffle)
         self.workers = take(_whole, "workers", workers, 0) or 0
-        self.round_length = round_length
+        self.round_length = take(check_round_length, round_length)
         self.compile = take(_flag, "compile", compile)
         self.non_finite = non_finite
         take(policy, non_finite)
@@ -188,6 +190,7 @@ class Plan:
         self.strict = take(_flag, "strict", strict)
         take(_check_step, self)
         take(_check_averages, self)
+        take(_check_updates, self)
         if not faults:
             # What follows from a fault is none.
             _check_together(self)
@@ -230,18 +233,24 @@ class Plan:
 
 def _check_names(plan: Plan) -> None:
     """An unknown setting may be a misspelt option of the plan, or one of `train`: the nearest of all is told."""
-    try:
-        known = settings_known(plan.optimizer)
-    except EtudeError:
-        known = None
-    # Where only the optimizer could tell, what is very like an option is none of its settings.
-    unknown = [
-        name
-        for name in plan.settings
-        if (is_slip(name, (*_OPTIONS, *OF_TRAIN)) if known is None else name not in known)
-    ]
+    known = _known(plan)
+    unknown = _strangers(plan, known)
     if unknown:
         raise SettingError(_unknown(unknown, known or ()))
+
+
+def _known(plan: Plan) -> Sequence[str] | None:
+    """The settings that the optimizer has, as far as they can be known without a net."""
+    try:
+        return settings_known(plan.optimizer)
+    except EtudeError:
+        return None
+
+
+def _strangers(plan: Plan, known: Sequence[str] | None) -> list[str]:
+    # Where only the optimizer could tell, what is very like an option is none of its settings.
+    options = (*_OPTIONS, *OF_TRAIN)
+    return [name for name in plan.settings if (is_slip(name, options) if known is None else name not in known)]
 
 
 def _unknown(names: Sequence[str], settings: Sequence[str]) -> str:
@@ -273,13 +282,12 @@ def _check_step(plan: Plan) -> None:
     settings = {name: value for name, value in plan.settings.items() if known is None or name in known}
     Recipe(
         plan.optimizer,
-        plan.learning_rate,
-        plan.rules,
-        plan.learning_rate_multipliers,
-        plan.update_schedule,
-        None,
-        plan.strict,
-        settings,
+        learning_rate=plan.learning_rate,
+        rules=plan.rules,
+        multipliers=plan.learning_rate_multipliers,
+        update_schedule=plan.update_schedule,
+        strict=plan.strict,
+        settings=settings,
     )
 
 
@@ -296,16 +304,23 @@ def _check_averages(plan: Plan) -> None:
         )
 
 
+def _check_updates(plan: Plan) -> None:
+    """With several updates each has its own loss, optimizer and settings."""
+    if plan.updates is None:
+        return
+    own = ("loss", "learning_rate", "learning_rate_multipliers", "rules", "update_schedule")
+    strangers = _strangers(plan, _known(plan))
+    given = [name for name in own if getattr(plan, name) is not None]
+    given += [name for name in plan.settings if name not in strangers]
+    given += ["optimizer"] if plan.optimizer != _ADAMW else []
+    if given:
+        raise SettingError(f"{', '.join(given)}: with updates=[...] these are said in each Update.")
+
+
 def _check_together(plan: Plan) -> None:
     """What only makes sense with other options, or without them."""
     if plan.epochs is None and plan.steps is None and plan.time_limit is None and plan.stop is None:
         raise SettingError("How long? Write epochs=10, steps=1000 or time_limit=minutes(30).")
-    if plan.updates is not None:
-        own = ("loss", "learning_rate", "learning_rate_multipliers", "rules", "update_schedule")
-        given = [name for name in own if getattr(plan, name) is not None] + list(plan.settings)
-        given += ["optimizer"] if plan.optimizer != _ADAMW else []
-        if given:
-            raise SettingError(f"{', '.join(given)}: with updates=[...] these are said in each Update.")
     if plan.min_delta and plan.patience is None:
         raise SettingError(f"min_delta={plan.min_delta!r} says what patience counts as better. Write patience= too.")
 
@@ -360,7 +375,7 @@ def check_time(name: str, limit: Span | None) -> Span | None:
 
 def _validation(given: Any) -> Any:
     """Validation data as they were given; what they hold is looked at beside the net."""
-    if isinstance(given, str | bytes | Path) or type(given) is object:
+    if isinstance(given, str | bytes | Path | bool) or type(given) is object:
         raise DataError(
             f"validation={given!r}: data, a fraction of the training data, or Evaluate(...) is needed. Write "
             "validation=0.2."

@@ -35,8 +35,11 @@ class Probe:
     Args:
         part: what `etude.part` takes. Of outputs the modules that it names (not those inside them), of the rest all
             arrays that a gradient is computed for ("array": buffers too, where the part names them).
-        what: "rms", "mean", "std", "norm", "max", "min", "share_zero", "share_not_finite"; or a function of a tensor
-            that gives a scalar (then its mean over the tensors, weighted by their elements), or a pair (sum, count).
+        what: "rms", "mean", "std", "norm", "max", "min", "share_zero", "share_not_finite", each of all elements
+            together; or a function of a tensor that gives a scalar, or a pair (sum, count). The function is called on
+            each array, and on what each call of a module gives. Without `each` its scalars are averaged, weighted by
+            the number of elements (so that of norms there is a mean, and no joint norm); of pairs the sums and the
+            counts are added, which is exact.
         of: "output": what the modules give, over all their calls in the step, frames that are padding left out where
             the lengths are known; of several outputs the first. "array": the arrays after the step. "gradient": of the
             mean loss, without the scale of fp16, before noise and clipping; of arrays that move in the step. "update":
@@ -120,7 +123,10 @@ class Probe:
         Raises:
             PartError: the part has none in this net.
         """
-        found = self._modules(tree) if self.of == OUTPUT else self._arrays(tree)
+        try:
+            found = self._modules(tree) if self.of == OUTPUT else self._arrays(tree)
+        except PartError as error:
+            raise PartError(f"{self!r}: {error}") from None
         if not self.each:
             return {self.label: found}
         return {f"{self.name}.{one}" if self.name else self.labelled(one): (one,) for one in found}
@@ -131,8 +137,7 @@ class Probe:
         found = {id(module): path for path, module in reversed(self.part.modules(tree).items())}
         if not found:
             raise PartError(
-                f"{self!r}: {self.part!r} names arrays, and outputs are those of modules. Name a module, or write "
-                'of="array".'
+                f'{self.part!r} names arrays, and outputs are those of modules. Name a module, or write of="array".'
             )
         return tuple(reversed(found.values()))
 
@@ -146,7 +151,7 @@ class Probe:
             found = whole
         if not found:
             what = "no array" if self.of == ARRAY else "no array with a gradient"
-            raise PartError(f"{self!r}: {self.part!r} has {what} in this net. Name a part that has one.")
+            raise PartError(f"{self.part!r} has {what} in this net. Name a part that has one.")
         return found
 
 

@@ -29,7 +29,7 @@ class Probes:
 
     Args:
         probes: of `probes=`. net: the net. works: what trains it. extent: how long the run is.
-        compile: whether steps are compiled; then outputs and gradients are out of reach.
+        compile: whether steps are compiled; then outputs are out of reach.
 
     Attributes:
         labels: all labels. Of a gradient that several updates give, the name of the update comes first.
@@ -194,10 +194,10 @@ def _check_reach(probes: Sequence[Probe], works: Sequence[Work], compile: bool) 
     """Raise PlanError for what cannot be seen from outside a step."""
     closed = next((work for work in works if work.stepper.optimizer.needs_closure), None)
     for probe in probes:
-        if compile and probe.of in (OUTPUT, GRADIENT):
+        if compile and probe.of == OUTPUT:
             raise PlanError(
-                f"{probe!r} looks into the step, and with compile=True that is one program. Write "
-                f'of="array" or of="update", leave compile out, or measure it on validation data: metrics=[{probe!r}].'
+                f'{probe!r} looks into the net, and with compile=True it is one program. Write of="gradient" or '
+                f'of="array", leave compile out, or measure it on validation data: metrics=[{probe!r}].'
             )
         if closed is not None and probe.of == GRADIENT:
             raise PlanError(f'{probe!r}: {closed.stepper.name} computes several gradients a step. Write of="update".')

@@ -5,35 +5,25 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from math import isfinite
 from pathlib import Path
-from types import UnionType
-from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
-from etude.data.saying import option_text
 from etude.errors import SettingError, StateError
 from etude.keep import disk
 from etude.keep.whole import write_whole
-from etude.run.check import Checked
-from etude.run.events import Ended, Event, Skipped, Stepped
 from etude.run.history import History
-from etude.run.said import versions
+from etude.run.record import fits, from_json, to_json
 from etude.run.weights import SavedAverages, save_weights
 from etude.step.averages import unknown_average
 from etude.step.averaging import put
-from etude.step.work import Work
-from etude.values.progress import Progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from etude.run.keep_best import Best
 
 _FORMAT = 1
 
@@ -56,8 +46,8 @@ class Result:
         steps, epochs, samples: how much was done.
         batch_size, batches_per_epoch, training_samples, validation_samples: effective values; None where unknown.
         seconds, throughput: wall-clock time of the run, and samples a second.
-        stop_reason, stop_message: one word ("finished", "patience", "time", "non-finite", "frozen", "interrupted"),
-            and a sentence.
+        stop_reason, stop_message: one word ("finished", "patience", "stop", "time", "non-finite", "frozen",
+            "interrupted"), and a sentence.
         seed, device, precision: with which it ran.
         versions: of etude, torch, numpy and Python.
         chosen: what was chosen where nothing was said, and what was converted.
@@ -159,10 +149,10 @@ class Result:
 
     def plot(self, what: str = "loss", path: str | Path | None = None) -> Figure:
         """A figure of "loss", "rates", "score" (parts down, steps across, colour the rate), "knobs" (what else was
-        scheduled), or of a metric by name.
+        scheduled), or of any series of the history by name; "probe.*.rms" is all that fit.
 
         Raises:
-            KeyError: no series has that name; the message lists those there are.
+            SettingError: no series has that name; the message lists those there are.
         """
         from etude.run.account import plot_result
 
@@ -181,7 +171,7 @@ class Result:
         arrays = path.with_suffix(".safetensors")
         if net and (arrays == path or self.net is None):
             raise StateError(f"save({str(path)!r}, net=True): " + _no_net(self.net is None))
-        record = {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in _NOT_KEPT}
+        record = {f.name: to_json(getattr(self, f.name)) for f in fields(self) if f.name not in _NOT_KEPT}
         record["history"] = self.history.to_dict()
         mark = hashlib.sha256(json.dumps(record, allow_nan=False).encode()).hexdigest()
         if net and self.averages:
@@ -214,11 +204,11 @@ class Result:
             raise StateError(f"{path} is an incomplete result: {wrong} missing or unknown.")
         try:
             history = History.from_dict(record.pop("history"))
-            made = {name: _unplain(value) for name, value in record.items()}
+            made = {name: from_json(value) for name, value in record.items()}
             beside = {} if averages is None else _beside(Path(path), averages)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise StateError(f"{path} is a damaged result: {error}.") from error
-        damaged = [name for name, value in made.items() if not _fits(value, kinds[name])]
+        damaged = [name for name, value in made.items() if not fits(value, kinds[name])]
         if damaged:
             raise StateError(f"{path} is a damaged result: {', '.join(damaged)} cannot be what save() wrote.")
         return cls(net=None, history=history, averages=beside, **made)
@@ -237,138 +227,13 @@ class Result:
         found = ", ".join(f"{name} {value:.4g}" for name, value in self.best_scores.items())
         best = f"; best after epoch {self.best_epoch:g}: {found}" if self.best_epoch is not None else ""
         done = f"{self.steps} steps, {self.epochs:g} epochs in {self.seconds:.1f} s"
-        return f"Result({done}, {losses or 'no losses'}{best}, {self.stop_reason})"
+        why = self.stop_reason if self.stop_reason == "finished" else f"{self.stop_reason}: {self.stop_message}"
+        return f"Result({done}, {losses or 'no losses'}{best}, {why})"
 
 
 _NOT_KEPT = frozenset({"net", "plan", "averages", "_final"})
 _AVERAGES = "averages"
 """Under what a file says which averages are in the file beside it."""
-_MARK = "$"
-"""The one key of a dict that stands in a file for a tuple, a tensor, or a float that JSON does not have."""
-_DTYPES = {str(one).removeprefix("torch."): one for one in vars(torch).values() if isinstance(one, torch.dtype)}
-
-
-class Gatherer:
-    """Collects what a run tells, and makes the result of it.
-
-    Attributes:
-        history: every series so far. before: the clock before the last step that was made.
-    """
-
-    def __init__(self, checked: Checked) -> None:
-        self.checked = checked
-        self.history = History()
-        self._ended: Ended | None = None
-        self.before = self._now = Progress(extent=checked.extent)
-
-    def see(self, event: Event) -> Event:
-        """Take an event, and hand it on."""
-        self.history.see(event)
-        if type(event) is Stepped:
-            self.before, self._now = self._now, event.progress
-        elif type(event) is Skipped:
-            self._now = event.progress
-        elif type(event) is Ended:
-            self._ended = event
-        return event
-
-    def go_on(self, history: History, before: Progress, now: Progress) -> None:
-        """Begin with what was collected until `now`; the last step that was made was made at `before`."""
-        self.history, self.before, self._now = history, before, now
-
-    def result(self, best: Best, seconds: float, checkpoints: list[str], failed: int) -> Result:
-        """Everything, once the run has ended."""
-        assert self._ended is not None
-        checked, progress = self.checked, self._ended.progress
-        plan, alone = checked.plan, len(checked.works) == 1
-        return Result(
-            net=checked.net,
-            history=self.history,
-            best_epoch=None if best.progress is None else best.progress.epoch,
-            best_step=None if best.progress is None else int(best.progress.step),
-            learning_rates=_rates(checked, self.before),
-            learning_rate_multipliers=_multipliers(checked),
-            update_schedule={w.name: _text(w.stepper.table.update_schedule) for w in checked.works},
-            optimizer={"loss" if alone else w.name: _settings(w) for w in checked.works},
-            steps=int(progress.step),
-            epochs=progress.epoch,
-            samples=int(progress.samples),
-            batch_size=checked.flow.batch_size,
-            batches_per_epoch=checked.flow.batches_per_epoch,
-            training_samples=checked.flow.samples,
-            validation_samples=None if checked.evaluator is None else checked.evaluator.flow.samples,
-            seconds=seconds,
-            throughput=progress.samples / seconds if seconds else 0.0,
-            stop_reason=self._ended.reason,
-            stop_message=self._ended.message,
-            seed=plan.seed,
-            device=str(checked.device),
-            precision=str(plan.precision),
-            versions=versions(),
-            chosen=dict(checked.chosen),
-            call={name: option_text(value) for name, value in plan.options().items()},
-            origins="" if checked.origins is None else str(checked.origins),
-            score=_score(checked, progress, self.history),
-            plan=plan,
-            checkpoints=list(checkpoints),
-            failed_saves=failed,
-            tables=dict(best.tables),
-            averages=best.averages,
-            _final=best.final,
-        )
-
-
-def gather(checked: Checked) -> Gatherer:
-    """A collector for the run of a proved plan."""
-    return Gatherer(checked)
-
-
-def _rates(checked: Checked, before: Progress) -> dict[str, float]:
-    """The effective rate of each array in the step made at `before`."""
-    found: dict[str, float] = {}
-    for work, keys in _keyed(checked):
-        table = work.stepper.table
-        column = table.at(before, work.stepper.memory).columns["learning_rate"]
-        for number, row in enumerate(table.rows):
-            found.update({keys[name]: float(column[number] or 0.0) for name in row.names})
-    return found
-
-
-def _multipliers(checked: Checked) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for work, keys in _keyed(checked):
-        for name, value in work.stepper.table.multipliers().items():
-            found[keys[name]] = value if isinstance(value, int | float) else repr(value)
-    return found
-
-
-def _keyed(checked: Checked) -> Iterator[tuple[Work, dict[str, str]]]:
-    """Each update with what it calls its arrays: the name, or "<update>: <name>" where several updates move one."""
-    counts = Counter(name for work in checked.works for name in work.stepper.table.names)
-    for work in checked.works:
-        yield work, {n: n if counts[n] == 1 else f"{work.name}: {n}" for n in work.stepper.table.names}
-
-
-def _settings(work: Work) -> dict[str, Any]:
-    """The optimizer with every setting, as plain values or text."""
-    return {name: value if _is_plain(value) else repr(value) for name, value in work.stepper.settings().items()}
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, tuple | list):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else repr(value)
-
-
-def _score(checked: Checked, end: Progress, history: History) -> dict[str, Any]:
-    from etude.run.account import score_of
-    from etude.run.pace import Pace
-
-    return score_of(checked, Pace(checked, end), history)
 
 
 def _differences(name: str, mine: Any, theirs: Any) -> list[str]:
@@ -386,45 +251,6 @@ def _no_net(loaded: bool) -> str:
     if loaded:
         return "a result that was loaded has no net. Leave net out."
     return 'the arrays are written to "<stem>.safetensors", which is this file. Write save("run.json", net=True).'
-
-
-def _plain(value: Any) -> Any:
-    """A value as strict JSON can hold it; `_unplain` is the way back."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, tuple):
-        return {_MARK: [_plain(one) for one in value]}
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
-    if isinstance(value, float) and not isfinite(value):
-        return {_MARK: str(value)}
-    if isinstance(value, Tensor):
-        return {_MARK: {"dtype": str(value.dtype).removeprefix("torch."), "values": _plain(value.tolist())}}
-    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
-
-
-def _unplain(value: Any) -> Any:
-    """What `_plain` was given."""
-    if isinstance(value, list):
-        return [_unplain(one) for one in value]
-    if not isinstance(value, dict):
-        return value
-    if set(value) == {_MARK}:
-        inside = value[_MARK]
-        if isinstance(inside, dict):
-            return torch.tensor(_unplain(inside["values"]), dtype=_DTYPES[inside["dtype"]])
-        return float(inside) if isinstance(inside, str) else tuple(_unplain(one) for one in inside)
-    return {key: _unplain(one) for key, one in value.items()}
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of the kind of a field: `float` takes whole numbers too, no number takes a bool."""
-    if isinstance(kind, UnionType):
-        return any(_fits(value, each) for each in get_args(kind))
-    plain = get_origin(kind) or kind
-    if plain in (int, float):
-        return isinstance(value, (int, plain)) and not isinstance(value, bool)
-    return isinstance(value, plain)
 
 
 def _replace(path: Path, content: bytes) -> None:

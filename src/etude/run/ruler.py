@@ -46,7 +46,7 @@ def ruler(works: Sequence[Work], knobs: Knobs | None, extent: Extent, evaluator:
     asked = _over(extent) if evaluator is None else _looks(evaluator, extent)
     made, ranked = Ruler(), list[tuple[int, str]]()
     for work in works:
-        losses = work.losses if evaluator is None else work.losses.looked
+        losses = work.losses if evaluator is None else work.losses.evaluation
         total, names = work.names(len(works) == 1, looking=evaluator is not None)
         for one, name in zip(losses.terms, names, strict=True):
             own = _settings(one, asked) + _knobs(one, knobs)

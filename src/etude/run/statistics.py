@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias, final
 
 import torch
 from torch import Tensor
 
 from etude.errors import SettingError, nearest
+from etude.step.splitting import is_out_of_memory
 
 Taken: TypeAlias = tuple[Tensor, ...]
 """What is known of the elements so far: scalars."""
@@ -150,17 +151,43 @@ class Given(Statistic):
 
     It gives a scalar, or a pair (sum, count), which is exact whatever the pieces. Where padding is left out it gets the
     elements that count, in one dimension.
+
+    Raises:
+        SettingError: in `take`, the function fails, or gives something else; `said` is what it was given to.
     """
 
     function: Callable[[Tensor], Any]
+    said: str = field(default="A probe", compare=False)
 
     def take(self, x: Tensor, inside: Tensor | None = None) -> Taken:
-        made = self.function(x if inside is None else x[inside])
-        if isinstance(made, tuple):
-            total, count = (_scalar(one, x) for one in made)
+        elements = x if inside is None else x[inside]
+        try:
+            made = self.function(elements)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise SettingError(
+                f"{self.said}: its function failed on a tensor of shape {tuple(elements.shape)}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if isinstance(made, tuple) and len(made) == 2:
+            total, count = (self._scalar(one, x) for one in made)
             return count, total
         n = _number(x, inside)
-        return n, _scalar(made, x) * n
+        return n, self._scalar(made, x) * n
+
+    def _scalar(self, value: Any, like: Tensor) -> Tensor:
+        try:
+            made = torch.as_tensor(value, device=like.device).detach()
+        except (TypeError, ValueError, RuntimeError):
+            made = None
+        if made is None or made.numel() != 1:
+            what = type(value).__name__ if made is None else f"tensor of shape {tuple(made.shape)}"
+            raise SettingError(
+                f"{self.said}: its function gave a {what}: one number is needed, or a pair (sum, count). Write "
+                "what=lambda x: x.abs().amax()."
+            )
+        return _wide(made.reshape(()))
 
     def join(self, one: Taken, other: Taken) -> Taken:
         return one[0] + other[0], one[1] + other[1]
@@ -190,7 +217,7 @@ def statistic(what: str | Callable[[Tensor], Any], said: str) -> Statistic:
     if isinstance(what, str) and what in STATISTICS:
         return STATISTICS[what]
     if callable(what) and not isinstance(what, type):
-        return Given(what)
+        return Given(what, said)
     near = nearest(what, STATISTICS) if isinstance(what, str) else ""
     raise SettingError(f"{said}: {what!r} is measured of nothing. Known: {', '.join(STATISTICS)}; or a function.{near}")
 
@@ -218,16 +245,6 @@ def _number(x: Tensor, inside: Tensor | None) -> Tensor:
 
 def _kept(x: Tensor, inside: Tensor | None) -> Tensor:
     return x if inside is None else x.masked_fill(~inside, 0)
-
-
-def _scalar(value: Any, like: Tensor) -> Tensor:
-    made = torch.as_tensor(value, device=like.device).detach()
-    if made.numel() != 1:
-        raise SettingError(
-            f"A probe's function gave a tensor of shape {tuple(made.shape)}: one number is needed, or a pair (sum, "
-            "count). Write what=lambda x: x.abs().amax()."
-        )
-    return _wide(made.reshape(()))
 
 
 def _is_odd(tensors: Sequence[Tensor]) -> bool:

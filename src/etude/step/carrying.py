@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etude.bind.table import RATE, Moving, Now, Table
+from etude.bind.table import RATE, SETS_KEPT, Moving, Now, Table
 from etude.errors import StateError
 
 
@@ -86,16 +86,12 @@ class Carriers:
         carries = zip(now.columns["carry"], now.columns[RATE], strict=True)
         key = (now.moving, tuple(bool(carry and rate) for carry, rate in carries))
         if key not in self._found:
-            if len(self._found) >= _SETS:
+            if len(self._found) >= SETS_KEPT:
                 self._found.clear()
             moving = set(now.moving.indices)
             own = {i for number, indices in self._rows if key[1][number] for i in indices}
             self._found[key] = tuple(sorted((own - moving) & self._ever))
         return self._found[key]
-
-
-_SETS = 512
-"""Sets of moving arrays that are remembered."""
 
 
 def mean_of(gradient: Tensor, count: float, wide: bool) -> Tensor:

@@ -8,7 +8,8 @@ from math import inf
 from etude.bind.show import DECAYS
 from etude.bind.table import RATE, Choice, Table
 from etude.errors import RuleError, warn
-from etude.step.gradients import GRADIENT_SETTINGS
+from etude.step.optim.several import OPTIMIZER
+from etude.step.perturb import PERTURBING
 from etude.step.states import some
 from etude.values.algebra import Arithmetic, Then, Until, Within
 from etude.values.curves import Warmup
@@ -100,18 +101,18 @@ def _acts(choice: Choice) -> bool:
 
 
 def _never_acting(table: Table) -> Iterator[str]:
-    """Rules by part for what gradients go through, of which every array is frozen or never has a turn."""
+    """Rules by part for any setting but the rate, of which every array is frozen or never has a turn."""
     ever = set(table.ever_moving())
-    for setting in GRADIENT_SETTINGS:
-        if setting not in table.settings:
-            continue
+    # What only waits for a turn that never comes is perturbed all the same.
+    perturbed = {name for row in table.rows if not row.frozen for name in row.names}
+    for setting in (one for one in table.settings if one not in (RATE, OPTIMIZER)):
         names: dict[str, list[str]] = {}
         for name in table.names:
             choice = table.choices[name][setting]
-            if choice.rule != "no rule" and _acts(choice):
+            if choice.rule != "no rule" and not choice.rule.startswith("default of ") and _acts(choice):
                 names.setdefault(choice.rule, []).append(name)
         for rule, own in names.items():
-            if not ever.intersection(own):
+            if not (perturbed if setting in PERTURBING else ever).intersection(own):
                 yield f"The rule {rule} for {setting} never acts: {some(own)} never move. Leave it out, or thaw them."
             elif setting == "max_norm" and all(len(table.shapes.get(name, (0, 0))) < 2 for name in own):
                 yield (

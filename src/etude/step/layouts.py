@@ -8,14 +8,12 @@ from typing import final
 
 from torch import Tensor
 
-from etude.bind.table import Moving, Table
+from etude.bind.table import SETS_KEPT, Moving, Table
 from etude.errors import SettingError
 from etude.step.optim.half import is_low
 from etude.step.states import listed
 from etude.values.tree import has_shape
 
-_SETS = 512
-"""Sets of moving arrays whose tensors are kept at hand; stale gradients can make ever new ones."""
 _DTYPE = attrgetter("dtype")
 
 
@@ -67,7 +65,7 @@ class Layouts:
         """
         found = self._found.get(moving)
         if found is None:
-            if len(self._found) >= _SETS:
+            if len(self._found) >= SETS_KEPT:
                 self._found.clear()
             found = self._found[moving] = self._look_up(moving)
         return found
@@ -76,7 +74,7 @@ class Layouts:
         """The trainable arrays of the net that are neither in a set nor among those that carry."""
         found = self._outside.get((moving, carrying))
         if found is None:
-            if len(self._outside) >= _SETS:
+            if len(self._outside) >= SETS_KEPT:
                 self._outside.clear()
             taken = {self._table.names[i] for i in (*moving.indices, *carrying)}
             tree = self._table.tree

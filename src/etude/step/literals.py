@@ -285,7 +285,7 @@ def _term(name: str, what: Any, weight: Schedule, is_error: bool) -> Term:
         each = element_wise(what) if isinstance(what, MODULES) else None
         takes = _takes(what.forward)
         return Term(name, what, weight, takes, function_of_each=each, wants=_wants(what.forward, takes))
-    each = element_wise(what) if what in BY_NAME.values() else None
+    each = element_wise(what) if any(what is known for known in BY_NAME.values()) else None
     takes = _takes(what)
     return Term(name, what, weight, takes, function_of_each=each, wants=_wants(what, takes))
 

@@ -6,12 +6,12 @@ batch and over processes are exact whatever the sizes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import compress
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,8 @@ __all__ = [
     "weighted_sum",
 ]
 
+Call: TypeAlias = Callable[..., Any]
+
 _NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
@@ -66,11 +68,11 @@ class Losses:
 
     Attributes:
         terms: the terms of training, in order. fixed: their weights where they never change, else None.
-        looked: the terms of evaluation, where others may be computed; often the same.
+        evaluation: the terms of evaluation, where others may be computed; often the same.
         numbers: weights and settings.
         needs_output: whether the net is called here, and not by the losses.
-        told: whether what each mean is taken over is known before the net is called; see `learn`.
-        calm: whether every term is in the sum, always.
+        counts_known: whether what each mean is taken over is known before the net is called; see `learn`.
+        all_in_sum: whether every term is in the sum, always.
     """
 
     def __init__(self, made: tuple[Term, ...], net: nn.Module | Tree | None = None) -> None:
@@ -79,31 +81,31 @@ class Losses:
             made = bound_to(made, net)
         self.terms = tuple(one for one in made if one.only != "evaluation")
         looked = tuple(one for one in made if one.only != "training")
-        self.looked: Losses = self
+        self.evaluation: Losses = self
         if any(one.only for one in made):
-            self.looked = Losses(tuple(replace(one, only="") for one in looked), net)
-            self.looked.terms = looked
+            self.evaluation = Losses(tuple(replace(one, only="") for one in looked), net)
+            self.evaluation.terms = looked
             # What is watched, and where terms come from, is said of these.
-            self.looked._prepare()
+            self.evaluation._prepare()
         self._prepare()
 
     def _prepare(self) -> None:
         made = self.terms
         self.numbers = Numbers(made)
         self.fixed = self.numbers.fixed
-        self._constant = self.numbers.at(Progress()) if self.numbers.still else None
+        self._constant = self.numbers.at(Progress()) if self.numbers.constant else None
         self.needs_output = any(one.takes != "net" for one in made)
-        self.told = False
+        self.counts_known = False
         # The first term with the same function of (net, batch), which computes for all of them.
         self._sources = [next(i for i, other in enumerate(made) if same_source(one, other)) for one in made]
         off = [one.error or (one.weight.constant and one.weight.at(Progress()) == 0) for one in made]
         self._off = [one.error for one in made] if all(off) else off
-        self._loud = None if self.fixed is None else self._loud_at(self.fixed)
-        self.calm = not any(one.error for one in made) and self._loud is not None and all(self._loud)
+        self._in_sum = None if self.fixed is None else self._in_sum_at(self.fixed)
+        self.all_in_sum = not any(one.error for one in made) and self._in_sum is not None and all(self._in_sum)
         self._reached: dict[int, tuple[Tensor, ...]] = {}
         self._watching = [one.function for one in made if isinstance(one.function, OwnLoss) and "seen" in one.wants]
         # Each term takes nothing but what it compares, as most losses do.
-        alone = self.calm and self._sources == list(range(len(made)))
+        alone = self.all_in_sum and self._sources == list(range(len(made)))
         self._plain = alone and not any(one.settings or one.wants or one.reaches for one in made)
 
     # -------------------------------------------------------------------------------------------- what may change
@@ -122,13 +124,13 @@ class Losses:
         return self.numbers.at(progress) if self._constant is None else self._constant
 
     @property
-    def still(self) -> bool:
+    def constant(self) -> bool:
         """Whether no weight and no setting of training ever changes."""
-        return self.numbers.still
+        return self.numbers.constant
 
     def settings(self) -> dict[str, Schedule]:
         """Every weight ("weight.<term>") and setting ("<term>.<setting>") by its label."""
-        return self.looked.numbers.settings() | self.numbers.settings()
+        return self.evaluation.numbers.settings() | self.numbers.settings()
 
     def schedules(self) -> tuple[Schedule, ...]:
         """Every weight and setting."""
@@ -172,7 +174,7 @@ class Losses:
 
     @property
     def _both(self) -> tuple[Losses, ...]:
-        return (self,) if self.looked is self else (self, self.looked)
+        return (self,) if self.evaluation is self else (self, self.evaluation)
 
     # --------------------------------------------------------------------------------------- before the first step
 
@@ -213,18 +215,19 @@ class Losses:
         for losses in self._both:
             losses.terms = tuple(replace(one, ignores=True) for one in losses.terms)
 
-    def check_compiled(self) -> None:
-        """Raise PlanError for a term that a compiled step cannot have."""
+    def compile_with_net(self) -> bool:
+        """Whether every term may be in one program with the net; if not, the net has a program of its own.
+
+        Raises:
+            PlanError: a term looks into the net or reaches a part alone, or no term takes what the net gives.
+        """
+        apart = {one.name: why for one in self.terms if (why := _not_compiled(one))}
         for one in self.terms:
-            why = one.function.not_compiled() if isinstance(one.function, OwnLoss) else ""
-            if one.error and "seen" not in one.wants:
-                continue  # it is computed beside the program
-            if one.reaches is not None:
-                why = f"reaches={one.reaches!r} takes a backward of its own"
-            if why:
+            if one.name in apart and ("seen" in one.wants or one.reaches is not None or not self.needs_output):
                 raise PlanError(
-                    f"compile=True: the loss {one.name!r}: {why}, which is not compiled. Leave compile out."
+                    f"compile=True: the loss {one.name!r}: {apart[one.name]}, which is not compiled. Leave compile out."
                 )
+        return not apart
 
     def check_reaches(self, tree: Tree, moving: Collection[str]) -> None:
         """Raise for a term whose gradient can reach nothing that ever moves.
@@ -245,48 +248,48 @@ class Losses:
     # -------------------------------------------------------------------------------------------------- measuring
 
     def measure(
-        self, net: nn.Module, read: Reader, values: Any, now: Now
+        self, net: nn.Module, read: Reader, values: Any, now: Now, call: Call | None = None
     ) -> tuple[Tensor, tuple[Measured, ...], Any, Any]:
         """The weighted sum of the means, each term, and the net's output and target (None if no term takes them).
 
         Args:
-            now: what the method of that name gave.
+            now: what the method of that name gave. call: what gives the net's output; None: the net.
         """
-        each, output, target = self.measure_each(net, read, values, now)
+        each, output, target = self.measure_each(net, read, values, now, call)
         means = (each[0].mean,) if len(each) == 1 else [one.mean for one in each]
         return weighted_sum(means, now) if self._plain else self.total(means, now), each, output, target
 
     def total(self, means: Sequence[Tensor], now: Now) -> Tensor:
         """The sum of the means that are in it, each times its weight."""
-        if self.calm:
+        if self.all_in_sum:
             return weighted_sum(means, now[: len(means)])
-        loud = self.loud(now)
-        return weighted_sum(list(compress(means, loud)), list(compress(now, loud)))
+        summed = self.in_sum(now)
+        return weighted_sum(list(compress(means, summed)), list(compress(now, summed)))
 
-    def quiet(self, now: Now) -> bool:
+    def any_unweighted(self, now: Now) -> bool:
         """Whether there is a term of weight 0 at this moment that is no error."""
-        return not self.calm and any(
-            not one.error and not yes for one, yes in zip(self.terms, self.loud(now), strict=True)
+        return not self.all_in_sum and any(
+            not one.error and not yes for one, yes in zip(self.terms, self.in_sum(now), strict=True)
         )
 
-    def loud(self, now: Now) -> list[bool]:
+    def in_sum(self, now: Now) -> list[bool]:
         """Which terms are in the sum of a moment."""
-        return self._loud_at(now) if self._loud is None else self._loud
+        return self._in_sum_at(now) if self._in_sum is None else self._in_sum
 
-    def _loud_at(self, now: Now) -> list[bool]:
+    def _in_sum_at(self, now: Now) -> list[bool]:
         # In a compiled step a weight that changes is a tensor, of which nobody may ask what it is.
         found = [not off and (isinstance(now[i], Tensor) or now[i] != 0) for i, off in enumerate(self._off)]
         return found if any(found) else [not one.error for one in self.terms]
 
     def measure_each(
-        self, net: nn.Module, read: Reader, values: Any, now: Now
+        self, net: nn.Module, read: Reader, values: Any, now: Now, call: Call | None = None
     ) -> tuple[tuple[Measured, ...], Any, Any]:
         """Each term over one batch, and the net's output and target (None if no term takes them).
 
         Args:
-            now: the numbers of this moment.
+            now: the numbers of this moment. call: as for `measure`.
         """
-        output, target, true, seen = self._called(net, read, values)
+        output, target, true, seen = self._called(net, read, values, call)
         if self._plain:
             made = self.terms
             if len(made) == 1:
@@ -295,13 +298,13 @@ class Losses:
         batch = LossBatch(net, values, output, target, true, now, seen)
         if len(self.terms) == 1:
             return (self._measured(0, batch, {}),), output, target
-        if self.calm:
+        if self.all_in_sum:
             computed: dict[int, Any] = {}
             return tuple([self._measured(place, batch, computed) for place in range(len(self.terms))]), output, target
-        loud = self.loud(now)
-        measured = self.measure_loud(batch, loud)
-        if not all(loud):
-            measured.update(self.measure_beside(batch, loud, measured))
+        summed = self.in_sum(now)
+        measured = self.measure_in_sum(batch, summed)
+        if not all(summed):
+            measured.update(self.measure_beside(batch, summed, measured))
         return tuple([measured[place] for place in range(len(self.terms))]), output, target
 
     @property
@@ -318,9 +321,9 @@ class Losses:
     ) -> tuple[Tensor, tuple[Measured, ...], Any]:
         """The weighted sum, every term but those `apart`, and the net's output without its graph."""
         output, target, true, seen = self._called(net, read, values)
-        loud = [not off for off in self._off]
-        found = self.measure_loud(LossBatch(net, values, output, target, true, now, seen), loud)
-        kept = [place for place, yes in enumerate(loud) if yes]
+        summed = [not off for off in self._off]
+        found = self.measure_in_sum(LossBatch(net, values, output, target, true, now, seen), summed)
+        kept = [place for place, yes in enumerate(summed) if yes]
         loss = weighted_sum([found[place].mean for place in kept], [now[place] for place in kept])
         return loss, tuple([found[place] for place in kept]), without_graph(output)
 
@@ -333,16 +336,16 @@ class Losses:
         batch = LossBatch(net, values, output, target, true, now, _NOTHING)
         return self.measure_beside(batch, [not off for off in self._off], takes_net=takes_net)
 
-    def measure_loud(self, batch: LossBatch, loud: Sequence[bool]) -> dict[int, Measured]:
+    def measure_in_sum(self, batch: LossBatch, summed: Sequence[bool]) -> dict[int, Measured]:
         """The terms that are in the sum, by place; and those that the same call of a function gives."""
         computed: dict[int, Any] = {}
-        sources = {self._sources[place] for place, yes in enumerate(loud) if yes}
+        sources = {self._sources[place] for place, yes in enumerate(summed) if yes}
         places = [place for place, source in enumerate(self._sources) if source in sources]
         found = {place: self._measured(place, batch, computed) for place in places}
-        return {place: one if loud[place] else detached(one) for place, one in found.items()}
+        return {place: one if summed[place] else detached(one) for place, one in found.items()}
 
     def measure_beside(
-        self, batch: LossBatch, loud: Sequence[bool], found: Collection[int] = (), *, takes_net: bool | None = None
+        self, batch: LossBatch, summed: Sequence[bool], found: Collection[int] = (), *, takes_net: bool | None = None
     ) -> dict[int, Measured]:
         """The other terms, by place, without a trace: in chance, in statistics of the net, in gradients.
 
@@ -350,7 +353,7 @@ class Losses:
             found: places of terms that are measured already. takes_net: only those that call the net themselves, or
                 only the others; None: both.
         """
-        asked = [i for i, yes in enumerate(loud) if not yes and i not in found]
+        asked = [i for i, yes in enumerate(summed) if not yes and i not in found]
         if takes_net is not None:
             asked = [i for i in asked if (self.terms[i].takes == "net") is takes_net]
         if not asked:
@@ -380,7 +383,8 @@ class Losses:
         one, source = self.terms[place], self._sources[place]
         output, target, true = batch.output, batch.target, batch.true
         if true is not None:
-            found = one.measure_true(output, target, true)
+            own = self.numbers.named(place, batch.now) if one.settings else _NOTHING
+            found = one.measure_true(output, target, true, own)
             if found is not None:
                 return self._reaching(place, batch.net, found)
         if source not in computed:
@@ -402,7 +406,9 @@ class Losses:
             self._reached[place] = tuple(tree.arrays[name] for name in part.names(tree))
         return Measured(reaching(measured.mean, self._reached[place]), measured.count)
 
-    def _called(self, net: nn.Module, read: Reader, values: Any) -> tuple[Any, Any, Any, Mapping[Any, Any]]:
+    def _called(
+        self, net: nn.Module, read: Reader, values: Any, call: Call | None = None
+    ) -> tuple[Any, Any, Any, Mapping[Any, Any]]:
         """The net's output, the target, which of it is true (see `Reader.true_frames`), and what was watched."""
         if not self._bound:
             self.terms, self._bound = bound_to(self.terms, net), True
@@ -415,7 +421,7 @@ class Losses:
                 kept: Mapping[Any, Any] = {one: stack.enter_context(one.watching(net)) for one in self._watching}
                 output = net(*args, **kwargs)
         else:
-            kept, output = _NOTHING, net(*args, **kwargs)
+            kept, output = _NOTHING, (call or net)(*args, **kwargs)
         return output, target, read.true_frames(values) if isinstance(values, Mapping) else None, kept
 
     def learn(self, net: nn.Module, read: Reader, values: Any, progress: Progress) -> None:
@@ -427,7 +433,7 @@ class Losses:
             {**each, "seen": seen[one.function]} if one.function in seen else each
             for one, each in zip(self.terms, named, strict=True)
         ]
-        self.told = all(
+        self.counts_known = all(
             one.gives_mean(net, values, output, target, true, each) for one, each in zip(self.terms, named, strict=True)
         )
 
@@ -441,17 +447,26 @@ class Losses:
         self, net: nn.Module, read: Reader, values: Any, now: Now, arrays: Sequence[Tensor]
     ) -> list[bool]:
         """Which of some arrays those terms reach that have the weight 0 at this moment, and are no errors."""
-        loud = self.loud(now)
-        quiet = [not one.error and not yes for one, yes in zip(self.terms, loud, strict=True)]
-        if not any(quiet):
+        summed = self.in_sum(now)
+        unweighted = [not one.error and not yes for one, yes in zip(self.terms, summed, strict=True)]
+        if not any(unweighted):
             return [False] * len(arrays)
         with undisturbed(net), torch.enable_grad():
             output, target, true, seen = self._called(net, read, values)
-            found = self.measure_loud(LossBatch(net, values, output, target, true, now, seen), quiet)
-            means = [one.mean for place, one in found.items() if quiet[place] and one.mean.requires_grad]
+            found = self.measure_in_sum(LossBatch(net, values, output, target, true, now, seen), unweighted)
+            means = [one.mean for place, one in found.items() if unweighted[place] and one.mean.requires_grad]
             able = [array for array in arrays if array.requires_grad]
             if not (means and able):
                 return [False] * len(arrays)
             made = torch.autograd.grad(sum(means[1:], means[0]), able, allow_unused=True)
         got = {id(array) for array, gradient in zip(able, made, strict=True) if gradient is not None}
         return [id(array) in got for array in arrays]
+
+
+def _not_compiled(one: Term) -> str:
+    """Why a term cannot be in one program with the net; errors are computed beside it."""
+    if one.error and "seen" not in one.wants:
+        return ""
+    if one.reaches is not None:
+        return f"reaches={one.reaches!r} takes a backward of its own"
+    return one.function.not_compiled() if isinstance(one.function, OwnLoss) else ""

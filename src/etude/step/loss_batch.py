@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from etude.arguments import told_of
-from etude.errors import PartError
+from etude.errors import PartError, SettingError
 from etude.step.loss_numbers import Now
 from etude.step.losses.own import OwnLoss
 from etude.step.term import Measured, Term
@@ -48,16 +48,37 @@ def bound_to(made: tuple[Term, ...], net: nn.Module | Tree) -> tuple[Term, ...]:
     found = []
     for one in made:
         with told_of(f"loss {one.name!r}"):
-            if one.reaches is not None and not set(one.reaches.names(tree)) & tree.parameters:
-                raise PartError(
-                    f"reaches={one.reaches!r}: it has no parameter, only buffers. Name a part that is trained."
-                )
+            names = () if one.reaches is None else one.reaches.names(tree)
+            if one.reaches is not None and not set(names) & tree.parameters:
+                has = "no parameter, only buffers" if names else "no parameter"
+                raise PartError(f"reaches={one.reaches!r}: it has {has}. Name a part that is trained.")
             if isinstance(one.function, OwnLoss):
                 # Terms that share a function share it afterwards.
                 own = functions.setdefault(id(one.function), one.function.bound(tree))
                 one = replace(one, function=own)
         found.append(one)
     return tuple(found)
+
+
+def check_measured(made: Sequence[Term], found: Sequence[Measured]) -> None:
+    """Raise for what is no mean over a count: asked before the first step, for it reads from the device.
+
+    Raises:
+        SettingError: a pair of other things than two numbers, or a count below 0.
+    """
+    for one, measured in zip(made, found, strict=True):
+        count = measured.count
+        if measured.mean.numel() != 1 or (isinstance(count, Tensor) and count.numel() != 1):
+            raise SettingError(
+                f"The loss {one.name!r} gave a pair that is not of two numbers: their quotient has shape "
+                f"{tuple(measured.mean.shape)}. Sum both: return (losses * mask).sum(), mask.sum(). One value a sample "
+                "is given alone, without a count."
+            )
+        if float(count) < 0:
+            raise SettingError(
+                f"The loss {one.name!r} gave the pair (sum, {float(count):g}): a count is at least 0, the number of "
+                "what the sum is over."
+            )
 
 
 def same_source(one: Term, other: Term) -> bool:

@@ -74,7 +74,7 @@ class Numbers:
         return float(value)
 
     @property
-    def still(self) -> bool:
+    def constant(self) -> bool:
         """Whether none of them ever changes."""
         return self._still is not None
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -29,6 +30,9 @@ from etude.values.tree import has_shape
 NOISE, DROPOUT = "weight_noise", "weight_dropout"
 PERTURBING = frozenset({NOISE, DROPOUT})
 """The settings that act here."""
+
+Change: TypeAlias = Callable[[Tensor], Tensor]
+Through: TypeAlias = dict[int, Change]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +80,34 @@ def perturbed_now(
 
 
 @contextmanager
-def perturbing(found: Sequence[Perturbed], seed: int, step: int) -> Iterator[None]:
+def perturbing(found: Sequence[Perturbed], seed: int, step: int, hooked: bool = True) -> Iterator[Through]:
     """Within it the arrays are perturbed, and gradients are those of the clean arrays; afterwards each is as before.
 
     Backward belongs inside: a graph made here is of the perturbed arrays, and torch refuses it afterwards.
 
     Args:
         found: what is perturbed. seed, step: of what is drawn.
+        hooked: whether backward makes gradients those of the clean arrays; a compiled program cannot, as what is
+            dropped changes from step to step.
+
+    Yields:
+        what makes a gradient that of the clean array, by the id of the array, where backward does not.
     """
     clean = [one.array.detach().clone() for one in found]
     hooks: list[RemovableHandle] = []
+    through: Through = {}
     try:
         for one in found:
-            _perturb(one, mixed(seed, step), hooks)
+            change = _perturb(one, mixed(seed, step))
+            if change is None or not one.array.requires_grad:
+                continue
+            if hooked:
+                hooks.append(_hooked(one.array, change))
+            else:
+                through[id(one.array)] = change
         # It keeps arrays in half precision, of before.
         torch.clear_autocast_cache()
-        yield
+        yield through
     finally:
         for hook in hooks:
             hook.remove()
@@ -102,22 +118,23 @@ def perturbing(found: Sequence[Perturbed], seed: int, step: int) -> Iterator[Non
 
 
 @torch.no_grad()
-def _perturb(one: Perturbed, seed: int, hooks: list[RemovableHandle]) -> None:
+def _perturb(one: Perturbed, seed: int) -> Change | None:
+    """Perturb one array; gives what its gradient has to go through, if anything."""
     array = one.array
     numbers = torch.view_as_real(array.resolve_conj()) if array.is_complex() else array
     if one.deviation:
         # Drawn on the CPU, so that it is the same wherever the array is.
         drawn = torch.randn(numbers.shape, generator=generator_of(seed, f"{NOISE}:{one.drawn_as}", 0))
         numbers.add_(drawn.to(array.device, numbers.dtype), alpha=one.deviation)
-    if one.chance:
-        drawn = torch.rand(array.shape, generator=generator_of(seed, f"{DROPOUT}:{one.drawn_as}", 0))
-        kept = (drawn >= one.chance).to(array.device)
-        array.mul_(kept).div_(1 - one.chance)
-        if array.requires_grad:
-            hooks.append(_hooked(array, lambda gradient: _through(gradient, kept, 1 - one.chance)))
+    if not one.chance:
+        return None
+    drawn = torch.rand(array.shape, generator=generator_of(seed, f"{DROPOUT}:{one.drawn_as}", 0))
+    kept = (drawn >= one.chance).to(array.device)
+    array.mul_(kept).div_(1 - one.chance)
+    return lambda gradient: _through(gradient, kept, 1 - one.chance)
 
 
-def _hooked(array: Tensor, change: Callable[[Tensor], Tensor]) -> RemovableHandle:
+def _hooked(array: Tensor, change: Change) -> RemovableHandle:
     handle: RemovableHandle = array.register_hook(change)  # type: ignore[no-untyped-call]
     return handle
 

@@ -5,7 +5,7 @@ float16 has so little range that small gradients vanish, so its loss is scaled; 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
@@ -92,6 +92,11 @@ class Precision:
     def backward(self, loss: Tensor) -> None:
         """Gradients of the loss (a scalar), times the scale."""
         torch.autograd.backward(loss * self.scale.value if self.scale.active else loss)
+
+    def gradients(self, loss: Tensor, arrays: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+        """The same as tensors, one for each array; None where the loss does not reach it."""
+        scaled = loss * self.scale.value if self.scale.active else loss
+        return torch.autograd.grad(scaled, arrays, allow_unused=True)
 
     def step(self, stepper: Stepper, ignore_stale_grad: bool, non_finite: str | None, divisor: float = 1.0) -> bool:
         """Let the stepper step on gradients without the scale, divided by `divisor`; False if it refused them."""

@@ -6,53 +6,39 @@ import inspect
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from math import inf
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from etude.arguments import Faults, told_of
 from etude.bind.left import settings_left
 from etude.bind.resolve import resolve
 from etude.bind.table import RATE, Choice, Table
-from etude.errors import ScheduleError, SettingError, nearest, warn
+from etude.errors import SettingError, nearest, warn
 from etude.hints import not_there, written
 from etude.step.gradients import GRADIENT_SETTINGS
-from etude.step.optim.groups import ABSENT
 from etude.step.optim.maker import Maker
 from etude.step.optim.options import check_like
 from etude.step.optim.rule import Setting, UpdateRule
-from etude.step.optim.several import SeveralOptimizer
+from etude.step.optim.several import OPTIMIZER, SeveralOptimizer
 from etude.step.optimizers import Optimizer, OptimizerLike, makers_of, muons, settings_known
+from etude.step.owners import owners_of, without_foreign_settings
+from etude.step.proof import prove
+from etude.step.rates import check_rate
 from etude.values.algebra import none_as
 from etude.values.marks import Frozen, Inherit
-from etude.values.part import Part, PartLike, part
-from etude.values.preview import moments
+from etude.values.part import PartLike
+from etude.values.part import part as part_of
 from etude.values.progress import Extent, Progress
-from etude.values.rules import Rules, RulesLike, Times, rules
-from etude.values.schedule import Schedule, refuse_scheduler, schedule, update_schedule
+from etude.values.rules import Rules, RulesLike, Times
+from etude.values.rules import rules as rules_of
+from etude.values.schedule import Schedule, refuse_scheduler, schedule
+from etude.values.schedule import update_schedule as update_schedule_of
 from etude.values.tree import Tree
 
-__all__ = ["Optimizer", "OptimizerLike", "Recipe", "check_rate", "settings_known"]
-
-OPTIMIZER = "optimizer"
-"""Where optimizers are given by part, which one an array has is a setting of that name."""
-
+__all__ = ["Optimizer", "OptimizerLike", "Recipe", "settings_known"]
 
 _CLIMB = "maximize"
 """The word of torch's optimizers for climbing, which rules of ours understand as well."""
-_ASKED = 257
-"""Moments of a run of known length at which schedules are asked beforehand."""
-_AHEAD = (*range(1, 65), *(2**n for n in range(7, 21)))
-"""Steps at which they are asked where the length is not known."""
-_RATES = {
-    "plateau": '3e-4 * plateau("val.loss")',
-    "newbob": 'newbob("val.loss", start=3e-4)',
-    "warmup": "3e-4 * warmup(steps(500))",
-    "cycle": "one_cycle(3e-4)",
-    "constant": "3e-4",
-    "linear": "linear(3e-4, 0)",
-    "exponential": "exponential(3e-4, 3e-6)",
-    "cosine": "cosine(3e-4, 0)",
-}
-"""What to write for schedules that are named in text."""
 
 
 class Recipe:
@@ -64,6 +50,7 @@ class Recipe:
         update_schedule: the schedule of parts that move, or None. limit: the part that is stepped, or None: all.
 
     Args:
+        optimizer, learning_rate, rules, multipliers, update_schedule, part, strict, settings: as for `Trainer`.
         asked_by: the class whose constructor the settings were given to: an unknown one may be an option of it.
 
     Raises:
@@ -73,13 +60,14 @@ class Recipe:
     def __init__(
         self,
         optimizer: OptimizerLike,
-        learning_rate: Any,
-        given: Mapping[str, RulesLike] | None,
-        multipliers: RulesLike,
-        moves: Any,
-        limit: PartLike | None,
-        strict: bool,
-        settings: Mapping[str, Any],
+        *,
+        learning_rate: Any = None,
+        rules: Mapping[str, RulesLike] | None = None,
+        multipliers: RulesLike = None,
+        update_schedule: Any = None,
+        part: PartLike | None = None,
+        strict: bool = False,
+        settings: Mapping[str, Any] = MappingProxyType({}),
         asked_by: type | None = None,
     ) -> None:
         self._asked_by = asked_by
@@ -89,7 +77,7 @@ class Recipe:
         faults = Faults()
         settings, by_part = self._apart_from_rules(settings, learning_rate)
         learning_rate = None if RATE in by_part else learning_rate
-        given = faults.take(_joined, given, by_part)
+        rules = faults.take(_joined, rules, by_part)
         self.given = {key: value for key, value in settings.items() if key not in GRADIENT_SETTINGS}
         settings = _split_betas(settings, self.known)
         self._climbs = self._climbing(settings)
@@ -97,9 +85,9 @@ class Recipe:
             settings = {key: value for key, value in settings.items() if key != _CLIMB}
         self.said = {*settings, *(() if learning_rate is None else (RATE,))}
         self.base = self._base(learning_rate, settings, faults)
-        self.rules = faults.take(self._rules, given, multipliers)
-        self.update_schedule = faults.take(update_schedule, moves)
-        self.limit = None if limit is None else faults.take(part, limit)
+        self.rules = faults.take(self._rules, rules, multipliers)
+        self.update_schedule = faults.take(update_schedule_of, update_schedule)
+        self.limit = None if part is None else faults.take(part_of, part)
         faults.tell()
         self.strict = strict
         self._exempt: dict[tuple[str, str], str] = {}
@@ -138,14 +126,14 @@ class Recipe:
 
     def _climbing(self, settings: Mapping[str, Any]) -> bool | None:
         """Whether arrays under rules of ours climb; None where nothing is said, or there are no such rules."""
-        if _CLIMB not in settings or not any(isinstance(maker.of, UpdateRule) for maker in self.makers.values()):
+        if _CLIMB not in settings or not self.update_rules:
             return None
         asked = settings[_CLIMB]
         if not isinstance(asked, bool):
             raise SettingError(f"maximize={asked!r}: True or False is needed. Parts climb with a negative multiplier.")
         return asked
 
-    def _turned(self, table: Table, owners: Mapping[str, Maker]) -> Table:
+    def _with_rates_turned(self, table: Table, owners: Mapping[str, Maker]) -> Table:
         """The table with the rates of arrays under rules of ours turned round; other optimizers do it themselves."""
         choices: dict[str, Mapping[str, Choice]] = {}
         for name, of in table.choices.items():
@@ -176,15 +164,11 @@ class Recipe:
         if not isinstance(value, Schedule) and not callable(value):
             if key == RATE:
                 check_rate(value)
-            own = (
-                [self.known.get(key)]
-                if key in GRADIENT_SETTINGS
-                else [m.settings.get(key) for m in self.makers.values()]
-            )
-            for setting in own if key in self.said else ():
-                if setting is not None and value != setting.default:
-                    setting.check(key, value)
             if key in self.said:
+                ours = key in GRADIENT_SETTINGS
+                for setting in [self.known[key]] if ours else [m.settings.get(key) for m in self.makers.values()]:
+                    if setting is not None and value != setting.default:
+                        setting.check(key, value)
                 self._check_foreign(key, key, value)
         with told_of(key):
             return schedule(value)
@@ -223,10 +207,10 @@ class Recipe:
                     "Write the multipliers as times(r) in the rules."
                 )
             with told_of("learning_rate_multipliers"):
-                made[RATE] = rules(multipliers, relative=True)
+                made[RATE] = rules_of(multipliers, relative=True)
         for setting in made:
             if setting not in self.base:
-                self.base[setting] = schedule(GRADIENT_SETTINGS[setting].default)
+                self.base[setting] = _off(setting)
         return made
 
     def _rules_for(self, key: str, literal: RulesLike) -> dict[str, Rules]:
@@ -237,8 +221,8 @@ class Recipe:
                 raise SettingError(f"rules for {setting!r}: {self._unknown(setting)}")
             known = self.known.get(setting)
             if known is not None and known.bound:
-                piece = Rules(tuple((place, _unbound(known, value)) for place, value in rules(piece)))
-            made[setting] = rules(piece, setting=setting)
+                piece = Rules(tuple((place, _unbound(known, value)) for place, value in rules_of(piece)))
+            made[setting] = rules_of(piece, setting=setting)
             self._check_rules(setting, made[setting])
         return made
 
@@ -271,7 +255,7 @@ class Recipe:
         """Rules for betas are rules for beta1 and for beta2."""
         if key != "betas" or "beta1" not in self.known:
             return {key: literal}
-        pairs = [(place, _pair(value)) for place, value in rules(literal, setting="betas")]
+        pairs = [(place, _pair(value)) for place, value in rules_of(literal, setting="betas")]
         split = {f"beta{i + 1}": Rules(tuple((place, pair[i]) for place, pair in pairs)) for i in range(2)}
         return {**split, **({key: literal} if key in self.known else {})}
 
@@ -291,19 +275,7 @@ class Recipe:
             if default is not None and maker.settings.get(key) is None and value != default:
                 check_like(said, value, default)
 
-    def _owners(self, tree: Tree) -> dict[str, Maker]:
-        """The optimizer of each array; of several the first whose part has it."""
-        if not self.places:
-            return dict.fromkeys(tree.arrays, self._last)
-        found: dict[str, Maker] = {}
-        faults = Faults()
-        for place, label in self.places:
-            for name in faults.take(_names, tree, place, label) or ():
-                found.setdefault(name, self.makers[label])
-        faults.tell()
-        return found
-
-    def _own(self, tree: Tree, owners: Mapping[str, Maker]) -> dict[str, dict[str, Schedule]]:
+    def _base_of_arrays(self, tree: Tree, owners: Mapping[str, Maker]) -> dict[str, dict[str, Schedule]]:
         """Base values of single arrays, by setting, where the call says nothing.
 
         The defaults of an array's own optimizer, if there are several; what the groups of an instance say of it; and
@@ -319,25 +291,23 @@ class Recipe:
             self._exempt.update({(name, setting): maker.name for setting in exempt if setting not in self.said})
             for setting, value in {**values, **exempt}.items():
                 if setting not in self.said:
-                    made.setdefault(setting, {})[name] = schedule(self._right(maker, setting, value))
+                    made.setdefault(setting, {})[name] = schedule(self._checked_default(maker, setting, value))
         for maker in self.makers.values():
-            for setting, values in self._of_groups(maker, tree, owners).items():
+            for setting, values in self._base_of_groups(maker, tree, owners).items():
                 made.setdefault(setting, {}).update(values)
         return made
 
-    def _right(self, maker: Maker, setting: str, value: Any) -> Any:
+    def _checked_default(self, maker: Maker, setting: str, value: Any) -> Any:
         """A default of an array's own, once it is known to be one that the setting may have."""
         if setting != RATE and setting not in self.known:
             raise SettingError(f"The defaults of {maker.name} have {setting!r}. {self._unknown(setting)}")
         known = maker.settings.get(setting) or GRADIENT_SETTINGS.get(setting)
         if known is not None and value != known.default:
             known.check(f"{setting} by default of {maker.name}", value)
-        self.base.setdefault(
-            setting, schedule(GRADIENT_SETTINGS[setting].default if setting in GRADIENT_SETTINGS else value)
-        )
+        self.base.setdefault(setting, _off(setting) if setting in GRADIENT_SETTINGS else schedule(value))
         return value
 
-    def _of_groups(self, maker: Maker, tree: Tree, owners: Mapping[str, Maker]) -> dict[str, dict[str, Schedule]]:
+    def _base_of_groups(self, maker: Maker, tree: Tree, owners: Mapping[str, Maker]) -> dict[str, dict[str, Schedule]]:
         """What the groups of an optimizer instance say of their arrays, where the call says nothing: base values."""
         names = {id(array): name for name, array in tree.arrays.items() if owners.get(name) is maker}
         made: dict[str, dict[str, Schedule]] = {}
@@ -370,94 +340,33 @@ class Recipe:
         """
         if not tree.trainable:
             raise SettingError("The net has no trainable arrays: nothing has requires_grad=True.")
-        self._heed(settings_left(tree))
+        self._turn_on(settings_left(tree))
         if self._pairs_muon:
             self.places = muons(tree, *self.makers)
-        owners = self._owners(tree)
-        own = self._own(tree, owners)
+        owners = owners_of(tree, self.places, self.makers) if self.places else dict.fromkeys(tree.arrays, self._last)
+        own = self._base_of_arrays(tree, owners)
         base, given = dict(self.base), dict(self.rules)
         if self.places:
             base = {RATE: base.pop(RATE), OPTIMIZER: schedule("none"), **base}
             given[OPTIMIZER] = self.places
-        made = resolve(tree, base, given, self.update_schedule, self.limit, self.strict, own, held, thawed)
+        made = resolve(
+            tree, base, given, self.update_schedule, self.limit, strict=self.strict, own=own, held=held, thawed=thawed
+        )
         made.extent = extent
         if self._exempt:
-            made = _told(made, self._exempt)
+            made = _with_defaults_named(made, self._exempt)
         if self.places:
-            made = self._apart(made, owners)
+            made = without_foreign_settings(made, owners, self.rules)
         if self._climbs:
-            made = self._turned(made, owners)
-        for each in made.schedules():
-            try:
-                each.check(extent, uncounted)
-            except ScheduleError as error:
-                meant = "epochs" in uncounted and ("epochs" in repr(each) or extent.epochs is not None)
-                hint = " A Trainer counts epochs if it is given steps_per_epoch=." if meant else ""
-                raise ScheduleError(f"{error}{hint}") from None
-        self._prove(made, [progress.without(*uncounted) for progress in moments(extent, _ASKED, unknown=0.0)])
-        if not any(extent.known()):
-            self._look_ahead(made, uncounted)
+            made = self._with_rates_turned(made, owners)
+        prove(made, self.known, uncounted)
         return made
 
-    def _apart(self, table: Table, owners: Mapping[str, Maker]) -> Table:
-        """The table of several optimizers: settings that an array's optimizer does not have are absent there."""
-        lost = [name for name, of in table.choices.items() if not of[RATE].frozen and name not in owners]
-        if lost:
-            shown = ", ".join(map(repr, lost[:5])) + (", ..." if lost[5:] else "")
-            raise SettingError(
-                f'No optimizer is given for {shown}, which may move. Write everything: "adamw" last, or hold them: '
-                "learning_rate_multipliers={...: 0}."
-            )
-        for setting, own in self.rules.items():
-            for place, value in own:
-                here = [owners[name] for name in place.names(table.tree) if name in table.choices and name in owners]
-                if here and not any(_has(maker, setting) for maker in here):
-                    names, there = " and ".join(dict.fromkeys(maker.name for maker in here)), (RATE, *here[0].settings)
-                    raise SettingError(
-                        f"The rule {place!r}: {value!r} for {setting} selects arrays of {names} alone, which has no "
-                        f"such setting. Settings: {', '.join(there)}.{nearest(setting, there)}"
-                    )
-        choices = {}
-        for name, of in table.choices.items():
-            maker = owners.get(name)
-            choices[name] = {s: c if maker is None or _has(maker, s) else _absent() for s, c in of.items()}
-            for setting, choice in choices[name].items():
-                known = None if maker is None else maker.settings.get(setting)
-                if known is not None and choice.constant:
-                    known.check(f"{setting} of {name!r}", choice.at(Progress()))
-        return table.with_choices(choices)
-
-    def _prove(self, table: Table, asked: Sequence[Progress]) -> None:
-        """Look at what schedules give over the run: a function shows its parts and numbers only when it is asked."""
-        choices = {(setting, c.value): c for row in table.rows for setting, c in row.choices.items() if not c.constant}
-        for progress in asked:
-            for (setting, _), choice in choices.items():
-                self._check_value(setting, choice.at(progress), progress)
-            if not table.base_rate.constant:
-                rate = table.base_rate.at(progress)
-                if isinstance(rate, int | float):
-                    check_rate(rate, f"learning_rate at step {int(progress.step) + 1}")
-            if self.update_schedule is not None and not self.update_schedule.constant:
-                table.at(progress)
-
-    def _look_ahead(self, table: Table, uncounted: Sequence[str]) -> None:
-        """The same for a run whose length nobody knows: until a schedule has no value any more."""
-        for step in _AHEAD:
-            try:
-                self._prove(table, [Progress(step).without(*uncounted)])
-            except ScheduleError:
-                return
-
-    def _check_value(self, setting: str, value: Any, progress: Progress) -> None:
-        known = Setting(1e-3, -inf, inf) if setting == RATE else self.known.get(setting)
-        if known is not None and value is not None:
-            known.check(f"{setting} at step {int(progress.step) + 1}", value)
-
-    def _heed(self, left: set[str]) -> None:
-        """Settings for which rules were left on modules: those that are off otherwise are on."""
+    def _turn_on(self, left: set[str]) -> None:
+        """Settings that are off otherwise are on where rules for them were left on modules."""
         for setting in sorted(left - {RATE} - set(self.base)):
             if setting in self.known:
-                self.base[setting] = schedule(GRADIENT_SETTINGS[setting].default)
+                self.base[setting] = _off(setting)
             else:
                 warn(f"Rules left on modules are not used: {self._unknown(setting)}")
 
@@ -473,7 +382,7 @@ class Recipe:
         return SeveralOptimizer(members, table)
 
 
-def _told(table: Table, exempt: Mapping[tuple[str, str], str]) -> Table:
+def _with_defaults_named(table: Table, exempt: Mapping[tuple[str, str], str]) -> Table:
     """The table with the word that a value is the update rule's own default for the array."""
     choices = {name: dict(of) for name, of in table.choices.items()}
     for (name, setting), rule in exempt.items():
@@ -481,6 +390,11 @@ def _told(table: Table, exempt: Mapping[tuple[str, str], str]) -> Table:
         if choice is not None and choice.rule == "no rule":
             choices[name][setting] = replace(choice, rule=f"default of {rule} for it")
     return table.with_choices(choices)
+
+
+def _off(setting: str) -> Schedule:
+    """What a setting that every trainer has is where nothing is said."""
+    return schedule(GRADIENT_SETTINGS[setting].default)
 
 
 def _is_rules(value: Any) -> bool:
@@ -508,19 +422,6 @@ def _unbound(known: Setting | None, value: Any) -> Any:
     return none_as(value, inf) if isinstance(value, Schedule) else inf if value is None else value
 
 
-def _names(tree: Tree, place: Part, label: str) -> tuple[str, ...]:
-    with told_of(f"In the optimizers by part, {place!r}: {label!r}"):
-        return place.names(tree)
-
-
-def _has(maker: Maker, setting: str) -> bool:
-    return setting in maker.settings or setting in GRADIENT_SETTINGS or setting in (RATE, OPTIMIZER)
-
-
-def _absent() -> Choice:
-    return Choice(schedule(ABSENT), None, "no rule", absolute=True)
-
-
 def _split_betas(settings: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """`betas=(b1, b2)` is short for `beta1=b1, beta2=b2` where the rule has those."""
     if "betas" not in settings or "beta1" not in known:
@@ -534,24 +435,3 @@ def _pair(betas: Any) -> tuple[Any, Any]:
     if not isinstance(betas, tuple | list) or len(betas) != 2:
         raise SettingError(f"betas={betas!r}: a pair is needed. Write betas=(0.9, 0.999).")
     return betas[0], betas[1]
-
-
-def check_rate(rate: Any, said: str = "learning_rate") -> None:
-    """Raise SettingError unless `rate` can be the learning rate of all arrays: finite, and not below 0."""
-    if isinstance(rate, str):
-        raise SettingError(f"{said}={rate!r}: a finite number is needed, or a schedule, not its name.{_rate_for(rate)}")
-    Setting(1e-3, -inf, inf).check(said, rate)
-    if rate < 0:
-        raise SettingError(
-            f"{said}={rate!r}: a learning rate is not negative. To climb a loss write learning_rate_multipliers=-1, or "
-            "-1 for the part that climbs."
-        )
-
-
-def _rate_for(text: str) -> str:
-    """What to write for a learning rate that was given as text."""
-    try:
-        return f" Write learning_rate={float(text):g}, without quotes."
-    except ValueError:
-        names = [name for name in _RATES if name in text.lower().replace("_", "")]
-        return f" Write learning_rate={_RATES[names[0]] if names else _RATES['cosine']}."

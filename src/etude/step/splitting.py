@@ -12,6 +12,7 @@ from typing import Any, TypeVar, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from etude.errors import OutOfMemoryError, SettingError, nearest, warn
 from etude.step.chance import Chance
@@ -22,6 +23,8 @@ WAYS = ("raise", "split")
 
 _WORDS = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed", "failed to allocate memory")
 """What errors of torch's allocators and of the libraries under it say, in lower case."""
+_ONE_VALUE = "more than 1 value per channel"
+"""What torch's batch norm says in training where a channel has one number."""
 _TOLD = 4
 T = TypeVar("T")
 
@@ -80,7 +83,7 @@ class Splitting:
             The parts, in order, and what `computed` gave for them.
 
         Raises:
-            OutOfMemoryError: there is not enough for one sample.
+            OutOfMemoryError: there is not enough for one sample, or for the two that batch norm needs.
         """
         if not self.active:
             for told in self.observers:
@@ -94,6 +97,10 @@ class Splitting:
                 told(parts, again)
             try:
                 made = computed(parts)
+            except ValueError as error:
+                if _ONE_VALUE not in str(error) or len(parts) == len(many):
+                    raise
+                raise self._alone(progress) from error
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -108,6 +115,18 @@ class Splitting:
         if self.limit != limit:
             _tell(progress, many, parts, self._looking)
         return parts, made
+
+    def _alone(self, progress: Progress) -> OutOfMemoryError:
+        """A batch was cut down to one sample, and batch norm needs more."""
+        norms = (name for name, module in self._net.named_modules() if isinstance(module, _BatchNorm))
+        place = next((repr(name) for name in norms if name), "nn.BatchNorm1d")
+        return OutOfMemoryError(
+            f'{_where(progress, self._looking)}: memory is short, and out_of_memory="split" has cut a batch down to '
+            "one sample, with which batch norm cannot be trained. Nothing was changed. Shorten or filter the longest "
+            "samples, use nn.GroupNorm or nn.LayerNorm in place of batch norm, or freeze it, so that it takes the "
+            f"statistics that it has: learning_rate_multipliers={{{place}: FROZEN}}.",
+            int(progress.step) + 1,
+        )
 
     def state(self) -> int:
         """What a later run needs to go on."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from math import inf
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, cast
@@ -15,9 +14,8 @@ from torch import Tensor, nn
 
 from etude.bind.table import RATE, Moving, Now, Table
 from etude.step.agreeing import check_together
-from etude.step.bounds import clip_weights, limit_norms, shrink, turned_in
+from etude.step.bounds import Bounds, shrink
 from etude.step.carrying import Carried, Carriers, check_carried, mean_of
-from etude.step.clipping import bounds_of
 from etude.step.contradictions import check_useful
 from etude.step.gradients import (
     AFTER,
@@ -37,7 +35,7 @@ from etude.step.ledger import Ledger, gradients_of, has_none, versions_of
 from etude.step.optim.half import is_low
 from etude.step.optim.own import OwnOptimizer
 from etude.step.optim.rule import is_dense
-from etude.step.perturb import PERTURBING, Perturbed, perturbed_now, perturbing
+from etude.step.perturb import PERTURBING, Perturbed, Through, perturbed_now, perturbing
 from etude.step.recipe import Optimizer, Recipe
 from etude.step.refusals import mixed_gradients, non_finite_gradients, stale_gradients
 from etude.step.states import check_arrays, memory_in, memory_of
@@ -85,6 +83,7 @@ class Stepper:
         self._module, self._uncounted = module, tuple(uncounted)
         self._seed, self._half = seed, half
         self._drawn = (-1, 0)
+        self._through: Through = {}
         self._found: tuple[list[Tensor], list[int]] | None = None
         self._still = Still(module)
         self.observers: list[Callable[[Now, Sequence[Tensor], float], None]] = []
@@ -109,10 +108,10 @@ class Stepper:
         self._extra = frozenset(GRADIENT_SETTINGS) & frozenset(table.settings)
         self._before = self._extra & BEFORE
         self.perturbing = bool(self._extra & PERTURBING)
-        self._drops, self._bounds = "drop_non_finite" in self._extra, bool(self._extra & AFTER)
+        self._drops = "drop_non_finite" in self._extra
+        self._bounds = Bounds(table) if self._extra & AFTER else None
         self._ties = Ties(table, self.arrays) if "tie" in self._extra else None
         self._carriers = Carriers(table) if "carry" in self._extra else None
-        self._turned = turned_in(table.tree) if "max_norm" in self._extra else {}
         self._layouts = Layouts(table, self.arrays)
         self._still.use(table)
 
@@ -195,6 +194,23 @@ class Stepper:
         """Indices of the arrays whose gradients the next step takes: what moves, and what carries."""
         now = self.table.at(self.progress, self.memory)
         return (*now.moving.indices, *self.carrying(now))
+
+    def able(self) -> tuple[int, ...]:
+        """Those of them that may have gradients: whose `requires_grad` nobody has switched off."""
+        return tuple([i for i in self.taken() if self.arrays[i].requires_grad])
+
+    def add_gradients(self, indices: Sequence[int], gradients: Sequence[Tensor | None], factor: float = 1.0) -> None:
+        """Add gradients, times a factor, to those that are there; where there is none yet, they are taken over."""
+        for index, gradient in zip(indices, gradients, strict=True):
+            if gradient is None:
+                continue
+            array = self.arrays[index]
+            if self._through:
+                gradient = self._through.get(id(array), _as_it_is)(gradient)
+            if array.grad is None:
+                array.grad = gradient if factor == 1 else gradient * factor
+            else:
+                array.grad.add_(gradient, alpha=factor)
 
     def rests(self, now: Now) -> bool:
         """Whether a step needs no gradient at all."""
@@ -289,8 +305,7 @@ class Stepper:
         if "shrink" in self._extra:
             shrink(optimizer.targets(now.moving.indices), each(now, RATE), each(now, "shrink"))
         optimizer.move(now, gradients.values, divisor)
-        if self._bounds:
-            self.finish(now)
+        self.finish(now)
 
     def _follow(self, now: Now) -> None:
         """The arrays that move may lie elsewhere by now."""
@@ -299,20 +314,9 @@ class Stepper:
 
     def finish(self, now: Now) -> None:
         """After arrays have moved: their bounds, where they have some."""
-        if not self._bounds:
-            return
-        moved = self.optimizer.targets(now.moving.indices)
-        if "clip_weights" in self._extra:
-            clip_weights(moved, bounds_of(each(now, "clip_weights")))
-        if "max_norm" in self._extra:
-            turned = [self._turned.get(self.table.names[i], 0) for i in now.moving.indices]
-            limit_norms(moved, self._norm_bounds(now), turned)
-        self.optimizer.settle(now.moving.indices)
-
-    def _norm_bounds(self, now: Now) -> list[float]:
-        """The largest norm of the weights of one unit, for each array that has moved; none for single numbers."""
-        bounds = bounds_of(each(now, "max_norm"))
-        return [b if self.arrays[i].dim() > 1 else inf for i, b in zip(now.moving.indices, bounds, strict=True)]
+        if self._bounds is not None:
+            self._bounds.keep(now, self.optimizer.targets(now.moving.indices))
+            self.optimizer.settle(now.moving.indices)
 
     def prepare(self, gradients: Gradients, now: Now) -> Now:
         """Carrying, tying, noise, clipping and what else changes a gradient, where it is asked for.
@@ -462,12 +466,24 @@ class Stepper:
             for array in out:
                 array.requires_grad = True
 
-    def perturbed(self, progress: Progress) -> AbstractContextManager[None]:
-        """Within it the arrays are as weight noise and weight dropout make them in the step made at `progress`."""
+    def perturbed(self, progress: Progress, hooked: bool = True) -> AbstractContextManager[Any]:
+        """Within it the arrays are as weight noise and weight dropout make them in the step made at `progress`.
+
+        Args:
+            hooked: whether backward makes the gradients; otherwise `add_gradients` is told of them.
+        """
         if not self.perturbing:
             return _AS_THEY_ARE
         found = self.perturbs(progress)
-        return perturbing(found, self._seed, int(progress.step)) if found else _AS_THEY_ARE
+        return self._perturbing(found, int(progress.step), hooked) if found else _AS_THEY_ARE
+
+    @contextmanager
+    def _perturbing(self, found: Sequence[Perturbed], step: int, hooked: bool) -> Iterator[None]:
+        with perturbing(found, self._seed, step, hooked) as self._through:
+            try:
+                yield
+            finally:
+                self._through = {}
 
     def perturbs(self, progress: Progress) -> tuple[Perturbed, ...]:
         """The arrays that weight noise and weight dropout perturb in the step made at `progress`."""
@@ -481,11 +497,6 @@ class Stepper:
         return self._layouts.outside(moving, carrying)
 
     # ------------------------------------------------------------------------------------------------- in words
-
-    @property
-    def shapes_gradients(self) -> bool:
-        """Whether gradients or arrays are clipped, or noise or decay is added."""
-        return bool(self._extra)
 
     @property
     def extra(self) -> tuple[str, ...]:
@@ -552,6 +563,10 @@ class Stepper:
         """Forget what is remembered of an array, and the gradients that wait for it."""
         self.optimizer.forget(index)
         self.carried.forget(self.table.names[index])
+
+
+def _as_it_is(gradient: Tensor) -> Tensor:
+    return gradient
 
 
 @contextmanager

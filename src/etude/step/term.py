@@ -6,8 +6,9 @@ the number.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -178,7 +179,7 @@ class Term:
         """Whether computing it may draw random numbers or move statistics of the net."""
         if isinstance(self.function, OwnLoss):
             return self.function.draws
-        return self.takes == "net" or (self.function_of_each is None and self.function not in _QUIET)
+        return self.takes == "net" or (self.function_of_each is None and not _among(self.function, _QUIET))
 
     def _indices(self, target: Tensor) -> Tensor:
         """Class indices as torch wants them: many files have them in fewer bits."""
@@ -187,8 +188,8 @@ class Term:
 
     def _check_one(self, what: str, given: Any) -> None:
         """A loss of torch compares two tensors: of several by name it has to know which."""
-        of_torch = self.function in BY_NAME.values() or type(self.function).__module__.startswith("torch.nn.")
-        of_torch = of_torch or isinstance(self.function, OwnLoss) or self.function in _QUIET
+        of_torch = _among(self.function, BY_NAME.values()) or type(self.function).__module__.startswith("torch.nn.")
+        of_torch = of_torch or isinstance(self.function, OwnLoss) or _among(self.function, _QUIET)
         if of_torch and isinstance(given, Mapping):
             example = next(iter(given), "name")
             raise SettingError(
@@ -211,16 +212,16 @@ class Term:
             SettingError: that is neither a tensor nor a pair (sum, count), nor a dict that has the term.
         """
         if self.error and isinstance(made, int | float):
-            made = torch.tensor(float(made))
+            made = torch.tensor(float(made), dtype=torch.float64)
         if not isinstance(made, Tensor):
             made = self._entry(made)
         if isinstance(made, tuple):
             total, count = made
-            mean = total / count
-            return Measured(mean if isinstance(mean, Tensor) else torch.tensor(float(mean)), count)
-        if self.error and not made.is_floating_point():
-            # Whether each sample is wrong: truths and whole numbers have no mean.
-            made = made.float()
+            mean = (_wide(total) if self.error else total) / count
+            return Measured(mean if isinstance(mean, Tensor) else torch.tensor(mean, dtype=torch.float64), count)
+        if self.error:
+            # Whether each sample is wrong, in truths or whole numbers, has no mean as it is.
+            made = _wide(made)
         if made.dim():
             return Measured(made.mean(), made.numel())
         return self._scalar(made, values, self.own_target(target))
@@ -233,7 +234,8 @@ class Term:
             if self.name not in made:
                 raise SettingError(
                     f"The loss {self.name!r} gave a dict of {', '.join(map(repr, made))}, and takes its own entry."
-                    f"{nearest(self.name, map(str, made))} Name the terms of the loss as the dict does."
+                    f"{nearest(self.name, map(str, made))} Name the terms of the loss as the dict does: "
+                    f"loss={{{', '.join(f'{str(key)!r}: function' for key in made)}}}."
                 )
             made = made[self.name]
         if self.error and isinstance(made, np.ndarray | np.generic):
@@ -275,11 +277,11 @@ class Term:
             return (weights[target.where(known, 0)] * known).sum()  # type: ignore[no-any-return]
         return (target != ignored).sum()
 
-    def measure_true(self, output: Any, target: Any, true: Any) -> Measured | None:
+    def measure_true(self, output: Any, target: Any, true: Any, named: Mapping[str, Any] = _NONE) -> Measured | None:
         """The term over the true elements of a padded batch; None where it is to be measured as it is.
 
         Args:
-            output, target: what `compute` gets. true: see `Reader.true_frames`.
+            output, target: what `compute` gets. true: see `Reader.true_frames`. named: the numbers of its settings.
         """
         mask = self._mask(true)
         if mask is None:
@@ -288,16 +290,17 @@ class Term:
         self._check_one("net's output", output)
         self._check_one("target", target)
         assert self.function_of_each is not None
+        each = partial(self.function_of_each, **named) if named else self.function_of_each
         if not self._of_classes():
             self._check_alike(output, target)
         elif not target.is_floating_point():
             kept = self._indices(target).where(mask, self._ignored)
             count = self._count(None, kept)
-            return Measured(self.function_of_each(output, kept).sum() / count, count)
+            return Measured(each(output, kept).sum() / count, count)
         elif mask.dim() > 1:
             # Time is the second dimension of a padded target, and torch wants the classes there.
             target = target.movedim(1, -1)
-        made = mean_of_true(self.function_of_each, output, target, mask, self._of_classes(), self._by_rows)
+        made = mean_of_true(each, output, target, mask, self._of_classes(), self._by_rows)
         return Measured(*made)
 
     def count(self, values: Any, target: Any, true: Any) -> float | Tensor:
@@ -356,11 +359,11 @@ class Term:
     def _of_classes(self) -> bool:
         if isinstance(self.function, OwnLoss):
             return self.function.of_classes
-        return self.function in _CLASSES or isinstance(self.function, nn.CrossEntropyLoss | nn.NLLLoss)
+        return _among(self.function, _CLASSES) or isinstance(self.function, nn.CrossEntropyLoss | nn.NLLLoss)
 
     def check_shapes(self, output: Any, target: Any) -> None:
         """Raise DataError where torch would compare each output with each target of another shape."""
-        of_elements = self.function in _OF_ELEMENTS or isinstance(self.function, _MODULES_OF_ELEMENTS)
+        of_elements = _among(self.function, _OF_ELEMENTS) or isinstance(self.function, _MODULES_OF_ELEMENTS)
         both = isinstance(output, Tensor) and isinstance(target, Tensor)
         if self.takes == "pair" and of_elements and both:
             self._check_alike(output, target)
@@ -395,6 +398,16 @@ class Term:
             f"{', '.join(map(str, found))} (samples {first}). Classes count from 0; give the net as many outputs as "
             "there are classes."
         )
+
+
+def _wide(made: Any) -> Any:
+    """Numbers of an error in double precision, where there is one: 3 of 10 are 0.3, and not 0.30000001."""
+    return made.double() if isinstance(made, Tensor) and made.device.type != "mps" else made
+
+
+def _among(function: Any, functions: Iterable[Any]) -> bool:
+    """Whether it is one of these. Metrics of torchmetrics are equal to everything, so that nobody may ask that."""
+    return any(function is each for each in functions)
 
 
 def own(name: str, values: Any) -> Any:

@@ -28,7 +28,7 @@ class Together:
         names: of the terms. weights: of the terms in this step.
         number: of micro-batches.
         counts: of each of them what each term is taken over; None where that is not known beforehand, for one term.
-        loud: which terms are in the sum; None: all.
+        summed: which terms are in the sum; None: all.
     """
 
     def __init__(
@@ -37,9 +37,9 @@ class Together:
         weights: Sequence[float],
         number: int,
         counts: Sequence[Sequence[float]] | None = None,
-        loud: Sequence[bool] | None = None,
+        summed: Sequence[bool] | None = None,
     ) -> None:
-        self._loud = [True] * len(names) if loud is None else list(loud)
+        self._summed = [True] * len(names) if summed is None else list(summed)
         self._names, self._weights, self._told = tuple(names), tuple(weights), counts
         self._wholes = [0.0] * len(self._names) if counts is None else [sum(own) for own in zip(*counts, strict=True)]
         self._all = number
@@ -47,6 +47,7 @@ class Together:
         self._counts = [0.0] * len(self._names)
         self._nothing: tuple[Measured, ...] = ()
         self._number = 0
+        self._last = 0.0
 
     def share(self, measured: Sequence[Measured]) -> Tensor | None:
         """What the next micro-batch adds to the loss; None where nothing in it counts for any term.
@@ -57,6 +58,7 @@ class Together:
         here = [float(one.count) for one in measured]
         self._check(here)
         self._number += 1
+        self._last = here[0]
         self._nothing = tuple(measured)
         means: list[Tensor] = []
         weights: list[float] = []
@@ -68,7 +70,7 @@ class Together:
             before = self._sums[place]
             self._sums[place] = part if before is None else before + part
             self._counts[place] += count
-            if not self._loud[place]:
+            if not self._summed[place]:
                 continue
             means.append(one.mean)
             # A guess where it is not known: so the loss has about its size, which matters in half precision.
@@ -76,17 +78,31 @@ class Together:
             weights.append(self._weights[place] * count / whole)
         return weighted_sum(means, weights) if means else None
 
+    def weights_of_next(self) -> tuple[float, ...] | None:
+        """What the means of the next micro-batch are multiplied by, but for `factor`; None where a count is 0."""
+        if self._told is None:
+            return tuple(self._weights)
+        here = self._told[self._number]
+        if not all(here):
+            return None
+        return tuple(w * count / whole for w, count, whole in zip(self._weights, here, self._wholes, strict=True))
+
+    @property
+    def factor(self) -> float:
+        """What the last micro-batch counts for, where `weights_of_next` could not know it."""
+        return 1.0 if self._told is not None else self._last / self._wholes[0]
+
     @property
     def divisor(self) -> float:
         """What the gradients of all `share` are to be divided by; 0 where nothing counts."""
-        if not any(compress(self._counts, self._loud)):
+        if not any(compress(self._counts, self._summed)):
             return 0.0
         return 1.0 if self._told is not None else self._counts[0] / self._wholes[0]
 
     @property
     def empty(self) -> bool:
         """Whether there is a term in the sum of which nothing counts in any micro-batch: its mean is NaN."""
-        return not all(compress(self._counts, self._loud))
+        return not all(compress(self._counts, self._summed))
 
     def terms(self) -> tuple[Measured, ...]:
         """Each term over all micro-batches."""
@@ -96,7 +112,7 @@ class Together:
     def loss(self) -> Tensor:
         """The weighted sum of the terms over all micro-batches."""
         means = [one.mean.detach() for one in self.terms()]
-        return weighted_sum(list(compress(means, self._loud)), list(compress(self._weights, self._loud)))
+        return weighted_sum(list(compress(means, self._summed)), list(compress(self._weights, self._summed)))
 
     def _check(self, here: Sequence[float]) -> None:
         if self._told is None:
@@ -116,7 +132,7 @@ def counts_of(losses: Losses, net: nn.Module, read: Reader, many: Sequence[Any],
     Where the batches alone do not tell, the net computes them without gradients, in evaluation mode, and what is drawn
     in it is drawn again.
     """
-    if losses.told:
+    if losses.counts_known:
         return [[float(count) for count in losses.counts(read, values)] for values in many]
     modules = [term.function for term in losses.terms if isinstance(term.function, nn.Module)]
     whole = nn.ModuleList([net, *modules])

@@ -17,7 +17,9 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from etude.errors import ScheduleError, nearest
-from etude.values.algebra import Memory, Schedule, number, read, schedule
+from etude.values.algebra import Memory, Schedule, schedule
+from etude.values.lengths import amount_on
+from etude.values.literals import number
 from etude.values.preview import as_extent
 from etude.values.progress import TINY, Extent, Progress
 from etude.values.spans import Span, progress_span, steps
@@ -98,7 +100,7 @@ class FromTorch(Schedule):
         return f"from_torch(<{self._name}>{rate}{every}{setting})"
 
     def _inspect(self, clock: Progress, life: Extent) -> None:
-        read(clock, self.every.unit, self)
+        amount_on(clock, self.every.unit, self)
 
 
 def from_torch(

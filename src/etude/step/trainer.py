@@ -20,12 +20,11 @@ from torch.utils.hooks import RemovableHandle
 
 from etude.arguments import Faults, named_class
 from etude.bind.knobs import Knobs, KnobsLike, read_knobs
-from etude.bind.table import RATE, Table
+from etude.bind.table import Table
 from etude.errors import (
     EtudeError,
     NonFiniteError,
     PartError,
-    ScheduleError,
     SettingError,
     StaleGradientError,
     StateError,
@@ -37,14 +36,14 @@ from etude.step import states
 from etude.step.averages import Average, averages_in
 from etude.step.averaging import Averaged, Averages
 from etude.step.by_hand import check_flags, check_not_going_back, check_seed, count_of, extent_of, samples_of
+from etude.step.changes import Changes
 from etude.step.clipping import joint_norm
-from etude.step.gradients import GRADIENT_SETTINGS
 from etude.step.holder import holder
 from etude.step.ledger import gradients_of
 from etude.step.optim.half import check_way
 from etude.step.overlap import Claim
 from etude.step.policies import PolicyLike, Tolerance, policy_by_hand
-from etude.step.recipe import Optimizer, OptimizerLike, Recipe, check_rate
+from etude.step.recipe import Optimizer, OptimizerLike, Recipe
 from etude.step.scale import LossScale
 from etude.step.states import listed
 from etude.step.stepper import Stepper
@@ -53,7 +52,7 @@ from etude.values.part import PartLike
 from etude.values.part import part as part_of
 from etude.values.progress import Extent, Progress
 from etude.values.rules import RulesLike
-from etude.values.schedule import Schedule, schedule
+from etude.values.schedule import Schedule
 from etude.values.spans import Span
 
 Arrays: TypeAlias = "nn.Module | Mapping[str, Tensor] | Iterable[Tensor] | Iterable[tuple[str, Tensor]]"
@@ -128,11 +127,21 @@ class Trainer:
         **settings: Any,
     ) -> None:
         self.net = net if isinstance(net, nn.Module) else None
-        self._module = net if isinstance(net, nn.Module) else holder(net)
+        module = holder(net) if self.net is None else self.net
         faults = Faults()
         take = faults.take
-        asked = (optimizer, learning_rate, rules, learning_rate_multipliers, update_schedule, part, strict, settings)
-        recipe = take(Recipe, *asked, Trainer)
+        recipe = take(
+            Recipe,
+            optimizer,
+            learning_rate=learning_rate,
+            rules=rules,
+            multipliers=learning_rate_multipliers,
+            update_schedule=update_schedule,
+            part=part,
+            strict=strict,
+            settings=settings,
+            asked_by=Trainer,
+        )
         self._steps_per_epoch = take(count_of, steps_per_epoch, "steps_per_epoch")
         extent, is_run = take(extent_of, total, self._steps_per_epoch), isinstance(total, Extent)
         policy = take(policy_by_hand, non_finite)
@@ -150,9 +159,8 @@ class Trainer:
         uncounted = () if is_run else ("tokens",) if self._steps_per_epoch else ("tokens", "epochs")
         clock = Progress(extent=extent).without(*uncounted)
         self._window = Window(accumulate, clock.extent, uncounted)
-        self._held: frozenset[str] = frozenset()
-        self._thawed: frozenset[str] = frozenset()
-        self._stepper = Stepper(self._module, recipe, clock, uncounted, seed, half)
+        self._stepper = Stepper(module, recipe, clock, uncounted, seed, half)
+        self._changes = Changes(self._stepper)
         if self._stepper.optimizer.needs_closure and (accumulate != 1 or self._scale.active):
             raise SettingError(
                 f"{self.name} computes the loss of the whole step itself, so nothing is accumulated or scaled. Leave "
@@ -164,7 +172,7 @@ class Trainer:
         self._knobs = Knobs(self.table.tree, knobs, clock.extent, uncounted, strict) if knobs else None
         self._idle = self._find_idle()
         self._claim = Claim(share)
-        handle = None if self.net is None else self.net.register_forward_pre_hook(_Told(self._stepper))
+        handle = None if self.net is None else self.net.register_forward_pre_hook(_ForwardHook(self._stepper))
         # Called by the user, or when the trainer is gone: nothing stays behind on the net.
         self._let_go = weakref.finalize(self, _leave, handle, self._stepper)
         self._let_go.atexit = False
@@ -216,7 +224,7 @@ class Trainer:
                     "net in torch.nn.parallel.DistributedDataParallel, which averages them in backward(), and call "
                     "step()."
                 )
-        self._begin("allreduce_grads()")
+        self._check_ready("allreduce_grads()")
         with torch.no_grad():
             self._stepper.fresh(ignore_stale_grad)
 
@@ -234,7 +242,7 @@ class Trainer:
         """
         if isinstance(max_norm, bool) or not isinstance(max_norm, int | float) or not max_norm > 0:
             raise SettingError(f"clip_grads({max_norm!r}): the largest norm is a positive number.")
-        self._begin("clip_grads()")
+        self._check_ready("clip_grads()")
         # With `accumulate` the step divides by the samples of its whole window.
         samples = self._window.samples + samples_of(batch_size)
         with torch.no_grad():
@@ -255,7 +263,7 @@ class Trainer:
     ) -> bool:
         """The second half of `step`: move by the gradients as they are now. Arguments and errors as for `step`."""
         samples = samples_of(batch_size)
-        self._begin("step()")
+        self._check_ready("step()")
         self._check_perturbed()
         if self._scale.active and not self._scaled:
             self._scaled = True
@@ -264,10 +272,10 @@ class Trainer:
                 "loss_scale was asked for before. Write trainer.scale(loss).backward()."
             )
         if closure is not None or self._stepper.optimizer.needs_closure:
-            return self._step_with(closure, samples, ignore_stale_grad)
+            return self._step_with_closure(closure, samples, ignore_stale_grad)
         size = self._window.size(self.progress)
         if size == 1 and not self._window.open:
-            return self._make(samples, ignore_stale_grad)
+            return self._attempt(samples, ignore_stale_grad)
         return self._accumulate(samples, size, ignore_stale_grad)
 
     def flush(self, *, ignore_stale_grad: bool = False) -> bool:
@@ -278,9 +286,9 @@ class Trainer:
         """
         if not self._window.open:
             return False
-        self._begin("flush()")
+        self._check_ready("flush()")
         self._refuse_cleared(self._stepper.taken(), gradients_of(self._stepper.arrays))
-        return self._make(self._window.samples, ignore_stale_grad)
+        return self._attempt(self._window.samples, ignore_stale_grad)
 
     def zero_grad(self) -> None:
         """Forget all gradients of the arrays of this trainer, and what was accumulated."""
@@ -340,7 +348,7 @@ class Trainer:
                 "backward were made without it. Write with trainer.perturbed(): loss_fn(net(x), y).sum().backward()."
             )
 
-    def _begin(self, what: str) -> None:
+    def _check_ready(self, what: str) -> None:
         """What has to be so before anything moves."""
         if self._perturbing:
             raise SettingError(
@@ -368,7 +376,7 @@ class Trainer:
             self._perturbed = False
             return False
         try:
-            return self._make(self._window.samples, ignore)
+            return self._attempt(self._window.samples, ignore)
         except BaseException:
             self._window.take_back(samples)
             raise
@@ -383,7 +391,7 @@ class Trainer:
                 names,
             )
 
-    def _make(self, samples: float, ignore: bool) -> bool:
+    def _attempt(self, samples: float, ignore: bool) -> bool:
         finding = self._scale.finding
         policy = self._scale.policy(self._tolerance.asked)
         try:
@@ -395,7 +403,7 @@ class Trainer:
         self._finish(samples, made)
         return made
 
-    def _step_with(self, function: Callable[[], Tensor] | None, samples: float, ignore: bool) -> bool:
+    def _step_with_closure(self, function: Callable[[], Tensor] | None, samples: float, ignore: bool) -> bool:
         with_closure.check(self._stepper, function, samples)
         assert function is not None
         try:
@@ -505,13 +513,18 @@ class Trainer:
         A warning says so where all of it is heard by nobody, and somebody listens to something else.
 
         Raises:
-            SettingError: it is no dict.
+            SettingError: it is no dict, or a score is no number (nor None: not measured).
         """
         turned = () if self._knobs is None else self._knobs.schedules()
         if not isinstance(metrics, Mapping):
             raise SettingError(
                 f"see({metrics!r}): a dict of scores by name is needed. Write see({{'val.loss': {metrics!r}}})."
             )
+        for name, score in metrics.items():
+            if score is not None and not hasattr(score, "__float__"):
+                raise SettingError(
+                    f"see({{{name!r}: {score!r}}}): a score is a number, or None where it was not measured."
+                )
         listens = {name for of in (*self.memory, *self._averages.schedules(), *turned) for name in of.listens}
         if listens and not listens & set(metrics):
             first = next(iter(metrics), "")
@@ -532,28 +545,8 @@ class Trainer:
             SettingError: the rate is not a finite number of at least 0.
             ScheduleError: the learning rate is a schedule, which would set it otherwise at the next step.
         """
-        stepper = self._stepper
-        old = stepper.recipe.base[RATE]
-        if not old.constant:
-            if not self.progress.step:
-                raise ScheduleError(
-                    f"set_learning_rate({rate!r}): the learning rate follows the schedule {old!r}, and no step has "
-                    f"been made. Write learning_rate={rate!r} where the trainer is made."
-                )
-            raise ScheduleError(
-                f"set_learning_rate({rate!r}): the learning rate follows the schedule {old!r}. Write the change into "
-                f"the schedule, as in pieces({old!r}, (steps({int(self.progress.step)}), {rate!r}))."
-            )
-        check_rate(rate, "set_learning_rate: rate")
-        new = schedule(float(rate))
-        stepper.recipe.base[RATE] = new
-        if stepper.recipe.places and RATE not in stepper.recipe.said:
-            # So far each optimizer had its own default.
-            stepper.recipe.said.add(RATE)
+        if self._changes.learning_rate(rate):
             self._resolve_again()
-            return
-        stepper.use(stepper.table.replaced(RATE, old, new))
-        stepper.optimizer.forget_layout()
 
     def change(self, setting: str, rules: RulesLike) -> None:
         """Put rules for a setting before those there are, from the next step on; memory and counts are kept.
@@ -565,8 +558,8 @@ class Trainer:
         Raises:
             PartError, RuleError, ScheduleError, SettingError: nothing is changed.
         """
-        with self._undone_on_error():
-            self._stepper.recipe.change(setting, rules)
+        with self._changes.undone_on_error(self._resolve_again):
+            self._changes.rules(setting, rules)
             self._resolve_again()
 
     def freeze(self, part: PartLike) -> None:
@@ -576,8 +569,8 @@ class Trainer:
             PartError: the part selects nothing that this trainer moves.
         """
         names = self._names(part, self.table.names)
-        with self._undone_on_error():
-            self._held, self._thawed = self._held | names, self._thawed - names
+        with self._changes.undone_on_error(self._resolve_again):
+            self._changes.freeze(names)
             self._resolve_again()
 
     def thaw(self, part: PartLike, reset: bool = False) -> None:
@@ -592,11 +585,8 @@ class Trainer:
         """
         tree = self.table.tree
         names = self._names(part, tree.in_order(tree.parameters))
-        with self._undone_on_error():
-            for name in names & tree.parameters:
-                array = tree.arrays[name]
-                array.requires_grad = array.is_floating_point() or array.is_complex()
-            self._held, self._thawed = self._held - names, self._thawed | names
+        with self._changes.undone_on_error(self._resolve_again):
+            self._changes.thaw(names)
             self._resolve_again()
         for index, name in enumerate(self.table.names):
             if reset and name in names:
@@ -616,26 +606,9 @@ class Trainer:
             )
         return names
 
-    @contextmanager
-    def _undone_on_error(self) -> Iterator[None]:
-        """What was asked for, and what may move, is as it was if something cannot be followed."""
-        recipe, tree = self._stepper.recipe, self.table.tree
-        kept = recipe.base, recipe.rules, recipe.said, self._held, self._thawed
-        able = [(array, array.requires_grad) for array in tree.arrays.values()]
-        recipe.base, recipe.rules, recipe.said = dict(recipe.base), dict(recipe.rules), set(recipe.said)
-        try:
-            yield
-        except BaseException:
-            recipe.base, recipe.rules, recipe.said, self._held, self._thawed = kept
-            for array, requires in able:
-                if array.requires_grad != requires:
-                    array.requires_grad = requires
-            self._resolve_again()
-            raise
-
     def _resolve_again(self) -> None:
         before = self._stepper.arrays
-        self._stepper.resolve_again(self._held, self._thawed)
+        self._changes.resolve()
         self._window.follow(before, self._stepper.arrays)
         self._idle = self._find_idle()
         self._claim.changed(self._would_move())
@@ -654,16 +627,11 @@ class Trainer:
         Tensors are the optimizer's own, as torch's are: save or copy it before the next step.
         """
         stepper = self._stepper
-        recipe = stepper.recipe
         state = {
             "format": states.FORMAT,
             **stepper.state(),
             "progress": states.clock_of(self.progress),
-            "settings": {setting: states.text_of(base) for setting, base in recipe.base.items()},
-            "rules": {setting: states.text_of(made) for setting, made in recipe.rules.items()},
-            "said": sorted(recipe.said),
-            "held": sorted(self._held),
-            "thawed": sorted(self._thawed),
+            **self._changes.state(),
             "scale": self._scale.state(),
             "refused": self._tolerance.state(),
             "averages": self._averages.state(),
@@ -701,10 +669,10 @@ class Trainer:
             raise StateError(f"The averages of the state do not fit: {'; '.join(differences)}. Nothing was loaded.")
         memory = stepper.memory
         try:
-            with self._undone_on_error():
+            with self._changes.undone_on_error(self._resolve_again):
                 self._join(joining)
-                if keep != "new":
-                    self._take_settings(state, tell=keep is None)
+                if keep != "new" and self._changes.load(state, tell=keep is None):
+                    self._resolve_again()
                 remembered = states.memory_in(state, self.memory)
                 carried = stepper.check_carried(state)
                 stepper.optimizer.load([state["arrays"][name] for name in self.table.names])
@@ -722,13 +690,17 @@ class Trainer:
         if self._knobs is not None and state.get("knobs"):
             self._knobs.load(state["knobs"])
         self._write_knobs()
+        self._load_gradients(state)
+
+    def _load_gradients(self, state: Mapping[str, Any]) -> None:
+        """Take over what had been accumulated of a step."""
         self.zero_grad()
         for name, gradient in state["gradients"].items():
             array = self.table.tree.arrays[name]
             array.grad = torch.empty_like(array).copy_(gradient) if not gradient.is_sparse else gradient.clone()
             # They were computed under the scale of that time.
             array.grad *= self._scale.value / state["scale"]["value"]
-        self._window.load(state["window"], gradients_of(stepper.arrays))
+        self._window.load(state["window"], gradients_of(self._stepper.arrays))
 
     def _joining(self, state: Any) -> frozenset[str]:
         """Arrays that were thawed when the state was made, and require no gradient here."""
@@ -740,34 +712,8 @@ class Trainer:
         if names:
             self._resolve_again()
 
-    def _take_settings(self, state: Mapping[str, Any], tell: bool) -> None:
-        """Settings, rules and freezes of a state in place of those there are, where they can be read."""
-        recipe = self._stepper.recipe
-        base = states.settings_in(state, (RATE, *recipe.known))
-        rules = states.rules_in(state)
-        held, thawed = frozenset(state["held"]), frozenset(state["thawed"])
-        said = set(state["said"])
-        off = recipe.base.keys() & GRADIENT_SETTINGS.keys() - state["settings"].keys()
-        differs = [key for key, made in base.items() if recipe.base.get(key) != made] + sorted(off)
-        differs += [f"the rules for {key}" for key, made in rules.items() if recipe.rules.get(key) != made]
-        differs += [f"the rules for {key}" for key in recipe.rules if key not in state["rules"]]
-        if (held, thawed) != (self._held, self._thawed):
-            differs.append("what is frozen")
-        if not differs and said == recipe.said:
-            return
-        if tell and differs:
-            warn(
-                f"The state has other settings than this trainer, and they are used: {', '.join(differs)}. Write "
-                'load_state_dict(state, keep="saved") if that is meant, or keep="new".'
-            )
-        recipe.base = {**{key: made for key, made in recipe.base.items() if key not in off}, **base}
-        recipe.said = said
-        recipe.rules = {**{key: made for key, made in recipe.rules.items() if key in state["rules"]}, **rules}
-        self._held, self._thawed = held, thawed
-        self._resolve_again()
 
-
-class _Told:
+class _ForwardHook:
     """A hook that tells a stepper when its net is called. A copy of the net, or a file of it, has an idle one."""
 
     def __init__(self, stepper: Stepper | None) -> None:
@@ -778,8 +724,8 @@ class _Told:
         if stepper is not None:
             stepper.begin_forward()
 
-    def __reduce__(self) -> tuple[type[_Told], tuple[None]]:
-        return (_Told, (None,))
+    def __reduce__(self) -> tuple[type[_ForwardHook], tuple[None]]:
+        return (_ForwardHook, (None,))
 
 
 def _leave(handle: RemovableHandle | None, stepper: Stepper) -> None:

@@ -31,12 +31,12 @@ class Unreached:
         Args:
             values: a batch. numbers: the weights and settings of this moment.
         """
-        if not self._losses.quiet(numbers):
+        if not self._losses.any_unweighted(numbers):
             return
         missing = [array for array in arrays if array.grad is None]
         if not missing:
             return
-        key = (*map(id, missing), *self._losses.loud(numbers))
+        key = (*map(id, missing), *self._losses.in_sum(numbers))
         # Asking takes a forward and a backward; which arrays a term reaches does not change.
         if key not in self._known:
             self._known[key] = self._losses.reached_beside(self._net, self._read, values, numbers, missing)

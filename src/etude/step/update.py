@@ -92,14 +92,14 @@ class Update:
         """The optimizer, its settings and rules, checked."""
         return Recipe(
             self.optimizer,
-            self.learning_rate,
-            self.rules,
-            self.learning_rate_multipliers,
-            self.update_schedule,
-            self.part,
-            strict,
-            self.settings,
-            Update,
+            learning_rate=self.learning_rate,
+            rules=self.rules,
+            multipliers=self.learning_rate_multipliers,
+            update_schedule=self.update_schedule,
+            part=self.part,
+            strict=strict,
+            settings=self.settings,
+            asked_by=Update,
         )
 
     def __repr__(self) -> str:

@@ -3,106 +3,89 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from itertools import compress
-from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from etude.bind.knobs import Knobs
 from etude.bind.table import Now
-from etude.errors import NonFiniteError, PlanError, SettingError, StaleGradientError
+from etude.errors import NonFiniteError, PlanError, StaleGradientError
 from etude.step import closure
+from etude.step.backward import Backward, Computed, Spoiled
 from etude.step.broken import Broken, broken, is_finite
-from etude.step.compiled import CompiledStep
+from etude.step.compiled import CompiledStep, is_one_program
+from etude.step.compiled_gradients import CompiledGradients
+from etude.step.compiled_net import CompiledNet
 from etude.step.kept import Kept
 from etude.step.loss import PERPLEXITY, Losses, Measured, terms
-from etude.step.loss_numbers import Now as Numbers
 from etude.step.policies import PolicyLike, Tolerance
 from etude.step.policies import policy as policy_of
 from etude.step.precision import Precision
+from etude.step.programs import Programs
 from etude.step.reach import left_out
 from etude.step.reading import Reader, samples_in
 from etude.step.report import Report
 from etude.step.splitting import Splitting
-from etude.step.states import as_memory, some
+from etude.step.states import some
 from etude.step.stepper import Stepper
 from etude.step.term import Term
-from etude.step.together import Together, counts_of
-from etude.step.unreached import Unreached
+from etude.step.turn import Turns
 from etude.step.update import Update
 from etude.values.progress import Extent, Progress
 
-_EVERYTHING = nullcontext()
 
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How steps are made, of whatever update; see `etude.Plan`."""
 
-class _Computed(NamedTuple):
-    """Gradients that are there, of a loss and its terms; they are still to be divided by `divisor`."""
-
-    loss: Tensor
-    terms: tuple[Measured, ...]
-    divisor: float = 1.0
+    non_finite: PolicyLike = "raise"
+    ignore_stale_grad: bool = False
+    compile: bool = False
+    strict: bool = False
+    seed: int = 0
+    out_of_memory: str = "raise"
 
 
 class Work:
-    """One update on one net.
+    """One update on one net: what its losses are, how it steps, and what is told of its steps.
 
-    Gradients are computed for what moves and for nothing else: while the loss is computed, every other array of the
-    net is taken out of the graph. Afterwards everything is as before, so nobody else ever sees it.
+    Args:
+        update: what is minimised by moving what. precision: the numbers it is computed in. extent: the length of the
+            run.
+
+    Attributes:
+        turns: how often it acts in a step.
     """
 
     def __init__(
-        self,
-        update: Update,
-        net: nn.Module,
-        precision: Precision,
-        policy: PolicyLike,
-        ignore_stale_grad: bool,
-        compile: bool,
-        extent: Extent,
-        strict: bool,
-        seed: int,
-        out_of_memory: str = "raise",
+        self, update: Update, net: nn.Module, precision: Precision, extent: Extent, manner: Manner | None = None
     ) -> None:
+        manner = manner or Manner()
         self.name = update.name
         self.update = update
         self.net = net
         self.losses = Losses(terms(update.loss), net)
-        self._tolerance = Tolerance(policy_of(policy))
+        self.turns = Turns(update.name, update.turn)
+        self._tolerance = Tolerance(policy_of(manner.non_finite))
         self._tolerance.policy.check(extent)
         self._looks = self._tolerance.policy.looks
-        self.stepper = Stepper(net, update.recipe(strict), Progress(extent=extent), seed=seed)
+        self.stepper = Stepper(net, update.recipe(manner.strict), Progress(extent=extent), seed=manner.seed)
         self.read = Reader(net)
         if any(one.reaches is not None for one in self.losses.terms):
             self.losses.check_reaches(self.stepper.table.tree, self.stepper.table.ever_moving())
-        if compile:
-            self.losses.check_compiled()
         self._names: dict[tuple[bool, bool], tuple[str, tuple[str, ...]]] = {}
-        self._unreached = Unreached(self.losses, net, self.read)
         self._precision = precision
-        self._ignore_stale = ignore_stale_grad
-        turn = update.turn
-        self.listens = turn is not None and turn.reactive
-        self._heard: Any = turn.start() if turn is not None and turn.reactive else None
+        self._ignore_stale = manner.ignore_stale_grad
         self._rate: float | None = None
-        self._compiled = (
-            CompiledStep(net, self.losses, self.read, self.stepper, precision, self._looks, ignore_stale_grad)
-            if compile
-            else None
-        )
-        if self.stepper.optimizer.needs_closure and "fp16" in precision.names:
-            raise PlanError(
-                f"precision='fp16' scales the loss, and {self.stepper.name} computes it itself. Write precision='bf16'."
-            )
-        self._splitting = Splitting(out_of_memory, net)
-        if self._splitting.active and (compile or self.stepper.optimizer.needs_closure):
-            why = "compile=True moves arrays" if compile else f"{self.stepper.name} computes the loss again and again"
-            raise PlanError(
-                f'out_of_memory="split" makes one step of several parts of a batch, and {why} in a program of its own '
-                "that takes a whole batch. Leave one of them out, or write a smaller batch_size."
-            )
+        self._backward = Backward(net, self.losses, self.read, self.stepper, precision, self._looks)
+        self._compiled: CompiledStep | None = None
+        if manner.compile:
+            self._compile()
+        self._splitting = Splitting(manner.out_of_memory, net)
+        self._check_together(manner)
         keeps = self._looks or self._splitting.active
         self._statistics = Kept(self._buffers() if keeps else ())
 
@@ -133,7 +116,7 @@ class Work:
         if not now.moving.indices and stepper.rests(now):
             return self.look(progress, many)
         stepper.begin_forward()
-        if self._compiled is not None and len(many) == 1 and self._compiled.takes(now.moving):
+        if self._compiled is not None and len(many) == 1 and self._compiled.programs.takes(now.moving.indices):
             return self._step_compiled(self._compiled, now, progress, many[0])
         if stepper.optimizer.needs_closure and len(many) == 1:
             return self._step_with_closure(progress, many[0])
@@ -143,70 +126,26 @@ class Work:
             found = self._computed(progress, now, many)
         return found if isinstance(found, Report) else self._move(progress, now, found, many)
 
-    def _computed(self, progress: Progress, now: Now, many: Sequence[Any]) -> _Computed | Report:
+    def _computed(self, progress: Progress, now: Now, many: Sequence[Any]) -> Computed | Report:
         """The gradients of a step, or what is told of it where there are none; then all is as it was before."""
         self.stepper.zero_grad()
         self._statistics.keep()
         try:
-            with self._around(progress, now):
-                found = self._of_one(progress, many[0]) if len(many) == 1 else self._of_many(progress, many)
-                if not self.losses.calm and isinstance(found, _Computed):
-                    with self._precision.context():
-                        arrays = self.stepper.looked_up(now.moving).arrays
-                        self._unreached.fill(arrays, many[-1], self.losses.now(progress))
-                return found
+            found = self._backward(progress, now, many)
         except Exception:
             self._undo()
             raise
+        if isinstance(found, Spoiled):
+            self._undo()
+            return self._refused(progress, many, found.loss, found.terms, found.place)
+        return found if found.divisor else self._report(found.loss, found.terms, many, False)
 
     def _undo(self) -> None:
         """The loss was computed, and nothing follows from it: no gradient, and statistics as they were."""
         self.stepper.zero_grad()
         self._statistics.restore()
 
-    def _of_one(self, progress: Progress, values: Any) -> _Computed | Report:
-        with self._precision.context():
-            loss, measured, _, _ = self.losses.measure(self.net, self.read, values, self.losses.now(progress))
-        if self._looks and not isfinite(loss.item()):
-            self._undo()
-            return self._refused(progress, (values,), loss, measured)
-        self._precision.backward(loss)
-        return _Computed(loss, measured)
-
-    def _of_many(self, progress: Progress, many: Sequence[Any]) -> _Computed | Report:
-        numbers = self.losses.now(progress)
-        whole = self._together(progress, numbers, len(many), self._counts(numbers, many))
-        for place, values in enumerate(many):
-            with self._precision.context():
-                measured, _, _ = self.losses.measure_each(self.net, self.read, values, numbers)
-                share = whole.share(measured)
-            if share is None:
-                continue
-            if self._looks and not isfinite(share.item()):
-                self._undo()
-                return self._refused(progress, many, share, measured, place)
-            self._precision.backward(share)
-        if whole.empty and self._looks:
-            self._undo()
-            return self._refused(progress, many, whole.loss(), whole.terms(), len(many) - 1)
-        if not whole.divisor:
-            return self._report(whole.loss(), whole.terms(), many, False)
-        return _Computed(whole.loss(), whole.terms(), whole.divisor)
-
-    def _together(
-        self, progress: Progress, numbers: Numbers, number: int, counts: Sequence[Sequence[float]] | None = None
-    ) -> Together:
-        names = [term.name for term in self.losses.terms]
-        return Together(names, self.losses.weights(progress), number, counts, self.losses.loud(numbers))
-
-    def _counts(self, numbers: Numbers, many: Sequence[Any]) -> list[list[float]] | None:
-        """What the terms are taken over in each micro-batch; for one term only where the batches tell."""
-        if len(self.losses.terms) == 1 and not self.losses.told:
-            return None
-        with self._precision.context():
-            return counts_of(self.losses, self.net, self.read, many, numbers)
-
-    def _move(self, progress: Progress, now: Now, found: _Computed, many: Sequence[Any]) -> Report:
+    def _move(self, progress: Progress, now: Now, found: Computed, many: Sequence[Any]) -> Report:
         """Let the optimizer take the gradients that are there."""
         stepper, loss, tolerance = self.stepper, found.loss.detach(), self._tolerance
         # Which scale it was: a step that overflows changes it.
@@ -263,7 +202,7 @@ class Work:
 
     def _step_compiled(self, compiled: CompiledStep, now: Now, progress: Progress, values: Any) -> Report:
         try:
-            with self._only(now):
+            with self._backward.only(now):
                 loss, fine, measured = compiled(now, values, self.losses.now(progress))
         except StaleGradientError as error:
             raise self._out_of_reach(progress, error) from None
@@ -279,9 +218,10 @@ class Work:
             loss: of the first step, with its graph.
         """
         said = [one for one in self.losses.terms if one.reaches is not None]
-        tied = "tie" in self.stepper.extra
+        if not said or self._ignore_stale or "tie" in self.stepper.extra:
+            return
         # A term of weight 0 gives what it alone reaches the gradient 0.
-        if not said or self._ignore_stale or tied or self.losses.quiet(self.losses.now(Progress(extent=extent))):
+        if self.losses.any_unweighted(self.losses.now(Progress(extent=extent))):
             return
         moving, names = set(self.stepper.table.ever_moving()), self.stepper.table.names
         ids = {id(array): name for name, array in zip(names, self.stepper.arrays, strict=True)}
@@ -307,13 +247,19 @@ class Work:
             error.names,
         )
 
-    def _only(self, now: Now) -> AbstractContextManager[None]:
-        """See `Trainer.only_moving`; nothing has to be done where everything moves."""
-        return self.stepper.only_moving() if self.stepper.outside(now.moving) else _EVERYTHING
-
-    def _around(self, progress: Progress, now: Now) -> AbstractContextManager[None]:
-        """Within it gradients are computed: for what moves alone, of the arrays as weight noise makes them."""
-        return _both(self._only(now), self.stepper.perturbed(progress)) if self.stepper.perturbing else self._only(now)
+    def _check_together(self, manner: Manner) -> None:
+        """Raise PlanError for ways to make a step that exclude one another."""
+        name, again = self.stepper.name, self.stepper.optimizer.needs_closure
+        if again and "fp16" in self._precision.names:
+            raise PlanError(f"precision='fp16' scales the loss, and {name} computes it itself. Write precision='bf16'.")
+        if self._splitting.active and (again or manner.compile):
+            why = "compile=True makes a program for a whole batch"
+            if again:
+                why = f"{name} computes the loss of a whole batch again and again"
+            raise PlanError(
+                f'out_of_memory="split" makes one step of several parts of a batch, and {why}. Leave one of them out, '
+                "or write a smaller batch_size."
+            )
 
     def _refused(
         self, progress: Progress, many: Sequence[Any], loss: Tensor, measured: tuple[Measured, ...], place: int = 0
@@ -351,10 +297,38 @@ class Work:
         Output and target are None where the loss calls the net itself. With `looking` the terms are those of
         evaluation.
         """
-        losses = self.losses.looked if looking else self.losses
+        losses = self.losses.evaluation if looking else self.losses
         self._precision.follow(progress)
         with self._precision.context():
             return losses.measure(self.net, self.read, values, losses.now(progress))
+
+    def _compile(self) -> None:
+        """Let steps be programs: with their update where that is possible, otherwise up to the gradients."""
+        stepper = self.stepper
+        if stepper.optimizer.needs_closure:
+            raise PlanError(
+                f"compile=True makes a program of a loss and its gradients, and {stepper.name} computes them again and "
+                'again in one step. Leave compile out, or write optimizer="adamw".'
+            )
+        if not self.losses.compile_with_net():
+            self._backward.forward = CompiledNet(self.net, self.losses, stepper, self._precision)
+        elif is_one_program(stepper, self._precision):
+            given = (self._precision, self._looks, self._ignore_stale)
+            self._compiled = CompiledStep(self.net, self.losses, self.read, stepper, *given)
+        else:
+            self.leave_update_out()
+
+    def leave_update_out(self) -> None:
+        """Let compiled steps end with the gradients, because somebody looks at them, or adds them up."""
+        if self._backward.forward is not None:
+            return
+        self._compiled = None
+        self._backward.program = CompiledGradients(self.net, self.losses, self.read, self.stepper, self._precision)
+
+    @property
+    def _programs(self) -> Programs | None:
+        made = self._backward.forward or self._backward.program or self._compiled
+        return None if made is None else made.programs
 
     def follow(self, knobs: Knobs, extent: Extent) -> None:
         """Let compiled steps follow knobs that change.
@@ -362,26 +336,8 @@ class Work:
         Raises:
             PlanError: a knob that has to be part of a compiled program takes too many values.
         """
-        if self._compiled is not None:
-            self._compiled.follow(knobs, extent)
-
-    def turns(self, progress: Progress) -> int:
-        """How often the update acts in the step made at `progress`."""
-        turn = self.update.turn
-        if turn is None:
-            return 1
-        times = turn.at(progress, self._heard)
-        if not isinstance(times, int) or times < 0:
-            raise SettingError(
-                f"Update({self.name!r}): its turn is {times!r}. True, False or a whole number is needed."
-            )
-        return int(times)
-
-    def hear(self, losses: dict[str, float]) -> None:
-        """Tell a turn that listens what the losses of the step were."""
-        if self.listens:
-            assert self.update.turn is not None
-            self._heard = self.update.turn.see(self._heard, losses)
+        if self._programs is not None:
+            self._programs.follow(knobs, extent)
 
     def rate(self, progress: Progress) -> float:
         """The learning rate of the step made at `progress`, before rules."""
@@ -402,8 +358,8 @@ class Work:
         self.stepper.zero_grad()
         self.stepper.optimizer.load([memory[name] for name in self.stepper.table.names])
         self.stepper.go_back()
-        if self._compiled is not None:
-            self._compiled.forget()
+        if self._programs is not None:
+            self._programs.forget()
         for name, module in self._modules():
             module.load_state_dict(losses[name])
 
@@ -420,12 +376,12 @@ class Work:
         return {
             **self.stepper.state(),
             "scale": self._precision.state(),
-            "heard": self._heard,
+            "heard": self.turns.state(),
             "losses": self.loss_states(),
             "weights": self.losses.state(),
             "refused": self._tolerance.state(),
             "split": self._splitting.state(),
-            "compiled": [] if self._compiled is None else self._compiled.state(),
+            "compiled": [] if self._programs is None else self._programs.state(),
         }
 
     def load(self, state: Mapping[str, Any], progress: Progress) -> None:
@@ -434,18 +390,17 @@ class Work:
         Raises:
             StateError: it is of another optimizer, other arrays or other shapes; nothing is changed.
         """
-        turn = self.update.turn
-        heard = as_memory(turn, state["heard"]) if turn is not None and self.listens else None
+        heard = self.turns.memory(state["heard"])
         self.losses.load(state.get("weights", []))
         self.stepper.load(state, progress)
-        if self._compiled is not None:
-            self._compiled.load(state["compiled"])
+        if self._programs is not None:
+            self._programs.load(state["compiled"])
         for name, module in self._modules():
             module.load_state_dict(state["losses"].get(name, {}))
         self._precision.load(state["scale"])
         self._tolerance.load(state.get("refused", 0))
         self._splitting.load(state.get("split", 0))
-        self._heard = heard
+        self.turns.load(heard)
 
     def _modules(self) -> Iterator[tuple[str, nn.Module]]:
         """Losses that keep arrays of their own, such as running statistics, by the name of their term."""
@@ -460,7 +415,7 @@ class Work:
     @property
     def loss_modules(self) -> tuple[nn.Module, ...]:
         """Losses that are modules, of training and of evaluation."""
-        every = (*self.losses.terms, *self.losses.looked.terms)
+        every = (*self.losses.terms, *self.losses.evaluation.terms)
         return tuple(dict.fromkeys(one.function for one in every if isinstance(one.function, nn.Module)))
 
     @property
@@ -475,7 +430,7 @@ class Work:
         """
         found = self._names.get((alone, looking))
         if found is None:
-            losses = self.losses.looked if looking else self.losses
+            losses = self.losses.evaluation if looking else self.losses
             several = len(self.losses.names) > 1
             own = "" if alone else f"{self.name}."
             terms_ = tuple(f"{own}{term.name if several else 'loss'}" for term in losses.terms)
@@ -484,7 +439,7 @@ class Work:
 
     def exponents(self, alone: bool, looking: bool = False) -> dict[str, str]:
         """What the means of terms are called of which the exponential is told too, and what that is called."""
-        losses = self.losses.looked if looking else self.losses
+        losses = self.losses.evaluation if looking else self.losses
         names = self.names(alone, looking)[1]
         told = [one.exponent for one in losses.terms]
         return {name: f"{name}.{PERPLEXITY}" for name in compress(names, told)}
@@ -531,7 +486,7 @@ class Work:
                 loss, measured, _, _ = self.measure(progress, many[0])
                 return loss, measured, (loss,)
             numbers = self.losses.now(progress)
-            whole = self._together(progress, numbers, len(many))
+            whole = self._backward.together(progress, numbers, len(many))
             with self._precision.context():
                 shares = [
                     whole.share(self.losses.measure_each(self.net, self.read, values, numbers)[0]) for values in many
@@ -540,8 +495,8 @@ class Work:
 
     def _found(self, values: Any, loss: Tensor, measured: tuple[Measured, ...]) -> Broken:
         """What is not finite, and where that began; terms that count for nothing in the loss are not to blame."""
-        loud = self.losses.loud(self.losses.now(self.stepper.progress))
-        told = compress(zip(self.losses.terms, measured, strict=True), loud)
+        summed = self.losses.in_sum(self.losses.now(self.stepper.progress))
+        told = compress(zip(self.losses.terms, measured, strict=True), summed)
         return broken(loss, {term.name: one for term, one in told}, values, self.stepper.table.tree.arrays)
 
 
@@ -550,9 +505,3 @@ def _wider(said: Sequence[Term], names: Sequence[str]) -> str:
     places = [repr(place) for place in dict.fromkeys(name.rpartition(".")[0] or name for name in names)]
     write = [f"reaches={' | '.join([repr(one.reaches), *places[:3]])} in the term {one.name!r}" for one in said[:2]]
     return ", or ".join(write)
-
-
-@contextmanager
-def _both(first: AbstractContextManager[None], second: AbstractContextManager[None]) -> Iterator[None]:
-    with first, second:
-        yield

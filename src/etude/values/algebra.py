@@ -9,7 +9,6 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
@@ -18,8 +17,10 @@ from torch import nn
 from etude.arguments import named
 from etude.errors import ScheduleError
 from etude.values import preview
-from etude.values.marks import FROZEN, Choice
-from etude.values.part import Part, Repeat, part
+from etude.values.lengths import amount_on, cut, joined, longest, surplus
+from etude.values.literals import kind_of, number, plain_value, refuse_scheduler
+from etude.values.marks import FROZEN
+from etude.values.part import Part, part
 from etude.values.progress import TINY, Extent, Progress
 from etude.values.spans import Span, progress_span
 
@@ -223,9 +224,9 @@ class Constant(Schedule):
     _kind: str = field(init=False)
 
     def __post_init__(self) -> None:
-        value = _plain(self.value)
+        value = plain_value(self.value)
         object.__setattr__(self, "value", value)
-        object.__setattr__(self, "_kind", _kind_of(value))
+        object.__setattr__(self, "_kind", kind_of(value))
 
     def at(self, progress: Progress, memory: Memory = None) -> Any:
         return self.value
@@ -298,7 +299,7 @@ class Arithmetic(Schedule):
 
     @property
     def length(self) -> tuple[Span, ...] | None:
-        return _longest([child.length for child in self.children if not child.constant])
+        return longest([child.length for child in self.children if not child.constant])
 
     def __repr__(self) -> str:
         first, second = self.first, self.second
@@ -389,7 +390,7 @@ class Until(Schedule):
         return Until(change(self.inner), self.span)
 
     def _inspect(self, clock: Progress, life: Extent) -> None:
-        read(clock, self.span.unit, self)
+        amount_on(clock, self.span.unit, self)
         left = surplus(life, self.span)
         if left is None or left > TINY:
             known = "is asked for longer" if left else "may be asked for longer, the run's length being unknown"
@@ -443,7 +444,7 @@ class Within(Schedule):
         return Within(change(self.inner), self.span)
 
     def _inspect(self, clock: Progress, life: Extent) -> None:
-        read(clock, self.span.unit, self)
+        amount_on(clock, self.span.unit, self)
         # What comes after the span is asked too: a curve holds its end there, as it does at the end of a run.
         self.inner._inspect(replace(clock, extent=clock.extent.cut(self.span)), life)
 
@@ -495,7 +496,7 @@ class Then(Schedule):
     def _inspect(self, clock: Progress, life: Extent) -> None:
         local, rest = clock, life
         for span in self._length:
-            read(local, span.unit, self)
+            amount_on(local, span.unit, self)
             local, rest = local.after(span), rest.after(span)
         self.first._inspect(clock, cut(life, self._length))
         self.second._inspect(local, rest)
@@ -530,58 +531,10 @@ def schedule(literal: ScheduleLike) -> Schedule:
     return Constant(literal)
 
 
-def refuse_scheduler(literal: object) -> None:
-    """Refuse what belongs to torch's schedulers, known by its module: they tick, and a schedule does not."""
-    kind = literal if isinstance(literal, type) else type(literal)
-    if not any(base.__module__ == "torch.optim.lr_scheduler" for base in kind.__mro__):
-        return
-    name = f"class {kind.__name__}" if kind is literal else kind.__name__
-    if any(base.__name__ == "ReduceLROnPlateau" for base in kind.__mro__):
-        write = 'plateau("val.loss", factor=0.1, patience=10) * 0.1'
-    elif kind is literal:
-        write = f"etude.optim.from_torch(lambda optimizer: {kind.__name__}(optimizer, ...), rate=0.1)"
-    else:
-        write = (
-            "etude.optim.from_torch(scheduler), before it is stepped, or from_torch(lambda optimizer: ..., rate=0.1)"
-        )
-    raise ScheduleError(f"{name}: a scheduler of torch, which ticks, is no schedule. Write {write}.")
-
-
-def number(value: object, said: str, name: str = "") -> float:
-    """`value` as a finite number of Python's own.
-
-    Args:
-        value: what was given. said: the call it was given to, for the message; name: of the argument.
-
-    Raises:
-        ScheduleError: it is a bool, no number, NaN or infinite.
-    """
-    if isinstance(value, bool) or not isinstance(value, Real) or value - value != 0:
-        raise ScheduleError(f"{said}: a finite number is needed{f' for {name}' if name else ''}, not {value!r}.")
-    return int(value) if isinstance(value, Integral) else float(value)
-
-
-def read(clock: Progress, unit: str, said: object) -> float:
-    """The amount of `unit` on `clock`; the error, if it cannot be known, begins with what asked for it."""
-    try:
-        return clock.amount(unit)
-    except ScheduleError as error:
-        raise ScheduleError(f"{said!r}: {error}") from None
-
-
-def surplus(life: Extent, span: Span) -> float | None:
-    """How much longer a life is than a span (in some unit, negative if it is shorter); None if that is unknown."""
-    for unit, length in sorted(life.known(), key=lambda known: known[0] != span.unit):
-        end = life.convert(span.amount, span.unit, unit)
-        if end is not None:
-            return length - end
-    return None
-
-
 def _probe(made: Schedule, progress: Progress) -> None:
     """Ask for the value at `progress`; whatever is wrong with it is said as an error of this schedule."""
     try:
-        value = _plain(made.at(progress))
+        value = plain_value(made.at(progress))
     except ScheduleError as error:
         raise ScheduleError(f"{made!r} at {preview.moment_text(progress)}: {error}") from None
     except Exception as error:
@@ -593,7 +546,7 @@ def _probe(made: Schedule, progress: Progress) -> None:
         elif isinstance(error, TypeError) and "Progress" in what:
             hint = ". It is given a Progress, not a number: write p.epoch, p.step or p.fraction, as in 0.9 ** p.epoch."
         raise ScheduleError(f"{made!r} has no value at {preview.moment_text(progress)}: {what}{hint}") from error
-    if made.kind == "number" and _kind_of(value) != "number" and value is not FROZEN:
+    if made.kind == "number" and kind_of(value) != "number" and value is not FROZEN:
         raise ScheduleError(f"{made!r} at {preview.moment_text(progress)} is {value!r}: that is no number.")
 
 
@@ -636,30 +589,6 @@ def none_as(made: Schedule, value: float) -> Schedule:
     return made._mapped(lambda child: none_as(child, value))
 
 
-def joined(spans: tuple[Span, ...]) -> tuple[Span, ...]:
-    """Spans one after the other, neighbours in one unit as one."""
-    joined: list[Span] = []
-    for span in spans:
-        if joined and joined[-1].unit == span.unit:
-            joined[-1] = Span(joined[-1].amount + span.amount, span.unit)
-        else:
-            joined.append(span)
-    return tuple(joined)
-
-
-def cut(life: Extent, length: tuple[Span, ...]) -> Extent:
-    """A life that ends after the spans of a length, if it does not end before."""
-    if len(length) == 1:
-        return life.cut(length[0])
-    # Added up in each unit of its own where all can be converted; a sum over units is longer than each part of it.
-    for unit in dict.fromkeys(span.unit for span in length if span.unit != "fraction"):
-        amounts = [life.convert(span.amount, span.unit, unit) for span in length]
-        known = [amount for amount in amounts if amount is not None]
-        if len(known) == len(amounts):
-            return life.cut(Span(sum(known), unit))
-    return life
-
-
 def argument(made: Schedule) -> str:
     """The text of a schedule where a literal may stand for it."""
     return repr(made.value) if isinstance(made, Constant) else repr(made)
@@ -685,48 +614,3 @@ def _receiver(made: Schedule, binding: int = 3) -> str:
     """The text of an operand or of what a method is called on, in brackets if it binds less."""
     loose = isinstance(made, Arithmetic) and _BINDING[made.sign] < binding
     return f"({made!r})" if loose else repr(made)
-
-
-def _longest(lengths: list[tuple[Span, ...] | None]) -> tuple[Span, ...] | None:
-    """The longest of several lengths; None where one is open or they cannot be compared."""
-    known = [length for length in lengths if length is not None]
-    if not lengths or len(known) < len(lengths):
-        return None
-    if all(length == known[0] for length in known):
-        return known[0]
-    alike = len({span.unit for length in known for span in length}) == 1
-    return max(known, key=lambda length: length[0].amount) if alike else None
-
-
-def _plain(value: Any) -> Any:
-    """A literal as it is kept: numbers as Python's own, modules and types of modules as parts."""
-    if isinstance(value, bool) or value is None or value is FROZEN or isinstance(value, str | tuple | Part | Choice):
-        return value
-    if isinstance(value, Real):
-        if value != value:
-            raise ScheduleError("NaN cannot be the value of a schedule.")
-        return int(value) if isinstance(value, Integral) else float(value)
-    if isinstance(value, nn.Module | type):
-        return part(value)
-    raise ScheduleError(_no_value(value))
-
-
-def _no_value(value: object) -> str:
-    hint = "Write a number, a bool, a part, FROZEN, a schedule or a function of Progress."
-    if isinstance(value, list):
-        hint = "For steps in turn write cycle(...); for values one after the other, pieces(...)."
-    elif isinstance(value, Repeat):
-        hint = f"A repetition is an item of a cycle. Write cycle({value!r}, ...)."
-    elif isinstance(value, Span):
-        hint = f"A span says how long. Write schedule.until({value!r}) or over={value!r}."
-    elif hasattr(value, "item"):
-        hint = "For the number in it write .item()."
-    return f"{value!r}: a {type(value).__name__} cannot be the value of a schedule. {hint}"
-
-
-def _kind_of(value: object) -> str:
-    if isinstance(value, bool):
-        return "bool"
-    if isinstance(value, Real):
-        return "number"
-    return "part" if isinstance(value, Part) else "any"

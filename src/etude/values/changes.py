@@ -7,7 +7,8 @@ from math import inf
 from typing import TypeAlias
 
 from etude.errors import ScheduleError
-from etude.values.algebra import Schedule, number
+from etude.values.algebra import Schedule
+from etude.values.literals import number
 from etude.values.spans import Span
 
 Change: TypeAlias = "float | Callable[[float], float]"

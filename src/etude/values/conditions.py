@@ -19,6 +19,14 @@ Memory: TypeAlias = Any
 StopLike: TypeAlias = "Stop | Span | Callable[[Progress], Any]"
 
 
+_CALLS = {
+    "no_improvement": "no_improvement('val.loss', patience=3)",
+    "reached": "reached('val.accuracy', above=0.99)",
+    "limit": "limit(minutes(30))",
+}
+"""How the functions that make conditions are called."""
+
+
 class Stop(ABC):
     """A condition for the end of a run. Frozen, hashable, equal by value; joined by `|` and `&`."""
 
@@ -52,13 +60,18 @@ class Stop(ABC):
         Args:
             known: the names of all scores that are measured. extent: how long the run is.
             uncounted: units that the run does not count, such as "tokens" where the data have none.
-            uncounted: units that the run does not count, such as "tokens" where the data have none.
 
         Raises:
             SettingError: a score is not measured; the nearest is named.
             ScheduleError: a share of a run whose length is not known.
         """
         check_known(self, known)
+
+    def __bool__(self) -> bool:
+        raise SettingError(
+            f"{self!r} is a condition, and neither true nor false by itself: `or` and `and` would take one side and drop "
+            "the other. Write a | b (either) or a & b (both); and `is None` to ask whether there is one."
+        )
 
     def __or__(self, other: StopLike) -> Stop:
         return _joined(Either, self, other)
@@ -205,6 +218,9 @@ def stopping(literal: StopLike) -> Stop:
         return literal
     if isinstance(literal, Span):
         return limit(literal)
+    name = getattr(literal, "__name__", "")
+    if name in _CALLS and getattr(literal, "__module__", "").startswith("etude."):
+        raise SettingError(f"stop={name}: that is the function itself. Write stop={_CALLS[name]}.")
     if callable(literal) and not isinstance(literal, type | Schedule):
         return Asked(literal)
     if isinstance(literal, str):

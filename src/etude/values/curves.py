@@ -20,7 +20,9 @@ from typing import final
 
 from etude.arguments import named
 from etude.errors import ScheduleError, nearest
-from etude.values.algebra import Memory, Schedule, number, read, surplus
+from etude.values.algebra import Memory, Schedule
+from etude.values.lengths import amount_on, surplus
+from etude.values.literals import number
 from etude.values.progress import TINY, Extent, Progress
 from etude.values.spans import Span, progress_span
 
@@ -72,7 +74,7 @@ class Curve(Schedule):
 
     def _inspect(self, clock: Progress, life: Extent) -> None:
         if self.over is not None:
-            read(clock, self.over.unit, self)
+            amount_on(clock, self.over.unit, self)
         elif not any(clock.extent.known()):
             raise ScheduleError(
                 f"{self!r} runs to the end of the run, and the run's length is not known on its clock. "
@@ -194,7 +196,7 @@ class InverseSqrt(Schedule):
         return _call("inverse_sqrt", self.begin, self.after)
 
     def _inspect(self, clock: Progress, life: Extent) -> None:
-        read(clock, self.after.unit, self)
+        amount_on(clock, self.after.unit, self)
 
 
 @final
@@ -215,7 +217,7 @@ class StepDecay(Schedule):
         return _call("step_decay", self.begin, self.factor, self.every, floor=self.floor)
 
     def _inspect(self, clock: Progress, life: Extent) -> None:
-        read(clock, self.every.unit, self)
+        amount_on(clock, self.every.unit, self)
 
 
 @final
@@ -246,7 +248,7 @@ class MultiStep(Schedule):
 
     def _inspect(self, clock: Progress, life: Extent) -> None:
         for moment in self.moments:
-            read(clock, moment.unit, self)
+            amount_on(clock, moment.unit, self)
 
 
 @final
@@ -271,7 +273,7 @@ class Cyclic(Schedule):
         return _call("cyclic", self.low, self.high, self.period, decay=self.decay, shape=self.shape)
 
     def _inspect(self, clock: Progress, life: Extent) -> None:
-        read(clock, self.period.unit, self)
+        amount_on(clock, self.period.unit, self)
 
 
 @final
@@ -293,7 +295,7 @@ class WarmRestarts(Schedule):
         return _call("warm_restarts", self.begin, self.end, self.period, growth=self.growth, decay=self.decay)
 
     def _inspect(self, clock: Progress, life: Extent) -> None:
-        read(clock, self.period.unit, self)
+        amount_on(clock, self.period.unit, self)
 
 
 @final
@@ -324,7 +326,7 @@ class Warmup(Schedule):
         return _call("warmup", self.over, start=start, shape=self.shape)
 
     def _inspect(self, clock: Progress, life: Extent) -> None:
-        read(clock, self.over.unit, self)
+        amount_on(clock, self.over.unit, self)
         left, known = surplus(life, self.over), dict(life.known())
         # What is never reached (a piece after the end of a short run) has no warm-up to finish.
         if left is not None and left < -TINY and all(known.values()):
@@ -425,7 +427,8 @@ def one_cycle(
 def inverse_sqrt(start: float, after: Span) -> Schedule:
     """`start` for the span `after`, then `start / sqrt(t / after)`, `t` being the progress in the same unit.
 
-    With `warmup(after) *` before it, this is the schedule of Vaswani et al. 2017 (arXiv:1706.03762).
+    With `warmup(after) *` before it, this is the schedule of Vaswani et al. 2017 (arXiv:1706.03762), but that they
+    have t + 1 under the root: theirs is one step ahead after the peak.
     """
     said = _call("inverse_sqrt", start, after)
     return InverseSqrt(number(start, said, "start"), progress_span(after, f"{said}: after"))

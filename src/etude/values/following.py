@@ -8,7 +8,8 @@ from typing import Any, final
 
 from etude.arguments import named
 from etude.errors import ScheduleError
-from etude.values.algebra import Memory, Schedule, number
+from etude.values.algebra import Memory, Schedule
+from etude.values.literals import number
 from etude.values.progress import Progress
 
 

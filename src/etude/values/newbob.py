@@ -8,7 +8,7 @@ several. `etude.returnn.newbob_from` translates RETURNN's options.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import ceil, copysign, floor, inf, isfinite, nan
@@ -16,9 +16,12 @@ from typing import Any, NamedTuple, final
 
 from etude.arguments import named
 from etude.errors import ScheduleError
-from etude.values.algebra import Memory, Schedule, number, read
+from etude.values.algebra import Memory, Schedule
 from etude.values.changes import Change, applied, bounds, changes, pinned_by_epoch
+from etude.values.lengths import amount_on
+from etude.values.literals import number
 from etude.values.progress import TINY, Extent, Progress
+from etude.values.scored import Scored
 from etude.values.scores import Score, ScoreLike, best_asked, better, choice, directed, looks
 from etude.values.scores import score as score_of
 
@@ -63,7 +66,7 @@ class _Heard(NamedTuple):
 
 @final
 @dataclass(frozen=True, slots=True, repr=False)
-class Newbob(Schedule):
+class Newbob(Scored):
     """A number that falls when a score improves too little; made by `newbob`.
 
     Its memory is ten numbers, the last two of which are tuples with the scores of the window (see `_Heard`).
@@ -100,20 +103,8 @@ class Newbob(Schedule):
         value, heard = (self.begin, None) if memory is None else memory[:2]
         return self._in_force(value, heard, floor(progress.amount("epochs") + TINY) + 1)
 
-    @property
-    def listens(self) -> frozenset[str]:
-        return frozenset(self.score.names)
-
-    def unheard(self, told: Collection[str]) -> frozenset[str]:
-        return self.score.unheard(told)
-
-    @property
-    def goes_back(self) -> bool:
-        return bool(self.back_to_best)
-
-    def asks_for_best(self, before: Memory, after: Memory) -> str:
-        fell = after is not None and after[2] > (0 if before is None else before[2])
-        return str(self.back_to_best) if self.back_to_best and fell else ""
+    def _falls(self, memory: Memory) -> int:
+        return int(memory[2])
 
     def start(self) -> Memory:
         return tuple(_Heard(self.begin, None, 0, 0, 0, None, 0, None, None, None))
@@ -211,7 +202,7 @@ class Newbob(Schedule):
 
     def _inspect(self, clock: Progress, life: Extent) -> None:
         if self.pinned:
-            read(clock, "epochs", self)
+            amount_on(clock, "epochs", self)
 
     def __repr__(self) -> str:
         options = {name: getattr(self, "begin" if name == "start" else name) for name in _DEFAULTS}
@@ -302,6 +293,11 @@ def _checked(listened: Score, mode: str, given: Mapping[str, Any], said: str) ->
     for name in ("relative", "scaled_by_value"):
         if not isinstance(given[name], bool):
             raise ScheduleError(f"{said}: {name} is True or False, not {given[name]!r}.")
+    if not given["relative"] and given["relative_to"] == "new":
+        raise ScheduleError(
+            f"{said}: relative_to='new' says of which score an improvement is a share, and relative=False takes the "
+            "difference of two. Leave one of them out."
+        )
     made = Newbob(
         listened,
         mode,

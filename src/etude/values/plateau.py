@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, final
 
 from etude.arguments import named
 from etude.errors import ScheduleError
-from etude.values.algebra import Memory, Schedule, number
+from etude.values.algebra import Memory, Schedule
+from etude.values.literals import number
 from etude.values.progress import Progress
+from etude.values.scored import Scored
 from etude.values.scores import Score, ScoreLike, best_asked, choice, directed, looks
 from etude.values.scores import score as score_of
 
@@ -29,7 +31,7 @@ _SAID = {"begin": "start"}
 
 @final
 @dataclass(frozen=True, slots=True, repr=False)
-class Plateau(Schedule):
+class Plateau(Scored):
     """A factor that falls when a score no longer improves; made by `plateau`.
 
     Its memory is four numbers: how often it fell, the best score (None before the first), how many looks in a row
@@ -51,20 +53,8 @@ class Plateau(Schedule):
     def at(self, progress: Progress, memory: Memory = None) -> float:
         return self.begin if memory is None else max(self.low, self.begin * self.factor ** memory[0])
 
-    @property
-    def listens(self) -> frozenset[str]:
-        return frozenset(self.score.names)
-
-    def unheard(self, told: Collection[str]) -> frozenset[str]:
-        return self.score.unheard(told)
-
-    @property
-    def goes_back(self) -> bool:
-        return bool(self.back_to_best)
-
-    def asks_for_best(self, before: Memory, after: Memory) -> str:
-        fell = after is not None and after[0] > (0 if before is None else before[0])
-        return str(self.back_to_best) if self.back_to_best and fell else ""
+    def _falls(self, memory: Memory) -> int:
+        return int(memory[0])
 
     def start(self) -> Memory:
         return (0, None, 0, 0) if len(self.score.names) == 1 or self.score.function else (0, None, 0, 0, 0)

@@ -8,11 +8,16 @@ from typing import final
 
 from etude.arguments import named
 from etude.errors import ScheduleError, nearest
-from etude.values.algebra import Memory, Schedule, number
+from etude.values.algebra import Memory, Schedule
 from etude.values.following import following
+from etude.values.literals import number
 from etude.values.newbob import newbob
 from etude.values.plateau import plateau
 from etude.values.progress import Progress
+from etude.values.scores import LESS, MORE
+
+_METRICS = {*LESS, *MORE} - {"loss", "error", "no_path"}
+"""Names of metrics that a run can measure."""
 
 __all__ = ["check_told", "following", "newbob", "plateau", "when"]
 
@@ -107,4 +112,15 @@ def check_told(listening: Iterable[Schedule], told: Collection[str]) -> None:
     for made in listening:
         for name in sorted(made.unheard(told)):
             there = f"Measured are {', '.join(map(repr, told))}." if told else "Nothing is: write validation=0.2."
-            raise ScheduleError(f"{made!r} listens to {name!r}, which is not measured. {there}{nearest(name, told)}")
+            near = nearest(name, told) or _to_measure(name, told)
+            raise ScheduleError(f"{made!r} listens to {name!r}, which is not measured. {there}{near}")
+
+
+def _to_measure(name: str, told: Collection[str]) -> str:
+    """What to write for a score of validation data to be measured, where no other can be meant."""
+    kind, _, metric = name.partition(".")
+    if kind != "val" or not told:
+        return ""
+    if not any(each.startswith("val.") for each in told):
+        return " There are no validation data: write validation=0.2."
+    return f" Write metrics={metric!r}." if metric in _METRICS else ""

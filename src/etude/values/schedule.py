@@ -50,15 +50,12 @@ from etude.values.algebra import (
     argument,
     common_kind,
     constant,
-    cut,
     finite,
-    joined,
-    number,
-    read,
-    refuse_scheduler,
     schedule,
     text_as_part,
 )
+from etude.values.lengths import amount_on, cut, joined
+from etude.values.literals import number, refuse_scheduler
 from etude.values.marks import FROZEN
 from etude.values.part import Part, Repeat, part
 from etude.values.progress import TINY, UNITS, Extent, Progress
@@ -143,7 +140,7 @@ class Pieces(Schedule):
         self.first._inspect(clock, life.cut(moments[0]))
         # A local clock for looking only: where it stands does not matter, what it can be asked does.
         for (when, piece), following in zip(self.rest, [*moments[1:], None], strict=True):
-            read(clock, when.unit, self)
+            amount_on(clock, when.unit, self)
             here = life if following is None else life.cut(following)
             piece._inspect(clock.after(when), here.after(when))
 
@@ -200,7 +197,7 @@ class Cycle(Schedule):
 
     def _inspect(self, clock: Progress, life: Extent) -> None:
         unit, ends = self._layout or self._converted(clock.extent)
-        read(clock, unit, self)
+        amount_on(clock, unit, self)
         local = clock.after(Span(ends[-1], unit))
         for item in self.items:
             _closed(item, self)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from etude.values.algebra import Schedule, Then, Until, cut, surplus
+from etude.values.algebra import Constant, Schedule, Then, Until
+from etude.values.lengths import cut, surplus
+from etude.values.newbob import Newbob
 from etude.values.progress import TINY, Extent
 from etude.values.schedule import Cycle, Pieces
-from etude.values.spans import Span
+from etude.values.spans import Span, epochs
 
 
 def never_begun(made: Schedule, life: Extent) -> Iterator[tuple[tuple[Span, ...], Schedule]]:
     """Pieces of a schedule that begin at the end of its life or after it: when, on the clock there, and which.
+
+    The values of pinned epochs are pieces, too.
 
     Args:
         made: a schedule. life: how long it is asked; what is not known of it leaves nothing to tell.
@@ -23,6 +27,9 @@ def never_begun(made: Schedule, life: Extent) -> Iterator[tuple[tuple[Span, ...]
     elif isinstance(made, Cycle):
         for item in made.items:
             yield from never_begun(item, cut(Extent(run=life.run or life), item.length or ()))
+    elif isinstance(made, Newbob):
+        begins = [(epochs(epoch - 1), Constant(value)) for epoch, value in made.pinned]
+        yield from (((when,), value) for when, value in begins if _is_over(life, when))
     else:
         inside = life.cut(made.span) if isinstance(made, Until) else life
         for child in made.children:

@@ -7,11 +7,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, final
 
-import torch
 from torch import Tensor, nn
 
 from etude.errors import PartError, SettingError, nearest
-from etude.step.losses.own import OwnLoss, maker
+from etude.step.losses.own import OwnLoss, maker, wide
 from etude.step.reading import LENGTHS, OFFSETS, mask_of
 from etude.values.part import Part, PartLike, part
 from etude.values.tree import Tree
@@ -38,9 +37,7 @@ class Activation(OwnLoss):
         total: Any = 0.0
         count: Any = 0
         for made in (each for kept in seen.values() for each in kept):
-            # Sums of many squares are lost in half precision.
-            sizes = made.float() if made.dtype in (torch.float16, torch.bfloat16) else made
-            sizes = sizes.abs() if self.kind == "l1" else sizes.square()
+            sizes = wide(made).abs() if self.kind == "l1" else wide(made).square()
             mask = _mask(made, batch)
             if mask is None:
                 total, count = total + sizes.sum(), count + sizes.numel()

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from etude.errors import DataError, SettingError, nearest
 from etude.step.looking import looking
-from etude.step.losses.own import OwnLoss, maker, number_of
+from etude.step.losses.own import OwnLoss, maker, number_of, wide
 from etude.step.reading import Reader
 from etude.values.algebra import argument
 from etude.values.schedule import Schedule, ScheduleLike
@@ -50,9 +50,8 @@ class Distillation(OwnLoss):
                 "are needed, (samples, classes, ...). Of several outputs say which: distillation(teacher, of=...), and "
                 "term(..., of=...) for the net."
             )
-        # Differences of logarithms lose too much in half precision.
-        wanted = functional.log_softmax(said.float() / temperature, 1)
-        found = functional.log_softmax(output.float() / temperature, 1)
+        wanted = functional.log_softmax(wide(said) / temperature, 1)
+        found = functional.log_softmax(wide(output) / temperature, 1)
         losses = functional.kl_div(found, wanted, reduction="none", log_target=True).sum(1) * temperature**2
         if mask is None or mask.shape != losses.shape[: mask.dim()]:
             return losses.sum(), losses.numel()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from etude.errors import DataError, PartError, SettingError, nearest
 from etude.step.gan import GAN
-from etude.step.losses.own import OwnLoss, maker
+from etude.step.losses.own import OwnLoss, maker, wide
 from etude.step.reading import Reader
 from etude.values.tree import Tree
 
@@ -40,7 +40,7 @@ class Steepness(OwnLoss):
             (gradient,) = torch.autograd.grad(said, at, create_graph=keep, allow_unused=True)
         if gradient is None:
             raise DataError(f"{self!r}: what the net gives does not depend on its input.")
-        squares = gradient.float().flatten(1).square().sum(1)
+        squares = wide(gradient).flatten(1).square().sum(1)
         if self.name == "r1":
             made = squares / 2
         else:

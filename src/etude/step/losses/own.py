@@ -11,6 +11,7 @@ from numbers import Real
 from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from etude.arguments import named
@@ -96,6 +97,11 @@ def maker(call: Callable[P, R]) -> Callable[P, R]:
 def makes_losses(what: object) -> bool:
     """Whether something is no loss, and makes one when it is called."""
     return (isclass(what) and issubclass(what, OwnLoss)) or bool(getattr(what, "makes_a_loss", False))
+
+
+def wide(given: Tensor) -> Tensor:
+    """Numbers in single precision at least: differences, logarithms and long sums of halves lose too much."""
+    return given.float() if given.dtype in (torch.float16, torch.bfloat16) else given
 
 
 def number_of(literal: Any, place: str, low: float = -float("inf"), high: float = float("inf")) -> Schedule:

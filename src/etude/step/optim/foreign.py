@@ -6,39 +6,34 @@ memory changes.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from etude.bind.table import RATE, Moving, Now, Table
+from etude.bind.table import RATE, SETS_KEPT, Moving, Now, Table
 from etude.errors import SettingError, StateError
+from etude.step.optim.construction import (
+    Factory,
+    check_arrays,
+    check_dense,
+    check_matrices,
+    construct,
+    options_by_array,
+    regrouped,
+)
 from etude.step.optim.groups import KEPT, Group, refuse_to_climb
-from etude.step.optim.half import MASTER, is_low
+from etude.step.optim.half import LOW, MASTER, is_low
 from etude.step.optim.masters import Masters
-from etude.step.optim.options import WAYS, options_of
-from etude.step.optim.rule import is_dense
+from etude.step.optim.memory import ALL, NUMBERS, fits, for_array_and_group, numbers_of, placed, widened
 from etude.values.progress import Progress
 from etude.values.tree import has_shape
 
-Factory: TypeAlias = Callable[..., torch.optim.Optimizer]
-
-_NUMBERS = "of an array in"
-"""Where a memory has other numbers than its array: those that the array had."""
-ALL = "all."
-"""Begins the name of what an optimizer keeps for all its arrays together."""
-
 _DTYPE = attrgetter("dtype")
-
-HALF = (torch.float16, torch.bfloat16)
-
-_SETS = 512
-"""How many sets of moving arrays are remembered; more come up only where gradients are missing at random."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +114,7 @@ class ForeignOptimizer:
         self._keep(kept)
         self._fused = any(group.group.get("fused") for group in self._groups)
         if self._fused:
-            _check_dense(table)
+            check_dense(table)
         if any(rate < 0 for rate in _first_rates(table, [number for number, _ in rows])):
             self._need_maximize()
         # Classes of torch leave the gradients as they are; others may write into them to save memory.
@@ -144,7 +139,7 @@ class ForeignOptimizer:
     def _follow(self) -> None:
         """Go on after somebody has given the arrays other numbers or another device, as `net.double()` does."""
         low = self._half != "plain"
-        before = [torch.float32 if low and kind in HALF else kind for kind in self._kinds]
+        before = [torch.float32 if low and kind in LOW else kind for kind in self._kinds]
         kept = self.state()
         self._masters.forget(self.arrays)
         self.use(self._table, self._inside)
@@ -170,21 +165,21 @@ class ForeignOptimizer:
         if before is not None:
             for group in self._groups:
                 group.release()
-            self._said.update(_options_by_array(before))
+            self._said.update(options_by_array(before))
             if before is self._make:
                 copies = {id(moved) for moved, own in zip(self._moved, self.arrays, strict=True) if moved is not own}
                 said = {key: options for key, options in self._said.items() if key not in copies}
-                _check_arrays(before, said, table, inside)
+                check_arrays(before, said, table, inside)
                 self._give_copies(before)
             if all(id(array) in self._said for group in groups for array in group["params"]):
-                return _checked(_regroup(before, self._said, groups))
+                return regrouped(before, self._said, groups)
         if not groups:
             return None
         if isinstance(self._make, type) and issubclass(self._make, torch.optim.Muon):
-            _check_matrices(table, inside)
-        made = _checked(_call(self._make, groups, self._options))  # type: ignore[arg-type]
-        made.state.update(before.state if before is not None else {})
-        return made
+            check_matrices(table, inside)
+        found = construct(self._make, groups, self._options)  # type: ignore[arg-type]
+        found.state.update(before.state if before is not None else {})
+        return found
 
     def _give_copies(self, optimizer: torch.optim.Optimizer) -> None:
         """Give an instance the float32 copies in place of arrays in half precision, with the memory that it has."""
@@ -194,7 +189,7 @@ class ForeignOptimizer:
             self._said.setdefault(id(copy), self._said[id(array)])
             if array in optimizer.state:
                 kept = optimizer.state.pop(array)
-                optimizer.state[copy] = {key: _wide(value) for key, value in kept.items()}
+                optimizer.state[copy] = {key: widened(value) for key, value in kept.items()}
 
     @property
     def _name(self) -> str:
@@ -277,7 +272,7 @@ class ForeignOptimizer:
                 group.note()
 
     def _place(self, moving: Moving) -> _Place:
-        if len(self._places) >= _SETS:
+        if len(self._places) >= SETS_KEPT:
             self._places.clear()
         moved = frozenset(moving.indices)
         here = [group for group in self._groups if not moved.isdisjoint(group.indices)]
@@ -391,7 +386,7 @@ class ForeignOptimizer:
             master = {}
             if array is not own and (found or not torch.equal(array, own.float())):
                 master = {MASTER: array.detach()}
-            made.append({**found, **master, **whole, **_numbers(found, array)})
+            made.append({**found, **master, **whole, **numbers_of(found, array)})
         return made
 
     def _kept(self) -> dict[int, dict[str, Any]]:
@@ -427,17 +422,17 @@ class ForeignOptimizer:
         """
         if self.optimizer is None:
             return
-        apart = [_apart(own) for own in state]
-        self._check_state([{k: kept for k, kept in own.items() if k not in (MASTER, _NUMBERS)} for own, _ in apart])
+        apart = [for_array_and_group(own) for own in state]
+        self._check_state([{k: kept for k, kept in own.items() if k not in (MASTER, NUMBERS)} for own, _ in apart])
         held = self.optimizer.state
         for array, mine, (own, _) in zip(self._moved, self.arrays, apart, strict=True):
             held.pop(array, None)
-            master, numbers = own.pop(MASTER, None), own.pop(_NUMBERS, None)
+            master, numbers = own.pop(MASTER, None), own.pop(NUMBERS, None)
             keeps = numbers == str(array.dtype)
             if array is not mine:
                 self._masters.take(mine, master)
             if own:
-                held[array] = {key: _placed(key, kept, array, self._writes, keeps) for key, kept in own.items()}
+                held[array] = {key: placed(key, kept, array, self._writes, keeps) for key, kept in own.items()}
         self._keep({id(array): kept for array, (_, kept) in zip(self._moved, apart, strict=True)})
 
     def _check_state(self, state: Sequence[Mapping[str, Any]]) -> None:
@@ -448,7 +443,7 @@ class ForeignOptimizer:
         known = {key for own in self.optimizer.state.values() for key in own}
         for array, own in zip(self._moved, state, strict=True):
             for key, kept in own.items():
-                if isinstance(kept, Tensor) and not _fits(kept, array):
+                if isinstance(kept, Tensor) and not fits(kept, array):
                     raise StateError(f"memory {key!r} has shape {tuple(kept.shape)}, the array {tuple(array.shape)}")
                 if known and key not in known:
                     raise StateError(f"memory {key!r} is none of {self._name}: {sorted(known)}")
@@ -460,49 +455,6 @@ def _modes(optimizer: torch.optim.Optimizer | None) -> tuple[Callable[[], Any], 
     return (train, evaluate) if callable(train) and callable(evaluate) else None
 
 
-def _apart(own: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is kept for an array, and what is kept for its group."""
-    for_group = {key: kept for key, kept in own.items() if key.startswith((KEPT, ALL))}
-    return {key: kept for key, kept in own.items() if key not in for_group}, for_group
-
-
-def _numbers(found: Mapping[str, Any], array: Tensor) -> dict[str, str]:
-    """The numbers of an array, where some memory of it has others."""
-    own = [kept for kept in found.values() if isinstance(kept, Tensor) and kept.dim() and kept.is_floating_point()]
-    return {_NUMBERS: str(array.dtype)} if any(kept.dtype != array.dtype for kept in own) else {}
-
-
-def _wide(kept: Any) -> Any:
-    return kept.float() if isinstance(kept, Tensor) and is_low(kept) else kept
-
-
-def _fits(kept: Tensor, array: Tensor) -> bool:
-    """Whether a memory may belong to an array: of its shape, of a mean over some dimensions, or of none of them."""
-    pairs = zip(kept.shape, array.shape, strict=False)
-    return kept.dim() != array.dim() or all(own in (1, size) for own, size in pairs)
-
-
-def _placed(key: str, kept: Any, array: Tensor, wider: bool, keeps: bool = False) -> Any:
-    """A memory where its array is, in the array's numbers unless it `keeps` its own.
-
-    `wider`: that of an array in half precision may be float32.
-    """
-    if isinstance(kept, list):
-        return [_placed(key, each, array, wider, keeps) for each in kept]
-    if not isinstance(kept, Tensor):
-        return kept
-    if key == "step":
-        # Step counts stay where the optimizer keeps them; everything else lives beside its array.
-        return kept.detach().clone()
-    follows = kept.dim() > 0 and kept.is_floating_point() and array.is_floating_point()
-    follows = follows and not keeps and not (wider and is_low(array))
-    dtype = array.dtype if follows else kept.dtype
-    if wider or kept.shape != array.shape:
-        # Another's own memory may lie in another order than its array, and is computed with in that order.
-        return kept.detach().to(array.device, dtype, copy=True)
-    return torch.empty_like(array, dtype=dtype, requires_grad=False).copy_(kept)
-
-
 def _laid_out_like(array: Tensor, gradient: Tensor) -> Tensor:
     """The gradient in the memory order of its array: torch's fused kernels on the CPU walk both as flat memory."""
     if gradient.layout is not torch.strided or gradient.stride() == array.stride():
@@ -510,107 +462,8 @@ def _laid_out_like(array: Tensor, gradient: Tensor) -> Tensor:
     return torch.empty_like(array, requires_grad=False).copy_(gradient)
 
 
-def _check_dense(table: Table) -> None:
-    for name in table.names:
-        array = table.tree.arrays[name]
-        if has_shape(array) and not is_dense(array):
-            raise SettingError(
-                f"fused=True: the array {name!r} has gaps in memory, and torch's fused kernels would write into them. "
-                "Leave fused out, or make the array contiguous."
-            )
-
-
-def _check_matrices(table: Table, inside: Collection[int]) -> None:
-    live = [name for i, name in enumerate(table.names) if i in inside and not table.choices[name][RATE].frozen]
-    others = [name for name in live if has_shape(table.tree.arrays[name]) and table.tree.arrays[name].dim() != 2]
-    if others:
-        raise SettingError(
-            f"Muon moves matrices only, and {', '.join(map(repr, others[:5]))}{', ...' if others[5:] else ''} "
-            f'{"are none" if others[1:] else "is none"}. Write optimizer="muon", which gives the rest to AdamW, or say '
-            'what moves them: optimizer={where(lambda name, array: array.dim() != 2): "adam", everything: "muon"}.'
-        )
-
-
 def _first_rates(table: Table, rows: Sequence[int]) -> list[float]:
     """The rates of some rows that are the same at every step."""
     choices = [table.rows[number].choices[RATE] for number in rows]
     still = [c for c in choices if c.base is not None and c.base.constant and (c.factor is None or c.factor.constant)]
     return [rate for choice in still if (rate := choice.at(Progress())) is not None]
-
-
-def _call(make: Factory, groups: list[dict[str, Any]], options: Mapping[str, Any]) -> object:
-    name = getattr(make, "__name__", type(make).__name__)
-    # The rate is written into the groups before every step; a class that has no default for it needs one now.
-    options = {"lr": 1e-3, **options} if isinstance(make, type) and "lr" in options_of(make) else options
-    try:
-        return make(groups, **options)
-    except Exception as error:
-        said = str(error).rstrip(".")
-        raise SettingError(
-            f"{name} cannot be made with the options {', '.join(options) or 'none'}: {said}. "
-            "Change them, or give an instance of your own."
-        ) from error
-
-
-def _checked(made: object) -> torch.optim.Optimizer:
-    if not isinstance(made, torch.optim.Optimizer):
-        raise SettingError(
-            f"The optimizer factory returned {type(made).__name__}: a torch.optim.Optimizer is needed. "
-            "Write lambda params: torch.optim.SGD(params, lr=0.1)."
-        )
-    closure = inspect.signature(made.step).parameters.get("closure")
-    if closure is not None and closure.default is closure.empty:
-        raise SettingError(
-            f"{type(made).__name__} computes the loss itself, several times a step (its step() needs a closure), so it "
-            'cannot step on gradients that are there. Use a first-order rule such as "adamw", or "lbfgs".'
-        )
-    return made
-
-
-def _regroup(
-    optimizer: torch.optim.Optimizer, options: Mapping[int, dict[str, Any]], groups: list[dict[str, Any]]
-) -> torch.optim.Optimizer:
-    """Give an existing optimizer the rows as its groups; its memory, keyed by parameter, stays."""
-    for group in groups:
-        ways = {repr({way: options[id(array)].get(way) for way in sorted(WAYS)}) for array in group["params"]}
-        if len(ways) > 1:
-            raise SettingError(
-                f"The parameter groups of this {type(optimizer).__name__} are computed in different ways: "
-                f"{' and '.join(sorted(ways))}. Give all groups one way; a group that climbs is a negative multiplier."
-            )
-    made = [{**options[id(group["params"][0])], **group} for group in groups]
-    for i, group in enumerate(made):
-        # A rate that is a tensor is shared by the groups that were not given another.
-        if isinstance(group.get("lr"), Tensor) and any(group["lr"] is other["lr"] for other in made[:i]):
-            group["lr"] = group["lr"].clone()
-    optimizer.param_groups[:] = made
-    return optimizer
-
-
-def _options_by_array(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
-    """The options that an optimizer has for each of its arrays."""
-    options: dict[int, dict[str, Any]] = {}
-    for group in optimizer.param_groups:
-        rest = {key: value for key, value in group.items() if key not in ("params", "param_names")}
-        options.update({id(array): rest for array in group["params"]})
-    return options
-
-
-def _check_arrays(
-    optimizer: torch.optim.Optimizer, options: Mapping[int, Any], table: Table, inside: Collection[int]
-) -> None:
-    """Raise SettingError unless an instance has the arrays of the net that may move, and no others."""
-    kind, arrays = type(optimizer).__name__, table.tree.arrays
-    live = [name for i, name in enumerate(table.names) if i in inside and not table.choices[name][RATE].frozen]
-    missing = [name for name in live if id(arrays[name]) not in options]
-    if missing:
-        raise SettingError(
-            f"The {kind} given does not have {', '.join(map(repr, missing[:5]))}{', ...' if missing[5:] else ''}. "
-            "Give it all arrays of the net, or say which are stepped: part=..., or FROZEN for the others."
-        )
-    foreign = len(options.keys() - {id(array) for array in arrays.values()})
-    if foreign:
-        raise SettingError(
-            f"The {kind} given has {foreign} array{'s' if foreign > 1 else ''} that the net does not have. "
-            "Give the trainer the net that has them, or make the optimizer of net.parameters()."
-        )

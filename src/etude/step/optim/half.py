@@ -17,6 +17,7 @@ from etude.errors import SettingError, nearest
 WAYS = ("master", "stochastic", "plain")
 MASTER = "master"
 """The name of the float32 copy in the memory of an array."""
+LOW = (torch.float16, torch.bfloat16)
 
 
 def check_way(way: str) -> str:
@@ -28,7 +29,7 @@ def check_way(way: str) -> str:
 
 def is_low(array: Tensor) -> bool:
     """Whether the array is float16 or bfloat16."""
-    return array.dtype in (torch.float16, torch.bfloat16)
+    return array.dtype in LOW
 
 
 def refresh(master: Tensor, low: Tensor) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from etude.bind.table import RATE, Now, Table
 from etude.errors import SettingError, StateError
-from etude.step.optim.foreign import Factory
+from etude.step.optim.construction import Factory
 from etude.step.optim.groups import Group
 from etude.values.progress import Progress
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from etude.bind.table import Table
 from etude.errors import SettingError
-from etude.step.optim.foreign import Factory, ForeignOptimizer
+from etude.step.optim.construction import Factory
+from etude.step.optim.foreign import ForeignOptimizer
 from etude.step.optim.lbfgs import LBFGSOptimizer
 from etude.step.optim.options import check_options, options_of, rate_of, settings_of
 from etude.step.optim.own import OwnOptimizer

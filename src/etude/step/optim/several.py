@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from etude.bind.table import Group, Moving, Now, Table
+from etude.bind.table import SETS_KEPT, Group, Moving, Now, Table
 from etude.errors import StateError
 from etude.step.gradients import Gradients
 from etude.step.layouts import Layout
@@ -16,8 +16,8 @@ from etude.step.optim.foreign import ForeignOptimizer
 from etude.step.optim.lbfgs import LBFGSOptimizer
 from etude.step.optim.own import OwnOptimizer
 
-_LABEL = "optimizer"
-_SETS = 512
+OPTIMIZER = "optimizer"
+"""Where optimizers are given by part, which one an array has is a setting of that name."""
 
 
 class _Share:
@@ -78,7 +78,7 @@ class SeveralOptimizer:
             share.move(now, gradients, divisor)
 
     def _shared(self, moving: Moving) -> list[_Share]:
-        if len(self._shares) >= _SETS:
+        if len(self._shares) >= SETS_KEPT:
             self._shares.clear()
         groups: dict[str, list[Group]] = {}
         for group in moving.groups:
@@ -127,7 +127,7 @@ class SeveralOptimizer:
         """For each array what its optimizer keeps for it, and the name of that; empty for what has never moved."""
         kept = {label: member.state() for label, member in self.members.items()}
         own = [kept[label][i] if label in kept else {} for i, label in enumerate(self._labels)]
-        return [{_LABEL: label, **of} if of else {} for label, of in zip(self._labels, own, strict=True)]
+        return [{OPTIMIZER: label, **of} if of else {} for label, of in zip(self._labels, own, strict=True)]
 
     def load(self, state: Sequence[Mapping[str, Any]]) -> None:
         """Take over what `state()` gave.
@@ -137,12 +137,12 @@ class SeveralOptimizer:
                 changed then.
         """
         for name, label, own in zip(self._names, self._labels, state, strict=True):
-            if own and own.get(_LABEL) != label:
-                raise StateError(f"the memory of {name!r} is of {own.get(_LABEL)!r}, and {label!r} moves it")
+            if own and own.get(OPTIMIZER) != label:
+                raise StateError(f"the memory of {name!r} is of {own.get(OPTIMIZER)!r}, and {label!r} moves it")
         before = {label: member.state() for label, member in self.members.items()}
         for label, member in self.members.items():
             theirs = zip(self._labels, state, strict=True)
-            bare = [{k: v for k, v in of.items() if k != _LABEL} if mine == label else {} for mine, of in theirs]
+            bare = [{k: v for k, v in of.items() if k != OPTIMIZER} if mine == label else {} for mine, of in theirs]
             try:
                 member.load(bare)
             except StateError:
@@ -152,6 +152,6 @@ class SeveralOptimizer:
 
 
 def _label(table: Table, name: str) -> str:
-    choice = table.choices[name][_LABEL]
+    choice = table.choices[name][OPTIMIZER]
     assert choice.base is not None
     return str(choice.base.value)  # type: ignore[attr-defined]

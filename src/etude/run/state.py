@@ -10,7 +10,7 @@ from torch import Tensor
 from etude.errors import CheckpointError, StateError
 from etude.keep.arrays import Packed, Walked
 from etude.keep.plain import pack, unpack
-from etude.run.check import Checked
+from etude.run.checked import Checked
 from etude.step.states import listed
 
 
