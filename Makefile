@@ -3,12 +3,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 TESTS ?= tests
+JOBS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 
 # Small nets are quickest on one thread, and a busy machine stays usable. No window is ever opened.
 ONE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MPLBACKEND=Agg
+
+# JOBS processes share the files; JOBS=0: one process. Laws are tried on the same examples each time; make soak draws new.
+TOGETHER := -n $(JOBS) --dist loadfile --no-loadscope-reorder --hypothesis-profile=ci
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test bench soak docs clean
@@ -24,7 +28,7 @@ test: $(READY) ## style, types and all tests but the long ones
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(ONE) $(BIN)/python -m pytest -q -m "not soak" $(TESTS)
+	$(ONE) $(BIN)/python -m pytest -q -m "not soak" $(TOGETHER) $(TESTS)
 
 bench: $(READY) ## this library beside hand-written loops, in one process
 	$(ONE) $(BIN)/python bench

@@ -801,6 +801,20 @@ COMPILED: dict[str, Job] = {
             learning_rate=lambda: warmup(steps(2)) * cosine(0.05),
         ),
         _by_hand("compiled, refused", "norms", "spoiled items", epochs=2, compile=True, non_finite="skip"),
+        _by_hand(
+            "compiled up to the gradients",
+            "norms",
+            "arrays",
+            batch_size=5,
+            epochs=2,
+            accumulate=2,
+            compile=True,
+            optimizer=lambda: "torch.adamw",
+            clip_norm=linear(1.0, 0.1),
+            noise=0.01,
+            weight_dropout=0.1,
+            precision="fp16",
+        ),
         _by_hand("compiled, out of reach", "idle", "arrays", epochs=2, compile=True, ignore_stale_grad=True),
     )
 }

@@ -159,7 +159,7 @@ def picture(run: etude.Run) -> Picture:
             found[f"net {name} calls"] = module.calls
     for work in checked.works:
         found[f"{work.name} scale"] = work._precision.scale.state()
-        found[f"{work.name} heard"] = _exact(work._heard)
+        found[f"{work.name} heard"] = _exact(work.turns.state())
         found[f"{work.name} schedules"] = [_exact(kept) for kept in work.stepper.memory.values()]
         for name, own in zip(work.stepper.table.names, work.stepper.optimizer.state(), strict=True):
             found |= {f"{work.name} {name} {key}": _exact(kept) for key, kept in own.items()}

@@ -211,8 +211,6 @@ def test_what_is_not_possible_together_is_said_in_one_error() -> None:
     ]
     with pytest.raises(PlanError, match=r"LBFGS, which .*Update\('head', own_batch=True\).*larger batch_size"):
         etude.Plan(updates=updates, epochs=1, accumulate=2).check(mlp(), classified())
-    with pytest.raises(PlanError, match=r"accumulate=2 makes one step .* compile=True"):
-        etude.Plan(**options(accumulate=2, compile=True)).check(mlp(), classified())
 
 
 def test_one_batch_a_step_says_nothing() -> None:

@@ -182,6 +182,23 @@ def test_an_optimizer_beside_updates_is_refused() -> None:
         etude.Plan(**options(loss=None, optimizer="sgd", updates=[etude.Update("one", "mse")]))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"round_length": "3"}, r"round_length='3' is no number of batches"),
+        ({"validation": True}, r"validation=True: data, a fraction"),
+        (
+            {"updates": [etude.Update("one", "mse")], "weight_decay": 0.1},
+            r"weight_decay: with updates=.* in each Update",
+        ),
+    ],
+    ids=["round_length", "validation", "updates"],
+)
+def test_what_is_wrong_without_a_net_too_is_told_with_other_mistakes(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingError, match=f'(?s)2 things.*Nearest: "epochs".*{said}'):
+        etude.Plan(epochz=3, **wrong)
+
+
 def test_a_turn_that_hears_nothing_is_refused() -> None:
     turn = etude.when("tow.loss", above=1.0)
     both = [etude.Update("one", "cross_entropy", "0", turn=turn), etude.Update("two", "cross_entropy", "2")]

@@ -15,6 +15,7 @@ from batchings import rows, sample, samples, seen
 from etude import Cursor, Data
 from etude.data import Batch, packed
 from etude.data.flow import Flow
+from etude.data.plan.filters import keep, length
 from etude.data.source import split_validation
 from etude.errors import DataError
 
@@ -232,6 +233,14 @@ class Dying(Items):
 
 def test_workers_read_the_same() -> None:
     assert [seen(batch) for batch in read(items(), workers=2)] == [seen(batch) for batch in read(items())]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_epoch_that_cannot_be_planned_is_told_of_after_the_batches_before_it(workers: int) -> None:
+    batches = items(keep=keep({1: length(most=1)})).batches(epochs=2, workers=workers)
+    assert len(list(islice(batches, 4))) == 4
+    with pytest.raises(DataError, match=r"leaves nothing of 10 samples in epoch 1"):
+        next(batches)
 
 
 def test_a_worker_that_cannot_read_names_the_sample() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import etude
-from etude.errors import NonFiniteError, PlanError, SettingError, StaleGradientError, StateError
+from etude.errors import NonFiniteError, SettingError, StaleGradientError, StateError
 from etude.run.events import Settled
 from etude.step.policies import roll_back
 from etude.step.trainer import Trainer
@@ -322,8 +322,3 @@ def test_going_back_goes_back_to_what_waited_then() -> None:
     assert set(seen[4]) == set(seen[2]) == {"a.weight", "a.bias", "out.weight", "out.bias"}
     assert all(alike(seen[4][name]["sum"], own["sum"]) for name, own in seen[2].items())
     assert seen[5]["b.weight"]["steps"] == 1
-
-
-def test_compiled_steps_refuse_it_by_name() -> None:
-    with pytest.raises(PlanError, match=r"compile=True: carry= is not compiled"):
-        plan(compile=True).check(graph(), (X, Y))

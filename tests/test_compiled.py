@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import etude
-from etude import cosine, epochs, linear, pieces, steps
+from etude import Probe, cosine, epochs, linear, losses, pieces, steps
 from etude.errors import NonFiniteError, PlanError, StaleGradientError
 from etude.optim import Setting, UpdateRule
 
@@ -158,17 +158,140 @@ def test_arrays_that_the_loss_does_not_reach() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    "options",
     [
-        ({"optimizer": "rmsprop"}, "not one of étude's own rules"),
-        ({"clip_norm": 1.0}, "clip_norm= is not compiled: no setting besides those of the update rule"),
-        ({"precision": "fp16"}, "fp16 needs a loss scale"),
+        {"optimizer": "sgd", "clip_norm": linear(0.5, 0.05), "noise": 0.01, "l2": 0.1, "centralise": True},
+        {"optimizer": "torch.adamw", "eps": 1e-3, "weight_dropout": linear(0.3, 0.1), "weight_noise": {"out": 0.1}},
+        {"optimizer": "muon", "max_norm": 0.5, "drop_non_finite": True, "eps": 1e-3},
+        {"optimizer": "sgd", "carry": "sum", "update_schedule": ["a", "out"]},
+        {"optimizer": "sgld", "drop_norm": 0.8},
     ],
+    ids=["clipped, noise, decay", "torch's, perturbed", "two rules, bounded", "carried", "draws, dropped"],
 )
-def test_what_cannot_be_compiled_is_said_before_the_first_step(options: dict[str, Any], said: str) -> None:
+def test_an_update_that_is_not_in_the_program_is_made_beside_it(options: dict[str, Any]) -> None:
+    given = {"learning_rate": 0.02, **options}
+    plain, compiled = trained(Net(), **given), trained(Net(), compile=True, **given)
+    assert far(plain.net, compiled.net) < 1e-5
+    assert compiled.history["loss"].values == pytest.approx(plain.history["loss"].values, rel=1e-4)
+
+
+TWO = {"far": ("cross_entropy", linear(1, 0.5)), "near": (nn.CrossEntropyLoss(label_smoothing=0.1), 0.1)}
+
+
+def of_the_first_class(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """A sum and a count, which the batch alone does not tell, and which may be 0."""
+    kept = target == 0
+    return -(output.log_softmax(1)[:, 0] * kept).sum(), kept.sum()
+
+
+@pytest.mark.parametrize("loss", [TWO, {"all": "cross_entropy", "first": of_the_first_class}, of_the_first_class])
+def test_micro_batches_of_one_step_have_programs_too(loss: Any) -> None:
+    data = X[:18], Y[:18]  # six micro-batches of 3: no program but one
+    given = {"loss": loss, "batch_size": 3, "accumulate": 2, "precision": "fp64", "learning_rate": 0.1, "eps": 1e-3}
+    plain, compiled = trained(Net(), data, **given), trained(Net(), data, compile=True, **given)
+    assert far(plain.net, compiled.net) < 1e-10
+    assert compiled.history["loss"].values == pytest.approx(plain.history["loss"].values, rel=1e-10)
+
+
+def test_a_loss_that_is_scaled() -> None:
+    def small(output: Tensor, target: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(output, target) / 1000
+
+    given = {"loss": small, "precision": "fp16", "optimizer": "sgd", "learning_rate": 50.0}
+    plain, compiled = trained(Net(), **given), trained(Net(), compile=True, **given)
+    assert far(plain.net, compiled.net) < 0.01
+    assert compiled.history["loss"].values == pytest.approx(plain.history["loss"].values, rel=0.01)
+
+
+def test_gradients_are_probed_before_they_are_clipped() -> None:
+    given = {"probes": [Probe("out", "norm", of="gradient", every=steps(1))], "optimizer": "sgd", "clip_norm": 0.01}
+    plain, compiled = trained(Net(), **given), trained(Net(), compile=True, **given)
+    assert compiled.history["probe.out.gradient.norm"].values == pytest.approx(
+        plain.history["probe.out.gradient.norm"].values, rel=1e-4
+    )
+
+
+def test_gradients_that_are_equal_are_not_one_tensor() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.ones(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x[:, :3] + (self.a + self.b)
+
+    given = {"optimizer": "sgd", "learning_rate": {"a": 0.1, "b": 0.2}, "clip_norm": 0.3, "weight_dropout": {"b": 0.5}}
+    plain, compiled = trained(Twice(), **given), trained(Twice(), compile=True, **given)
+    assert far(plain.net, compiled.net) < 1e-6
+
+
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0}], ids=["whole", "up to the gradients"])
+def test_a_step_that_is_not_finite_is_refused_in_either_form(options: dict[str, Any]) -> None:
+    net = Net()
+    with pytest.raises(NonFiniteError, match="Step 3 is refused") as caught:
+        trained(net, broken, round_length=4, batch_size=None, epochs=1, optimizer="sgd", compile=True, **options)
+    assert caught.value.step == 3
+    early = trained(Net(), broken, round_length=4, batch_size=None, steps=2, epochs=None, optimizer="sgd", **options)
+    assert far(net, early.net) < 1e-5
+
+
+class Tagger(nn.Module):
+    """Five classes for each frame of a sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.drop, self.out = nn.Linear(4, 8), nn.Dropout(0.0), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.drop(torch.tanh(self.a(x))))
+
+
+def sequences() -> dict[str, Tensor]:
+    drawn = torch.Generator().manual_seed(3)
+    return {
+        "x": torch.randn(12, 10, 4, generator=drawn),
+        "x_lengths": torch.randint(6, 11, (12,), generator=drawn),
+        "y": torch.randint(1, 5, (12, 4), generator=drawn),
+        "y_lengths": torch.randint(1, 5, (12,), generator=drawn),
+    }
+
+
+def of_all_kinds() -> dict[str, Any]:
+    """Terms that no program can have, beside one that could be in one."""
+    taught = losses.distillation(Net().double(), temperature=linear(2, 1))
+    return {"ce": "cross_entropy", "taught": taught, "gp": (losses.r1(), 0.1), "sharp": (losses.spectral("out"), 0.1)}
+
+
+@pytest.mark.parametrize(
+    ("net", "data", "options"),
+    [
+        (Tagger, sequences(), {"loss": losses.ctc(), "accumulate": 2, "batch_size": 3, "clip_norm": 1.0}),
+        (Net, (X, Y), {"loss": of_all_kinds(), "update_schedule": ["a", "out"], "weight_dropout": 0.2}),
+    ],
+    ids=["ctc, accumulated", "teacher, derivatives, singular values"],
+)
+def test_a_loss_that_no_program_can_have_is_taken_of_a_compiled_net(net: Any, data: Any, options: Any) -> None:
+    given = {"precision": "fp64", "learning_rate": 0.02, "eps": 1e-3, **options}
+    plain, compiled = trained(net(), data, **given), trained(net(), data, compile=True, **given)
+    assert far(plain.net, compiled.net) < 1e-10
+    assert compiled.history["loss"].values == pytest.approx(plain.history["loss"].values, rel=1e-10)
+
+
+def test_a_knob_is_an_input_of_the_program_of_a_net_alone() -> None:
+    from torch._dynamo.utils import counters
+
+    given = {"loss": losses.ctc(), "batch_size": 6, "epochs": 3, "knobs": {"p": {nn.Dropout: linear(0.0, 0.5)}}}
+    counters.clear()
+    compiled = trained(Tagger(), sequences(), compile=True, **given)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert compiled.history["knob.p"].values == trained(Tagger(), sequences(), **given).history["knob.p"].values
+
+
+def test_an_optimizer_that_asks_for_the_loss_again_is_refused_before_the_first_step() -> None:
     net, fresh = Net(), Net()
-    with pytest.raises(PlanError, match=said):
-        trained(net, compile=True, **options)
+    with pytest.raises(PlanError, match="LBFGS computes them again and again"):
+        trained(net, compile=True, optimizer="lbfgs")
     assert far(net, fresh) == 0
 
 

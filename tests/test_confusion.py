@@ -60,14 +60,19 @@ def test_a_confusion_counts_rows_meant_and_columns_predicted(n: int, classes: in
     assert torch.equal(made.tables["confusion"], counted(output.argmax(1), target, classes))
 
 
-def test_what_is_ignored_or_padding_is_in_no_row() -> None:
+@pytest.mark.parametrize("ignored", [-100, -1])
+def test_what_is_ignored_or_padding_is_in_no_row(ignored: int) -> None:
     output, target = scores(5, 4, 0, (6,))
-    target[0, 2:] = -100
+    target[0, 2:] = ignored
     true = torch.arange(6) < torch.tensor([2, 6, 3, 1, 5])[:, None]
-    made = over("confusion", output, target, 2, true)
-    made.values()
-    inside = true & (target != -100)
-    assert torch.equal(made.tables["confusion"], counted(output.argmax(1)[inside], target[inside], 4))
+    made = over(["confusion", "accuracy", "top_2", "perplexity"], output, target, 2, true)
+    found = made.values()
+    inside = true & (target >= 0)
+    said, meant = output.movedim(1, -1)[inside], target[inside]
+    assert torch.equal(made.tables["confusion"], counted(said.argmax(1), meant, 4))
+    assert found["accuracy"] == pytest.approx(float((said.argmax(1) == meant).float().mean()))
+    assert found["top_2"] == pytest.approx(float((said.topk(2).indices == meant[:, None]).any(1).float().mean()))
+    assert found["perplexity"] == pytest.approx(float(nn.functional.cross_entropy(said, meant).exp()))
 
 
 def test_of_one_logit_there_are_two_classes() -> None:
@@ -109,13 +114,30 @@ def test_per_class_it_is_what_is_counted_for_each(n: int, classes: int, size: in
 
 
 @quick
-@given(st.integers(1, 40), st.integers(2, 5), st.integers(0, 2**16))
-def test_macro_is_the_mean_over_the_classes_that_have_a_value(n: int, classes: int, seed: int) -> None:
+@given(st.integers(1, 40), st.integers(2, 5), st.integers(0, 2**16), st.integers(1, 5))
+def test_macro_is_the_mean_over_the_classes_that_occur(n: int, classes: int, seed: int, few: int) -> None:
     output, target = scores(n, classes, seed)
-    made = over(["per_class_f1", "macro_f1"], output, target)
-    found = made.values()
-    known = [value for name, value in found.items() if name.startswith("per_class") and not isnan(value)]
-    assert found["macro_f1"] == pytest.approx(sum(known) / len(known))
+    output[:, few:] -= 100.0  # never predicted
+    names = ("accuracy", "precision", "recall", "f1")
+    found = over([f"{of}_{name}" for of in ("per_class", "macro") for name in names], output, target).values()
+    occur = {"accuracy": set(target.tolist())} | dict.fromkeys(
+        names[1:], set(target.tolist()) | set(output.argmax(1).tolist())
+    )
+    for name in names:
+        own = [found[f"per_class_{name}.{of}"] for of in occur[name]]
+        expected = sum(0.0 if isnan(value) else value for value in own) / len(own)
+        assert found[f"macro_{name}"] == pytest.approx(expected), name
+
+
+def test_a_net_that_says_one_class_alone_does_not_look_precise() -> None:
+    output, target = torch.tensor([[1.0, 0.0]]).repeat(10, 1), torch.tensor([0, 1] * 5)
+    assert over("macro_precision", output, target).values() == {"macro_precision": 0.25}
+
+
+def test_perplexity_is_in_double_precision() -> None:
+    output, target = scores(50, 4, 0)
+    exact = nn.functional.cross_entropy(output.double(), target).exp()
+    assert over("perplexity", output, target).values()["perplexity"] == pytest.approx(float(exact), rel=1e-12)
 
 
 def test_many_classes_are_a_table_and_no_series() -> None:

@@ -199,11 +199,6 @@ def test_parts_of_a_batch_are_the_whole_batch() -> None:
     assert torch.allclose(whole.layer.weight, parts.layer.weight, atol=1e-6)
 
 
-def test_compile_refuses_it_before_the_first_step() -> None:
-    with pytest.raises(etude.errors.PlanError, match=r"the loss 'ctc': .*, which is not compiled"):
-        train(compile=True)
-
-
 def test_it_prints_as_it_is_written() -> None:
     assert repr(losses.ctc()) == "ctc(blank=0)"
     made = losses.ctc(-1, per="frame", frames="audio", labels="spelt", classes=1)

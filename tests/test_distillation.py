@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import etude
 from etude import losses
-from etude.errors import DataError, PlanError, SettingError
+from etude.errors import DataError, SettingError
 from etude.step.loss import Losses, terms
 from etude.step.reading import Reader
 from etude.values.curves import linear
@@ -35,6 +35,13 @@ def test_it_is_the_divergence_times_the_square_of_the_temperature(temperature: f
     assert all(array.grad is None for array in teacher.parameters())
     assert all(array.grad is not None for array in net.parameters())
     assert float(measure(losses.distillation(net, temperature), net, (x, y)).detach()) == pytest.approx(0, abs=1e-7)
+
+
+def test_of_nets_in_double_precision_it_is_in_double_precision() -> None:
+    net, teacher, x = mlp().double(), mlp(2).double(), classified()[0].double()
+    found = measure(losses.distillation(teacher), net, (x, classified()[1]))
+    wanted, said = teacher(x).log_softmax(1), net(x).log_softmax(1)
+    assert float(found) == pytest.approx(float((wanted.exp() * (wanted - said)).sum(1).mean()), rel=1e-12)
 
 
 def test_gradients_have_about_one_size_whatever_the_temperature() -> None:
@@ -153,8 +160,6 @@ def test_what_cannot_be_is_an_error_before_the_first_step() -> None:
         trained(loss=losses.distillation(nn.Linear(4, 3, device="meta")))
     with pytest.raises(SettingError, match=r"'loss.temperature' is -?[0-9.]+ at a step, and has to be from 0.001"):
         trained(loss=losses.distillation(mlp(2), linear(2.0, -1.0)))
-    with pytest.raises(PlanError, match="the teacher is put in evaluation mode"):
-        trained(loss=losses.distillation(mlp(2)), compile=True)
 
 
 def test_it_prints_as_it_is_written() -> None:

@@ -81,6 +81,19 @@ def test_the_links_of_a_page_lead_somewhere(page: str) -> None:
             assert (PAGES[page].parent / target).exists(), target
 
 
+def anchors(page: str) -> set[str]:
+    """What a link may point at within a page, as GitHub and mkdocs make them of headings."""
+    headings = re.findall(r"^#+ (.+)$", _BLOCK.sub("", PAGES[page].read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_headings_that_a_page_points_at_are_there(page: str) -> None:
+    for target, heading in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", _BLOCK.sub("", PAGES[page].read_text())):
+        other = (PAGES[page].parent / target).resolve() if target else PAGES[page]
+        assert heading in anchors(other.relative_to(ROOT.resolve()).as_posix()), f"{target}#{heading}"
+
+
 def test_stepping_by_hand_takes_less_than_twenty_lines() -> None:
     first = blocks("docs/manual_stepping.md", "python")[0]
     assert len([line for line in first.splitlines() if line.strip()]) < 20

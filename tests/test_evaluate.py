@@ -10,7 +10,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from etude import DataError, Evaluate, ScheduleError, SettingError, Update, epochs, every, fraction, samples, seconds
+from etude import (
+    DataError,
+    Evaluate,
+    ScheduleError,
+    SettingError,
+    Update,
+    epochs,
+    every,
+    fraction,
+    no_improvement,
+    plateau,
+    samples,
+    seconds,
+)
 from etude import steps as steps_
 from etude.errors import PlanError
 from etude.losses import error, l2, term
@@ -283,6 +296,34 @@ def test_a_loss_of_derivatives_can_be_looked_at() -> None:
     assert all(array.grad is None or array.grad.grad_fn is None for array in net.parameters())
 
 
+# ----------------------------------------------------------------------------------------------- other data beside
+
+
+def test_other_data_are_measured_as_data_of_their_own_would_be() -> None:
+    other = classified(9, seed=6)
+    both = trained(validation=Evaluate(VALIDATION, ["accuracy", "confusion"], also={"test": other}), epochs=2)
+    first = trained(validation=Evaluate(VALIDATION, ["accuracy", "confusion"]), epochs=2)
+    second = trained(validation=Evaluate(other, ["accuracy", "confusion"]), epochs=2)
+    for score in ("loss", "accuracy"):
+        assert both.history[f"val.{score}"].values == first.history[f"val.{score}"].values
+        assert both.history[f"val.test.{score}"].values == second.history[f"val.{score}"].values
+    assert set(both.tables) == {"confusion", "test.confusion"}
+    assert [int(both.tables[name].sum()) for name in ("confusion", "test.confusion")] == [7, 9]
+    assert both.best_step == first.best_step
+    assert same(arrays(both.final_net), arrays(first.final_net))
+
+
+def test_the_best_net_a_schedule_and_the_end_may_go_by_other_data() -> None:
+    # Their targets are all wrong, so the longer it trains the worse they are.
+    wrong = X, (Y + 1) % 3
+    look = Evaluate(VALIDATION, "accuracy", also={"wrong": wrong}, best="wrong.loss")
+    result = trained(validation=look, epochs=9, stop=no_improvement("val.wrong.loss", patience=2))
+    assert result.best_step == result.history["val.wrong.loss"].steps[0]
+    assert result.epochs == 4
+    falls = trained(validation=look, epochs=6, learning_rate=plateau("val.wrong.loss", factor=0.1, patience=0) * 0.1)
+    assert falls.history["rate"].values[-1] < falls.history["rate"].values[0]
+
+
 # ------------------------------------------------------------------------------------------------------ bad input
 
 
@@ -309,6 +350,24 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     (lambda: trained(metrics="accuracy"), PlanError, "Write validation=0.2"),
     (lambda: trained(metrics="accuracy", validation=Evaluate(VALIDATION)), PlanError, "Evaluate"),
     (lambda: trained(validation=Evaluate(FORMS["loader"], batch_size=5)), DataError, "batches of its own"),
+    (lambda: Evaluate(VALIDATION, also=[VALIDATION]), SettingError, r"data by name are needed, not list"),  # type: ignore[arg-type]
+    (lambda: Evaluate(VALIDATION, also={"a.b": VALIDATION}), SettingError, r"the names 'a\.b'\. Write also="),
+    (lambda: Evaluate(VALIDATION, also={"test": 0.1}), SettingError, "for the first argument alone"),
+    (
+        lambda: trained(validation=Evaluate(VALIDATION, "accuracy", also={"accuracy": VALIDATION})),
+        SettingError,
+        "'accuracy' is a score of the first data",
+    ),
+    (
+        lambda: trained(validation=Evaluate(VALIDATION, also={"test": (X, Y + 9)})),
+        DataError,
+        "In the validation data 'test': .*targets have",
+    ),
+    (
+        lambda: trained(validation=Evaluate(VALIDATION, also={"test": VALIDATION}, best="tset.loss")),
+        SettingError,
+        r'test\.loss\. Nearest: "test\.loss"',
+    ),
 ]
 
 
@@ -327,6 +386,8 @@ def test_evaluate_prints_without_its_data() -> None:
     assert repr(Evaluate(0.2)) == "Evaluate(0.2)"
     made = repr(Evaluate(VALIDATION, "accuracy", every(steps_(5))))
     assert made == ("Evaluate((Tensor float32 (7, 4), Tensor int64 (7,)), metrics='accuracy', every=every(steps(5)))")
+    beside = repr(Evaluate(0.2, also={"test": VALIDATION}))
+    assert beside == "Evaluate(0.2, also={'test': (Tensor float32 (7, 4), Tensor int64 (7,))})"
 
 
 # ---------------------------------------------------------------------------------------------------------- means

@@ -757,7 +757,7 @@ def test_other_rows_leave_memory_and_direction_what_they_are(instance: bool, max
     options = {"lr": 0.1, "momentum": 0.9, "maximize": maximize}
     made = torch.optim.SGD(net.parameters(), **options) if instance else torch.optim.SGD
     given = {} if instance else {"momentum": 0.9, "maximize": maximize}
-    recipe = Recipe(made, 0.1, None, {"a": -1}, None, None, False, given)
+    recipe = Recipe(made, learning_rate=0.1, multipliers={"a": -1}, settings=given)
     table = recipe.table(Tree(net), Extent(), ())
     optimizer = recipe.optimizer_for(table)
     assert isinstance(optimizer, ForeignOptimizer)

@@ -273,6 +273,11 @@ CONTRADICTIONS = [
         {"noise": {"b": 1.0}, "update_schedule": ["a", "out"]},
         r"for noise never acts: 'b\.weight', 'b\.bias' never move",
     ),
+    (
+        {"weight_decay": {"a": 0.2}, "learning_rate_multipliers": {"a": 0}},
+        r"The rule part\('a'\): 0\.2 for weight_decay never acts: 'a\.weight', 'a\.bias' never move",
+    ),
+    ({"betas": {"b": (0.9, 0.95)}, "update_schedule": ["a", "out"]}, r"0\.95 for beta2 never acts: 'b\.weight'"),
     ({"max_norm": {"*.bias": 1.0}}, r"for max_norm never acts: .* have fewer than two dimensions.*Write clip_weights="),
     (
         {"clip_norm": 5.0, "drop_norm": 2.0},
@@ -302,6 +307,7 @@ def test_what_contradicts_is_told_before_the_first_step(settings: dict[str, Any]
         {"clip_norm": 1.0, "drop_norm": 20.0},
         {"clip_norm": 1.0, "drop_norm": {"a": 0.5}},
         {"max_norm": 1.0},
+        {"weight_noise": {"b": 0.1}, "update_schedule": ["a", "out"]},  # what has no turn is perturbed all the same
         {"optimizer": "signum", "weight_decay": 0.1, "l2": 0.1},
         {"learning_rate": 0.1, "rules": {"learning_rate": {everything: times(2)}}},
     ],

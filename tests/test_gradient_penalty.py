@@ -48,6 +48,9 @@ def test_a_plane_has_one_slope() -> None:
     assert float(found.detach()) == pytest.approx(12.5)
     found.backward()
     assert torch.allclose(net.slope.grad, net.slope.detach())
+    assert float(value(losses.r1(), Plane(0.1, 0.2).double(), X.double())) == pytest.approx(
+        float(Plane(0.1, 0.2).double().slope.square().sum() / 2), rel=1e-14
+    )
 
 
 def test_points_between_real_and_generated_samples() -> None:
@@ -181,9 +184,9 @@ def test_wrong_options(make: Any, words: str) -> None:
         make()
 
 
-def test_compile_refuses_it_before_the_first_step() -> None:
-    with pytest.raises(PlanError, match="it is a gradient of a gradient"):
-        trained(loss={"ce": "cross_entropy", "pen": losses.r1()}, compile=True)
+def test_compile_refuses_it_where_no_term_takes_what_the_net_gives() -> None:
+    with pytest.raises(PlanError, match="the loss 'loss': it is a gradient of a gradient, which is not compiled"):
+        trained(loss=losses.r1(), compile=True)
 
 
 def test_they_print_as_they_are_written() -> None:

@@ -232,9 +232,9 @@ def test_gradients_of_our_own_are_made_once() -> None:
 
 
 def test_what_is_off_is_not_in_the_table() -> None:
-    assert not Trainer(graph())._stepper.shapes_gradients
-    assert Trainer(graph(), clip_norm=1.0)._stepper.shapes_gradients
-    assert Trainer(graph(), rules={"noise": {part("a"): 0.1}})._stepper.shapes_gradients
+    assert not Trainer(graph())._stepper.extra
+    assert Trainer(graph(), clip_norm=1.0)._stepper.extra
+    assert Trainer(graph(), rules={"noise": {part("a"): 0.1}})._stepper.extra
 
 
 # together and apart

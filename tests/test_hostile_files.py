@@ -459,6 +459,8 @@ def test_a_forged_header_is_refused(tmp_path: Path, arrays: dict[str, Any] | str
         ({"dtypes": '{"x":"uint8"}'}, "expected a dtype of 'x' that is kept as U8; found 'uint8'"),
         ({"dtypes": '{"x":["uint8"]}'}, "expected a dtype of 'x' that is kept as U8; found ['uint8']"),
         ({"note": 3}, "expected metadata that are texts; found {"),
+        ({"note": "half \ud800"}, "expected metadata that are texts; found {"),
+        ({"half \udc00": "note"}, "expected metadata that are texts; found {"),
         ({"note": '"digest":"' + "a" * 64 + '"'}, None),
     ],
 )

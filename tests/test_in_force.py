@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import etude
 from etude import Data, epochs, linear, pieces, steps
-from etude.data import dropped, length, mean_length, shortest
+from etude.data import chunk, dropped, length, mean_length, shortest
 from small import classified, trained
 
 LENGTHS = [2, 3, 5, 8, 9, 11, 14, 20, 4, 6]
@@ -92,3 +92,17 @@ def test_no_bound_is_infinite_whether_a_schedule_or_a_function_says_so() -> None
         series = trained(data=classified(8), epochs=2, clip_norm=form, clip_value={"0": form}).history
         assert series["setting.clip_norm"].values == [1, 1, inf, inf]
         assert series["setting.clip_value[0]"].values == [1, 1, inf, inf]
+
+
+def test_chunks_that_change_are_told_by_epoch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = [torch.randn(12, 4, generator=generator) for _ in range(4)]
+    plain = Data({"x": x, "y": torch.arange(4) % 2}, lengths="x", batch_size=4, chunk=pieces(3, (epochs(1), 6)))
+    named = plain.but(chunk=pieces(chunk({"x": 4}), (epochs(1), chunk({"x": 12}))))
+
+    def told(data: Data, name: str) -> list[float]:
+        history = etude.train(Pooled(), data, loss="cross_entropy", epochs=2, progress=False).history
+        return history[name].values
+
+    assert told(plain, "setting.chunk") == [3.0] * 4 + [6.0] * 2
+    assert told(named, "setting.chunk.x") == [4.0] * 3 + [12.0]

@@ -196,6 +196,17 @@ def test_a_parametrisation_without_a_way_back_has_its_own_array_drawn() -> None:
     assert original.std().item() == pytest.approx(60**-0.5, rel=0.05)
 
 
+def test_zeros_of_which_a_parametrisation_makes_nan_are_refused() -> None:
+    for put_on in (parametrizations.weight_norm, parametrizations.spectral_norm):
+        layer = put_on(nn.Linear(3, 2))
+        before = arrays(layer)
+        with pytest.raises(
+            SettingError, match=r"'weight' is made by \w+, which makes of constant\(0\) numbers that are"
+        ):
+            initialize(layer, {everything: 0})
+        assert same(arrays(layer), before)
+
+
 def test_a_parametrisation_that_refuses_is_named_and_nothing_changes() -> None:
     layer = nn.Linear(6, 4)
     layer.weight.data.abs_()

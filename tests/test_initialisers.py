@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from etude import initial, linear, steps, times
+from etude import Plan, initial, linear, steps, times
 from etude.errors import SettingError
 from etude.initial import Initialiser, initialize
 from etude.initial.names import NAMES, initialiser
 from etude.initial.units import fans, layout_of
-from small import arrays, same
+from small import arrays, classified, mlp, same
 
 torch.set_num_threads(1)
 
@@ -208,6 +208,10 @@ def test_a_seed_decides_every_bit_whatever_was_there_before(module: Callable[[],
     with torch.no_grad():
         for array in two.parameters():
             array.add_(1)
+    if name == "zeros" and nn.utils.parametrize.is_parametrized(one):
+        with pytest.raises(SettingError, match="zeros have no direction"):
+            initialize(one, name)
+        return
     weights = {key for key, array in one.named_parameters() if array.ndim > 1}
     before = torch.get_rng_state()
     assert set(initialize(one, name, seed=2).names("as made")).isdisjoint(weights)
@@ -216,6 +220,17 @@ def test_a_seed_decides_every_bit_whatever_was_there_before(module: Callable[[],
         assert torch.equal(one.get_parameter(key), two.get_parameter(key))
         assert one.get_parameter(key).isfinite().all()
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("how", ["normal", "glorot_uniform", initial.transposed("orthogonal")])
+@pytest.mark.parametrize("make", [nn.Embedding, nn.EmbeddingBag])
+def test_the_row_for_padding_stays_0(make: Any, how: Any) -> None:
+    padded, whole = (made(make(6, 4, padding_idx=place), how) for place in (2, None))
+    assert (padded[2] == 0).all()
+    rest = [0, 1, 3, 4, 5]
+    assert torch.equal(padded[rest], whole[rest])
+    assert (whole[2] != 0).all()
+    assert (made(make(6, 4, padding_idx=2), 3)[2] == 3).all(), "a number is for every element"
 
 
 # ------------------------------------------------------------------------------------------------ numbers, functions
@@ -373,3 +388,47 @@ def test_arrays_that_an_initialiser_cannot_make(net: nn.Module, literal: Any, to
     with pytest.raises(SettingError, match=told):
         initialize(net, literal)
     assert same(before, arrays(net))
+
+
+def _one_nan(array: Tensor) -> None:
+    array.fill_(1.0)
+    array.view(-1)[3] = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        (_one_nan, r"_one_nan of part\('0.weight'\) gives '0.weight', of shape \(8, 4\), NaN at \(0, 3\)"),
+        (lambda array: array / 0, r"gives '0.weight', of shape \(8, 4\), infinity at \(0, 0\)"),
+        (1e39, r"constant\(1e\+39\) of part\('0.weight'\) cannot make .* torch.float32, in which numbers up to 1e\+39"),
+        (times(1e300), r"times\(1e\+300\) .* are not finite"),
+        (initial.normal(1e38), r"in which numbers up to 8e\+38 are not finite"),
+        (initial.uniform(-3e38, 3e38), "in which numbers up to 6e"),
+        (initial.blocks(2, initial.orthogonal(1e39)), "in which numbers up to 1e"),
+        (initial.kaiming_normal(), ""),
+    ],
+)
+def test_what_is_not_finite_is_found_by_the_plan_and_nothing_changes(how: Any, said: str) -> None:
+    net, before = mlp(), arrays(mlp())
+    plan = Plan("cross_entropy", steps=1, initialize={"0.bias": 3, "0.weight": how})
+    if not said:
+        plan.check(net, classified(8))
+        return
+    with pytest.raises(SettingError, match=said):
+        plan.check(net, classified(8))
+    with pytest.raises(SettingError, match=said):
+        initialize(net, {"0.bias": 3, "0.weight": how})
+    assert same(arrays(net), before)
+
+
+def test_masks_and_what_is_not_trained_may_hold_infinities() -> None:
+    net = mlp()
+    net.register_buffer("mask", torch.zeros(2))
+    net.fixed = nn.Parameter(torch.zeros(2), requires_grad=False)
+    initialize(net, dict.fromkeys(("mask", "fixed"), lambda array: array - torch.inf))
+    assert net.get_buffer("mask").isinf().all()
+    assert net.get_parameter("fixed").isinf().all()
+    with torch.no_grad():
+        net[0].weight.fill_(torch.nan)
+    with pytest.raises(SettingError, match="holds NaN by now"):
+        initialize(net, {"0.weight": times(0.5)})

@@ -108,6 +108,21 @@ def test_lanes_by_hand() -> None:
     assert np.isnan(drawn(axes)[2].get_ydata()[0])
 
 
+def test_a_bound_that_ends_is_off_and_no_line() -> None:
+    (axes,) = plot_lanes({"clip_norm": [1.0, 0.5, np.inf, np.inf]}, [0, 1, 2, 3]).axes
+    assert words(axes).count("off") == 1
+    heights = drawn(axes)[0].get_ydata()
+    assert np.isfinite(heights[:2]).all()
+    assert np.isnan(heights[2:]).all()
+
+
+def test_epochs_are_bar_lines_in_the_score_of_a_plan_and_of_a_result() -> None:
+    result = etude.train(Net(), (X, Y), **PLAN, progress=False)
+    for figure in (etude.Plan(**PLAN).plot(Net(), (X, Y)), result.plot("score")):
+        (bars,) = (each for each in figure.axes[0].collections if each.get_gid() == "epochs")
+        assert [path.vertices[0][0] for path in bars.get_paths()] == [4, 8, 12]
+
+
 def test_lanes_that_do_not_fit() -> None:
     with pytest.raises(SettingError, match="3 steps need 3 values each"):
         plot_lanes({"p": [1, 2]}, [0, 1, 2])

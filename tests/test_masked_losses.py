@@ -381,3 +381,23 @@ def test_compiled_steps_leave_padding_out() -> None:
         list(etude.Run(plan, module, batch(x, y, 1.0)))
     for one, other in zip(plain.parameters(), compiled.parameters(), strict=True):
         torch.testing.assert_close(one, other)
+
+
+# ----------------------------------------------------------------------------------------------- numbers of functions
+
+
+@pytest.mark.parametrize(
+    ("loss", "setting", "classes"),
+    [("cross_entropy", ("label_smoothing", 0.3), True), ("huber", ("delta", 0.2), False)],
+)
+def test_settings_of_torchs_losses_hold_where_there_is_padding(
+    loss: str, setting: tuple[str, float], classes: bool
+) -> None:
+    net = seeded(lambda: Frames(classes=classes))
+    x = sequences(LENGTHS, FEATURES)
+    y = labels(LENGTHS) if classes else sequences(LENGTHS, CLASSES, 2)
+    made = Losses(terms(etude.losses.term(loss, settings=dict([setting]))), net)
+    _, (found,), _, _ = made.measure(net, Reader(net), batch(x, y), made.now(Progress()))
+    torchs = functional.cross_entropy if classes else functional.huber_loss
+    alone = [torchs(net(a[None]), b[None], reduction="sum", **dict([setting])) for a, b in zip(x, y, strict=True)]
+    torch.testing.assert_close(found.mean, sum(alone) / found.count)

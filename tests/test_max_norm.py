@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from etude.step.bounds import limit_norms, turned_in
 from etude.step.trainer import Trainer
@@ -104,6 +107,25 @@ def test_a_unit_of_a_transposed_convolution_in_groups() -> None:
     assert torch.equal(after[:, [0, 2, 3, 4, 5]], before[:, [0, 2, 3, 4, 5]])
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("made", [partial(spectral_norm, dim=1), partial(weight_norm, dim=1)])
+def test_a_parametrisation_of_a_transposed_convolution_has_its_units(
+    made: Callable[[nn.Module], nn.Module], groups: int
+) -> None:
+    net = seeded(lambda: made(nn.ConvTranspose1d(4, 6, 3, groups=groups, bias=False)))
+    stepped(net, max_norm=0.2)
+    places = range(6 // groups)
+    of = net.get_submodule("parametrizations.weight")
+    if "original0" in dict(of.named_parameters()):
+        lengths = of.get_parameter("original0").detach()
+        assert lengths.abs().max() == pytest.approx(0.2, rel=1e-5)
+        assert lengths.abs().min() > 0.1, "units were not bounded one by one"
+    else:
+        blocks = of.get_parameter("original").detach().chunk(groups)
+        norms = torch.tensor([float(block[:, place].norm()) for block in blocks for place in places])
+        assert norms.max() == pytest.approx(0.2, rel=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_bounded_behind_the_array(dtype: torch.dtype) -> None:
     array = nn.Parameter(torch.full((2, 3), 2.0, dtype=dtype))
@@ -144,5 +166,7 @@ def test_it_ends_when_the_schedule_says_so() -> None:
 
 
 def test_no_array_is_looked_at_without_it() -> None:
-    assert not Trainer(graph(), clip_norm=1.0)._stepper._turned
-    assert Trainer(nn.ConvTranspose1d(2, 2, 1), max_norm={everything: 1.0})._stepper._turned == {"weight": 1}
+    assert Trainer(graph(), clip_norm=1.0)._stepper._bounds is None
+    bounds = Trainer(nn.ConvTranspose1d(2, 2, 1), max_norm={everything: 1.0})._stepper._bounds
+    assert bounds is not None
+    assert bounds._turned == {"weight": 1}

@@ -25,10 +25,12 @@ from etude import (
     cosine,
     cycle,
     epochs,
+    every,
     everything,
     following,
     linear,
     losses,
+    minutes,
     newbob,
     no_improvement,
     part,
@@ -250,6 +252,31 @@ def test_a_piece_that_is_never_reached_is_told(said: dict[str, Any], piece: str)
         told(strict=True, **said)
 
 
+def test_a_pinned_epoch_that_never_comes_is_told() -> None:
+    pinned = newbob("epoch.loss", start=1e-3, pinned={2: 1e-4, 3: 2e-4, 7: 3e-4})
+    (found,) = told(learning_rate=pinned)
+    assert "the piece 0.0002, which begins after epochs(2), is never reached, nor are 1 more" in found
+    assert not told(learning_rate=pinned, epochs=7)
+    assert not told(learning_rate=newbob("epoch.loss", start=1e-3, pinned={2: 1e-4}))
+
+
+@pytest.mark.parametrize("cadence", [epochs(2), every(epochs(5)) | steps(20), every(steps(7)) & epochs(9)])
+def test_a_schedule_that_hears_nothing_before_the_end_is_told(cadence: Any) -> None:
+    said = {"learning_rate": newbob("val.loss", start=1e-3), "validation": Evaluate(0.25, every=cadence)}
+    (found,) = told(batch_size=3, **said)
+    assert found.startswith("newbob('val.loss', 'min', start=0.001) listens to 'val.loss', and validation data are not")
+    with pytest.raises(RuleError, match="Look sooner"):
+        told(batch_size=3, strict=True, **said)
+
+
+@pytest.mark.parametrize("cadence", [epochs(1), every(steps(19)), every(epochs(5)) | minutes(1)])
+def test_a_schedule_that_may_hear_something_is_no_matter(cadence: Any) -> None:
+    look = Evaluate(0.25, every=cadence)
+    assert not told(learning_rate=newbob("val.loss", start=1e-3), validation=look, batch_size=3)
+    both = newbob(["val.loss", "epoch.loss"], start=1e-3)
+    assert not told(learning_rate=both, validation=Evaluate(0.25, every=epochs(2)), batch_size=3)
+
+
 def test_a_piece_of_a_knob_or_a_turn_is_told_too() -> None:
     loss = Tempered()
     rules = {"temperature": [(loss, pieces(1.0, (epochs(4), 2.0)))]}
@@ -357,6 +384,27 @@ def test_words_of_other_libraries_are_answered(said: dict[str, Any], message: st
     assert len(str(caught.value)) < 300
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: newbob("val.loss", lr=1e-3), 'Nearest: "start"'),
+        (lambda: newbob("val.loss", min_delta=0.1), 'Nearest: "min_improvement"'),
+        (lambda: newbob("val.loss", div_by_old=True), 'Nearest: "relative_to"'),
+        (lambda: newbob("val.loss", grow_threshold=0.1), 'Nearest: "grow_improvement"'),
+        (lambda: plateau("val.loss", min_improvement=0.1), 'Nearest: "threshold"'),
+        (lambda: losses.term("mse", scale=0.3), 'Nearest: "weight"'),
+        (lambda: losses.term("mse", as_error=True), r"losses\.error\(\.\.\.\) in place of term"),
+        (lambda: losses.term("mse", custom_inv_norm_factor=3), r"the pair \(sum, count\)"),
+        (lambda: losses.term("mse", calculate_exp_loss=True), 'Nearest: "exponent"'),
+        (lambda: losses.ctc(zero_infinity=True), "is counted: <term>.no_path"),
+        (lambda: losses.ctc(input_lengths=3), 'Nearest: "frames"'),
+    ],
+)
+def test_arguments_of_other_libraries_are_answered(call: Any, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        call()
+
+
 @pytest.mark.parametrize("rate", [lambda epoch: 0.1 * 0.9**epoch, lambda epoch: 0.1 if epoch < 3 else 0.01])
 def test_a_function_of_the_epoch_is_told_that_it_is_given_the_clock(rate: Any) -> None:
     with pytest.raises(ScheduleError, match=r"It is given a Progress, not a number: write p\.epoch"):
@@ -376,3 +424,17 @@ def test_a_score_is_told_by_its_name() -> None:
     trainer = Trainer(mlp(), learning_rate=following(lambda scores: 0.1, "val.loss", start=0.1))
     with pytest.raises(SettingError, match=r"Write see\(\{'val.loss': 0.3\}\)"):
         trainer.see(0.3)  # type: ignore[arg-type]
+
+
+def test_a_rate_of_0_for_everything_is_told() -> None:
+    said = "The learning rate of every array is 0 in every step, so that it moves nothing"
+    for rate in (0.0, warmup(steps(3)) * 0.0):
+        (found,) = told(learning_rate=rate)
+        assert found.startswith(said) and "learning_rate=1e-3" in found
+    with pytest.raises(RuleError, match=said):
+        Plan(**options(learning_rate=0.0, strict=True, epochs=2)).check(mlp(), DATA)
+    pair = [Update("a", "cross_entropy", part(0), learning_rate=0.0), Update("b", "cross_entropy", part(2))]
+    (found,) = told(updates=pair, loss=None)
+    assert "of every array of the update 'a' is 0" in found
+    for rate in (linear(0.0, 0.1), pieces(0.0, (steps(3), 0.1))):
+        assert told(learning_rate=rate) == []

@@ -16,6 +16,7 @@ import etude
 from etude import FROZEN, INHERIT, everything, linear, part, pieces, set_rules, steps, times
 from etude.errors import PartError, RuleError
 from etude.run.events import Stepped
+from ids import steady
 from nets import (
     alike,
     arrays,
@@ -271,7 +272,7 @@ def test_lrm2_every_trainable_array_has_one() -> None:
         (nn.Linear, {"a.weight", "a.bias", "b.weight", "b.bias", "out.weight", "out.bias"}),
         (lambda name, array: array.dim() == 1, {"a.bias", "b.bias", "out.bias"}),
     ],
-    ids=str,
+    ids=steady,
 )
 def test_lrm3_the_forms_of_a_left_side(left: Any, names: set[str]) -> None:
     found = multipliers(graph(), [(left, 0.5)])

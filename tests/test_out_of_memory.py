@@ -253,6 +253,18 @@ def test_one_sample_that_does_not_fit_is_an_error_that_names_all_of_it() -> None
     assert condition(net)[1:] == kept[1:]
 
 
+def test_one_sample_alone_for_batch_norm_is_an_error_that_says_what_to_do() -> None:
+    net = Small(2, inside=nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)))
+    before = arrays(net)
+    with silent(), pytest.raises(OutOfMemoryError, match=r"(?s)one sample.*batch norm.*{'inside.1': FROZEN}") as told:
+        trained(net, (X[:6], Y[:6]), batch_size=3, epochs=1, **SPLIT)
+    assert told.value.step == 1
+    assert same(arrays(net), before)
+    with silent():
+        trained(net, (X[:6], Y[:6]), batch_size=3, epochs=1, learning_rate_multipliers={"inside.1": 0}, **SPLIT)
+    assert net.rows[-1] == 1
+
+
 def test_numbers_that_are_not_finite_are_found_in_parts_too() -> None:
     x = X.clone()
     x[6] = torch.nan
@@ -431,8 +443,8 @@ EtudeOrSetting = (SettingError, PlanError)
     [
         ({"out_of_memory": "splt"}, SettingError, r"out_of_memory='splt'.*Nearest: \"split\""),
         ({"out_of_memory": None}, SettingError, "out_of_memory=None"),
-        ({"out_of_memory": "split", "compile": True}, PlanError, "compile=True moves arrays"),
-        ({"out_of_memory": "split", "optimizer": "lbfgs"}, PlanError, "LBFGS computes the loss again and again"),
+        ({"out_of_memory": "split", "compile": True}, PlanError, "compile=True makes a program for a whole"),
+        ({"out_of_memory": "split", "optimizer": "lbfgs"}, PlanError, "LBFGS computes the loss of a whole batch"),
     ],
 )
 def test_what_cannot_be_split_is_said_before_the_first_step(changed: Any, kind: Any, said: str) -> None:
@@ -511,6 +523,19 @@ def test_validation_data_are_looked_at_in_parts() -> None:
     whole = Run(etude.Plan(**plan), Looked(8), classified(12)).result()
     for name in ("val.loss", "val.accuracy", "val.inside.0.rms"):
         assert result.history[name].values == pytest.approx(whole.history[name].values, rel=1e-6)
+
+
+def test_what_a_look_was_cut_into_is_remembered(tmp_path: Path) -> None:
+    looks = etude.Evaluate(classified(15, seed=5), ["accuracy"], batch_size=15, every=every(steps(1)))
+    plan = options(steps=4, batch_size=4, validation=looks, out_of_memory="split")
+    with silent():
+        saving = Directory(tmp_path, every(steps(1)), keep=None)
+        whole = etude.train(Looked(4), classified(12), progress=False, checkpoint=saving, **plan)
+    for path in sorted(tmp_path.glob("*.safetensors"))[:-1]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # nothing is found out again: there is room for all in the new proof
+            again = Run(etude.Plan(**plan), Looked(15), classified(12), resume=path).result()
+        assert again.history["val.loss"].values == whole.history["val.loss"].values, path.name
 
 
 def test_without_being_asked_a_look_without_memory_is_torchs_error() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from etude.values.part import Part, Repeat, everything, part, where
 from etude.values.text import read
+from ids import steady
 from nets import Graph, Named, Scale, is_a_vector, shared_chain, tied
 
 
@@ -70,7 +71,7 @@ NOT_VECTORS = {"head.weight", "layers.0.weight", "layers.1.num_batches_tracked",
         ),
         (where(lambda name, array: name.startswith("norm")), NORM),
     ],
-    ids=str,
+    ids=steady,
 )
 def test_what_a_literal_selects(literal: Any, names: list[str]) -> None:
     net = deep()

@@ -29,6 +29,7 @@ from etude import (
     SettingError,
     Update,
     cosine,
+    decay,
     everything,
     linear,
     minutes,
@@ -886,3 +887,15 @@ def test_turns_of_updates_are_shown() -> None:
         "heard": ([f"turn: {turns['heard']!r}, which only the run can tell"], "every step"),
         "usual": ([], "every step"),
     }
+
+
+def test_the_line_of_settings_says_what_rules_decide_for_all_arrays() -> None:
+    def line(**said: Any) -> str:
+        plan = Plan(lambda output: output.mean(), epochs=1, optimizer="sgd", **said)
+        shown = plan.check(nn.Linear(2, 2), torch.randn(64, 2)).show()
+        return next(one for one in shown.splitlines() if one.startswith("sgd:"))
+
+    ruled = line(weight_decay=decay(0.1), learning_rate=0.3, learning_rate_multipliers={everything: 0.5})
+    assert "weight_decay by part" in ruled
+    assert "learning_rate 0.3" in ruled
+    assert "momentum 0.0" in line(rules={"momentum": {"weight": 0.9}})

@@ -92,6 +92,17 @@ def test_a_pickle_with_several_nets_is_asked_for_one(tmp_path: Path) -> None:
     refused(net, Load(tmp_path / "a.pt", of="crtic"), StateError, 'has no .crtic.: .*Nearest: "critic"')
 
 
+def test_arrays_in_dicts_in_dicts_are_found_by_their_keys(tmp_path: Path) -> None:
+    state = {f"module.{name}": array for name, array in filled(mlp(), 5).state_dict().items()}
+    torch.save({"epoch": 3, "run": {"optimizer": {"state": {0: {"step": 7.0}}}, "model": state}}, tmp_path / "a.pt")
+    net = mlp()
+    initialize(net, Load(tmp_path / "a.pt", of="run.model", inside="module"))
+    assert same(arrays(net), arrays(filled(mlp(), 5)))
+    for of in (None, "run"):
+        refused(net, Load(tmp_path / "a.pt", of=of), CheckpointError, r"of='run.model'\) would take what is under that")
+    refused(net, Load(tmp_path / "a.pt", of="run.modle"), StateError, r'dicts under .run.model.*Nearest: "run.model"')
+
+
 def test_old_pickles_that_are_no_zip(tmp_path: Path) -> None:
     state = filled(mlp()).state_dict()
     torch.save(state, tmp_path / "old.pt", _use_new_zipfile_serialization=False)

@@ -18,7 +18,7 @@ import etude
 from effort import examples
 from etude import Evaluate, Plan, Update, every, steps
 from etude.errors import EtudeError, PartError, PlanError, SettingError
-from etude.run.check import Checked
+from etude.run.checked import Checked
 from etude.run.events import Stepped
 from etude.run.probe import Probe, probes_in
 from etude.run.probes import Probes
@@ -124,6 +124,42 @@ def test_a_function_is_a_mean_over_elements_or_a_sum_over_a_count() -> None:
     for of, expected in ((mean, 2.0), (exact, 0.75)):
         taken = of.join(of.take(torch.tensor([0.0, 1, 2])), of.take(torch.tensor([5.0])))
         assert float(of.value(taken)) == expected
+
+
+def test_of_several_arrays_a_function_is_averaged_by_their_elements_unless_it_counts_itself() -> None:
+    net = mlp()
+    sizes = [array.numel() for array in net.parameters()]
+    probes = [
+        Probe(everything, lambda x: x.norm(), of="array", name="mean"),
+        Probe(everything, lambda x: (x.norm(), 1), of="array", name="plain"),
+        Probe(everything, "norm", of="array", name="joint"),
+    ]
+    found = probed(probes, net)
+    now = [float(array.detach().norm()) for array in net.parameters()]
+    assert found["mean"] == pytest.approx(sum(n * s for n, s in zip(now, sizes, strict=True)) / sum(sizes))
+    assert found["plain"] == pytest.approx(sum(now) / len(now))
+    assert found["joint"] == pytest.approx(sum(n * n for n in now) ** 0.5)
+
+
+def test_a_probe_that_fails_in_a_look_is_named_and_the_run_goes_on() -> None:
+    calls = []
+
+    def late(x: Tensor) -> Tensor:
+        calls.append(len(x))
+        if len(calls) > 2:
+            raise ValueError("late")
+        return x.mean()
+
+    for of in ("output", "array"):
+        calls.clear()
+        looks = Evaluate((X, Y), [Probe("0", late, of=of, name="late"), "accuracy"])
+        with pytest.warns(UserWarning, match=r"name='late'\): its function failed on .* ValueError: late\. .* is NaN"):
+            result = trained(validation=looks, epochs=4)
+        assert [value == value for value in result.history["val.late"].values][-1] is False
+        assert all(value == value for value in result.history["val.accuracy"].values)
+    calls.clear()
+    with pytest.raises(SettingError, match="late[.] Its value decides about the run"):
+        trained(validation=Evaluate((X, Y), Probe("0", late, name="late"), best=("late", "min")), epochs=4)
 
 
 # ------------------------------------------------------------------------------------------------------- in one step
@@ -459,7 +495,7 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: trained(probes=[Probe("0.weight")]), "names arrays, and outputs are those of modules"),
     (lambda: trained(probes=[Probe("1", of="array")]), "has no array in this net"),
     (lambda: trained(probes=[Probe("1", of="gradient")]), "has no array with a gradient"),
-    (lambda: trained(probes=[Probe("0")], compile=True), "with compile=True that is one program"),
+    (lambda: trained(probes=[Probe("0")], compile=True), "with compile=True it is one program"),
     (
         lambda: trained(probes=[Probe("0", of="gradient")], optimizer=torch.optim.LBFGS),
         "computes several gradients a step",
@@ -485,7 +521,7 @@ def test_a_part_that_is_not_there_is_an_error_before_anything_moves() -> None:
     with pytest.raises(PartError, match=r"part\('encoder'\) matches nothing"):
         trained(net, probes=[Probe("0"), Probe("encoder", "norm", of="gradient")])
     with pytest.raises(PlanError, match="one program"):
-        trained(net, probes=[Probe("0", of="gradient")], compile=True)
+        trained(net, probes=[Probe("0")], compile=True)
     assert same(arrays(net), before)
 
 

@@ -169,7 +169,7 @@ def test_the_settings_that_are_known() -> None:
 
 
 def test_the_name_of_a_recipe() -> None:
-    recipe = lambda optimizer: Recipe(optimizer, None, None, None, None, None, False, {}).name  # noqa: E731
+    recipe = lambda optimizer: Recipe(optimizer).name  # noqa: E731
     assert recipe("lion") == "lion"
     assert recipe("torch.sgd") == "SGD"
     assert recipe({"a": "muon", everything: "adam"}) == "Muon, adam"

@@ -29,6 +29,7 @@ from etude import (
     linear,
     minutes,
     part,
+    reached,
     train,
     warmup,
 )
@@ -229,6 +230,8 @@ def test_it_prints_in_a_line() -> None:
     assert "val.loss" in text
     assert text.endswith("finished)")
     assert "\n" not in text
+    stopped = trained(epochs=9, stop=reached("epoch.loss", below=1e9))
+    assert repr(stopped).endswith(f"stop: {stopped.stop_message})")
 
 
 # ---------------------------------------------------------------------------------------------------- the two nets

@@ -23,7 +23,7 @@ from etude.step.averaging import Averages
 from etude.step.policies import policy, roll_back
 from etude.step.precision import Precision
 from etude.step.snapshots import Snapshots
-from etude.step.work import Work
+from etude.step.work import Manner, Work
 from etude.values.progress import Extent, Progress
 from small import Noisy, arrays, classified, close, kinds, mlp, options, run, same, trained
 
@@ -318,7 +318,7 @@ def test_listeners_tell_of_it(tmp_path: Path) -> None:
 def snapshots(net: nn.Module) -> tuple[Work, Snapshots]:
     extent, made = Extent(steps=10), policy(TWO)
     precision = Precision("fp32", torch.device("cpu"))
-    work = Work(Update("loss", "cross_entropy"), net, precision, made, False, False, extent, False, 0)
+    work = Work(Update("loss", "cross_entropy"), net, precision, extent, Manner(made))
     return work, Snapshots([work], Averages((), work.stepper.table.tree, extent), net, made)
 
 

@@ -16,6 +16,7 @@ from etude.values.rules import Rules, Times, rules, times
 from etude.values.schedule import constant, cycle, pieces, schedule
 from etude.values.spans import epochs
 from etude.values.text import read, write
+from ids import steady
 from nets import is_a_vector
 
 A, B = part("a"), part("b")
@@ -42,7 +43,7 @@ def twice(progress: Any) -> float:
         (CURVE, ((everything, CURVE),)),
         (Rules(((A, 0.5),)), ((A, 0.5),)),
     ],
-    ids=repr,
+    ids=steady,
 )
 def test_the_forms_of_rules(literal: Any, pairs: Any) -> None:
     made = rules(literal, setting=RATE)
@@ -126,7 +127,9 @@ def test_only_a_rate_can_be_frozen(value: Any) -> None:
         rules({"a": value}, setting="weight_decay")
 
 
-@pytest.mark.parametrize("literal", [["a", "b"], [["a", 1]], "a", {"a", "b"}, (("a", 1), ("b", 2)), ("a", 1)], ids=repr)
+@pytest.mark.parametrize(
+    "literal", [["a", "b"], [["a", 1]], "a", {"a", "b"}, (("a", 1), ("b", 2)), ("a", 1)], ids=steady
+)
 def test_what_is_no_rules(literal: Any) -> None:
     for setting in (RATE, "weight_decay", None):
         with pytest.raises(RuleError, match="neither a dict nor a list of pairs"):

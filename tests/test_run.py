@@ -89,6 +89,7 @@ def test_the_first_event_has_the_facts() -> None:
         "optimizer": "adamw",
         "updates": ("loss",),
         "terms": ("a", "b"),
+        "best_by": None,
         "resumed": None,
     }
 

@@ -586,11 +586,16 @@ def test_who_types_at_a_prompt_keeps_the_session(tmp_path: Path, monkeypatch: py
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
-    with pytest.raises(KeyboardInterrupt, match="the state after step 1 is in"):
-        trained(checkpoint=tmp_path, listeners=[ask])
-    monkeypatch.delattr(sys, "ps1")
-    with pytest.raises(etude.Interrupted):
-        trained(checkpoint=tmp_path, listeners=[ask])
+    # A shell lets programs in the background ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt, match="the state after step 1 is in"):
+            trained(checkpoint=tmp_path, listeners=[ask])
+        monkeypatch.delattr(sys, "ps1")
+        with pytest.raises(etude.Interrupted):
+            trained(checkpoint=tmp_path, listeners=[ask])
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_leaving_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

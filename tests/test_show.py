@@ -148,3 +148,12 @@ def test_the_clock_of_a_step_goes_at_the_mean_pace() -> None:
     extent = Extent(steps=10, epochs=2, samples=80)
     assert progress_at(extent, 5) == Progress(5, 1.0, 40, 0, extent)
     assert progress_at(Extent(), 5) == Progress(5, 0.0, 0, 0, Extent())
+
+
+def test_many_rules_of_an_array_are_cut_and_why_says_them_whole() -> None:
+    long = times(pieces(0.1, (steps(1), 0.2), (steps(2), 0.3), (steps(3), 0.4)))
+    made = table(chain(), {0: long}, decay={0: pieces(0.1, (steps(1), 0.2), (steps(2), 0.3), (steps(3), 0.4))})
+    (decided,) = (cell for cell in cells(made, Extent(steps=9))[1] if cell.startswith("part(0)"))
+    assert len(decided) == 96
+    assert decided.endswith("...")
+    assert "(steps(3), 0.4)" in made.why("0.weight")

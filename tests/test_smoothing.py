@@ -77,7 +77,7 @@ def test_padding_and_narrow_class_indices() -> None:
         assert float(total) == pytest.approx(float(expected), rel=1e-5)
         assert float(one.count) == int(lengths.sum())
     made.learn(net, Reader(net), batch, Progress())
-    assert made.told
+    assert made.counts_known
     assert [float(count) for count in made.counts(Reader(net), batch)] == [float(lengths.sum())]
 
 

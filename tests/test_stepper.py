@@ -24,10 +24,9 @@ X, Y = data(1)[0]
 
 
 def stepper(net: nn.Module, optimizer: Any = "sgd", **options: Any) -> Stepper:
-    given = {"learning_rate": 0.1, "rules": None, "multipliers": None, "moves": None, "limit": None, "strict": False}
-    settings = {key: value for key, value in options.items() if key not in given}
-    chosen = {**given, **{key: value for key, value in options.items() if key in given}}
-    return Stepper(net, Recipe(optimizer, *chosen.values(), settings), Progress())
+    names = ("learning_rate", "rules", "multipliers", "update_schedule", "part", "strict")
+    asked = {"learning_rate": 0.1, **{name: options.pop(name) for name in names if name in options}}
+    return Stepper(net, Recipe(optimizer, **asked, settings=options), Progress())
 
 
 def backward(net: nn.Module) -> None:
@@ -66,7 +65,7 @@ def test_what_is_refused_is_refused_whole() -> None:
 
 def test_what_moves_is_looked_up_by_the_clock() -> None:
     net = graph()
-    own = stepper(net, moves=["a", "b"])
+    own = stepper(net, update_schedule=["a", "b"])
     moved = []
     for _ in range(3):
         give_gradients(net, 0)
@@ -80,7 +79,7 @@ def test_what_moves_is_looked_up_by_the_clock() -> None:
 def test_outside_is_what_could_be_trained_and_does_not_move() -> None:
     net = graph()
     net.out.weight.requires_grad_(False)
-    own = stepper(net, moves=["a"], multipliers={"b.bias": 0})
+    own = stepper(net, update_schedule=["a"], multipliers={"b.bias": 0})
     now = own.table.at(own.progress, own.memory)
     found = {id(array) for array in own.outside(now.moving)}
     assert found == {id(net.b.weight), id(net.b.bias), id(net.out.bias)}
@@ -204,7 +203,7 @@ def test_a_trainer_of_parameters_is_told_by_hand() -> None:
 
 def test_only_moving_switches_on_what_it_has_switched_off() -> None:
     net = graph()
-    own = stepper(net, moves=["a"])
+    own = stepper(net, update_schedule=["a"])
     net.b.bias.requires_grad_(False)
     seen = []
     with own.only_moving():

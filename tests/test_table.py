@@ -44,7 +44,7 @@ def table(
     bases: dict[str, Schedule] = {RATE: schedule(base), **{key: schedule(pair[0]) for key, pair in more.items()}}
     made = {RATE: rules(literal, relative=relative, setting=RATE)}
     made.update({key: rules(pair[1], setting=key) for key, pair in more.items()})
-    return resolve(Tree(net), bases, made, update_schedule(moves), None if only is None else part(only), strict)
+    return resolve(Tree(net), bases, made, update_schedule(moves), None if only is None else part(only), strict=strict)
 
 
 def rates(made: Table, step: int, memory: Mapping[Schedule, Any] | None = None) -> dict[str, float | None]:

@@ -6,7 +6,18 @@ import math
 
 import pytest
 
-from etude.listen.tally import Tally, clock, counted, data_words, ending, heading, number, per_second, rate
+from etude.listen.tally import (
+    Tally,
+    clock,
+    counted,
+    data_words,
+    ending,
+    heading,
+    number,
+    per_second,
+    rate,
+    validation_words,
+)
 from etude.run.events import Began, Ended, EpochEnded, Evaluated, Skipped
 from etude.values.progress import Extent, Progress
 from told import BATCH, a_run, at, stepped
@@ -208,3 +219,12 @@ def test_the_ending_says_why_and_what_was_best() -> None:
     assert ending(tally, Ended(tally.progress, "patience", "no better for 3 evaluations.")).startswith(
         "no better for 3 evaluations: 20 steps"
     )
+
+
+def test_the_best_is_told_by_the_score_it_was_chosen_by() -> None:
+    tally = Tally()
+    tally.take(Began(Progress(), {"best_by": "accuracy"}))
+    tally.take(Evaluated(Progress(5, 1.0), {"loss": 0.5, "accuracy": 0.9}, best=True))
+    tally.take(Evaluated(Progress(10, 2.0), {"loss": 0.4, "accuracy": 0.8}, best=False))
+    assert "(best accuracy 0.9000 at epoch 1)" in validation_words(tally)
+    assert ending(tally, Ended(tally.progress, "finished", "")).endswith("best validation accuracy 0.9000 at epoch 1")

@@ -163,6 +163,23 @@ def test_an_error_that_is_a_number_of_python_counts_over_several_batches(said: d
     assert result.history["epoch.share"].values == pytest.approx(result.history["epoch.fer"].values)
 
 
+def test_shares_of_errors_are_those_of_whole_numbers() -> None:
+    x, y = torch.randn(11, 2), torch.tensor([0, 1] * 5 + [0])
+    loss = {"ce": "cross_entropy", "odd": losses.error(lambda output, target: target == 1)}
+    loss["pair"] = losses.error(lambda output, target: (target.sum(), len(target)))
+    result = etude.train(nn.Linear(2, 2), (x, y), loss=loss, epochs=1, batch_size=3, validation=(x, y))
+    for name in ("epoch.odd", "epoch.pair", "val.odd", "val.pair"):
+        assert result.history[name].values == [5 / 11]
+
+
+def test_an_error_may_be_a_metric_of_torchmetrics() -> None:
+    # Such metrics are equal to everything, losses of torch among it.
+    accuracy = pytest.importorskip("torchmetrics.classification").MulticlassAccuracy(num_classes=2, average="micro")
+    loss = {"ce": "cross_entropy", "right": losses.error(accuracy), "wrong": losses.error("error_rate")}
+    result = etude.train(nn.Linear(2, 2), (torch.randn(8, 2), torch.tensor([0, 1] * 4)), loss=loss, steps=1)
+    assert result.history["right"].values[0] + result.history["wrong"].values[0] == pytest.approx(1)
+
+
 def test_error_rate_leaves_out_padding_and_what_is_ignored() -> None:
     output = torch.zeros(2, 3, 4)
     output[:, 1] = 1
@@ -313,6 +330,15 @@ def test_perplexity_is_e_to_the_mean_over_the_epoch_and_all_validation_data() ->
     for prefix in ("epoch", "val"):
         found, means = result.history[f"{prefix}.ce.perplexity"].values, result.history[f"{prefix}.ce"].values
         assert found == pytest.approx([math.exp(mean) for mean in means])
+
+
+def test_a_rate_may_go_by_the_perplexity_of_an_epoch() -> None:
+    loss = {"ce": losses.term("cross_entropy", exponent=True), "wrong": losses.error("error_rate")}
+    rate = etude.newbob("epoch.ce.perplexity", start=1e-2, min_improvement=0.5)
+    result = trained(loss=loss, learning_rate=rate, epochs=3)
+    assert result.history["rate"].values[-1] == 5e-3
+    with pytest.raises(ScheduleError, match=r"'epoch\.wrong\.perplexity', which is not measured"):
+        trained(loss=loss, learning_rate=etude.newbob("epoch.wrong.perplexity", start=1e-2))
 
 
 def test_perplexity_of_a_term_alone_and_of_a_mean_that_is_too_large() -> None:

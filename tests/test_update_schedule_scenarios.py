@@ -19,6 +19,7 @@ import etude
 from etude import FROZEN, cycle, every, everything, part, steps
 from etude.errors import PartError, ScheduleError
 from etude.run.events import Evaluated, Skipped, Stepped
+from ids import steady
 from nets import (
     Named,
     alike,
@@ -329,7 +330,7 @@ def nested() -> Named:
         ("*.inner.*.weight", {"first.inner.0.weight", "second.inner.0.weight"}),
         (part(slice(0, 2)) / "inner" / "*bias", {"first.inner.0.bias", "second.inner.0.bias"}),
     ],
-    ids=str,
+    ids=steady,
 )
 def test_tus4_and_tus7_any_form_of_a_part_and_all_that_is_below_it(group: Any, moved: set[str] | None) -> None:
     net = nested()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import etude
 from etude import Directory, ema, every
-from etude.errors import PlanError, SettingError
+from etude.errors import SettingError
 from etude.step.optim.noise import generator_of, mixed
 from etude.step.precision import Precision
 from etude.step.trainer import Trainer
@@ -45,7 +45,7 @@ def trainer(net: nn.Module, **settings: Any) -> Trainer:
 
 def work(net: nn.Module, **settings: Any) -> Work:
     update = Update("net", part=everything, loss="mse", optimizer="sgd", learning_rate=0.1, **settings)
-    return Work(update, net, Precision("fp32", torch.device("cpu")), "raise", False, False, Extent(steps=10), False, 0)
+    return Work(update, net, Precision("fp32", torch.device("cpu")), Extent(steps=10))
 
 
 def loss(net: nn.Module, x: Tensor = X, y: Tensor = Y) -> Tensor:
@@ -348,12 +348,6 @@ def test_values_out_of_range(setting: str, value: float) -> None:
 def test_an_optimizer_that_computes_the_loss_itself_refuses_it(setting: str) -> None:
     with pytest.raises(SettingError, match=rf"{setting}= is not for LBFGS"):
         Trainer(chain(), "lbfgs", **{setting: 0.1})
-
-
-@pytest.mark.parametrize("setting", ["weight_noise", "weight_dropout"])
-def test_a_compiled_step_refuses_it(setting: str) -> None:
-    with pytest.raises(PlanError, match=rf"compile=True: {setting}= changes the arrays around forward and backward"):
-        etude.train(chain(), (X, Y), loss="mse", epochs=1, batch_size=4, compile=True, **{setting: 0.1})
 
 
 # ------------------------------------------------------------------------------------------------------------- in a run

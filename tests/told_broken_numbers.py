@@ -25,7 +25,7 @@ from etude.step.snapshots import Snapshots
 from etude.step.splitting import check_out_of_memory, halves
 from etude.step.trainer import Trainer
 from etude.step.update import Update
-from etude.step.work import Work
+from etude.step.work import Manner, Work
 from etude.values.cadence import every
 from etude.values.progress import Extent, Progress
 from etude.values.spans import epochs, fraction, minutes, steps
@@ -42,7 +42,7 @@ def work(net: nn.Module, made: Policy, optimizer: str = "adam", compile: bool = 
     """An update at work on a net."""
     update = Update("loss", "mse", optimizer=optimizer)
     plain = Precision("fp32", torch.device("cpu"))
-    return Work(update, net, plain, made, False, compile, CLOCK.extent, False, 0, memory)
+    return Work(update, net, plain, CLOCK.extent, Manner(made, compile=compile, out_of_memory=memory))
 
 
 def at_work(made: Policy, net: nn.Module | None = None) -> tuple[Work, Snapshots]:
@@ -122,6 +122,15 @@ class NoRoom(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+class OneAtATime(nn.Linear):
+    """A net for which there is no memory above one sample; what follows needs more."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if len(input) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().forward(input)
 
 
 BROKEN_NUMBERS: dict[str, tuple[Callable[[], Any], type[EtudeError], list[str]]] = {
@@ -206,7 +215,7 @@ BROKEN_NUMBERS: dict[str, tuple[Callable[[], Any], type[EtudeError], list[str]]]
     "compiled and split": (
         lambda: work(chain(), policy("raise"), compile=True, memory="split"),
         PlanError,
-        ['out_of_memory="split"', "compile=True moves arrays", "Leave one of them out"],
+        ['out_of_memory="split"', "compile=True makes a program for a whole batch", "Leave one of them out"],
     ),
     "not one row a sample": (
         lambda: halves((torch.zeros(4, 3), torch.zeros(5))),
@@ -223,5 +232,12 @@ BROKEN_NUMBERS: dict[str, tuple[Callable[[], Any], type[EtudeError], list[str]]]
         lambda: work(NoRoom(3, 2), policy("raise"), memory="split").step(CLOCK, batch()),
         OutOfMemoryError,
         ["Step 1", "not enough memory for one sample, batch[0] (1, 3), batch[1] (1, 2)", "torch.utils.checkpoint"],
+    ),
+    "no memory for two samples of batch norm": (
+        lambda: work(nn.Sequential(OneAtATime(3, 2), nn.BatchNorm1d(2)), policy("raise"), "sgd", memory="split").step(
+            CLOCK, batch()
+        ),
+        OutOfMemoryError,
+        ["Step 1", "one sample, with which batch norm cannot be trained", "nn.GroupNorm", "{'1': FROZEN}"],
     ),
 }

@@ -88,6 +88,21 @@ INITIAL: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
         SettingError,
         ["'head.bias', of shape (2,)", "it gave shape (3,)", "a tensor of (2,) or None is needed"],
     ),
+    "a number that the type has not": (
+        lambda: initialize(net().half(), {"head.weight": 1e5}),
+        SettingError,
+        ["constant(100000) of part('head.weight') cannot make 'head.weight'", "torch.float16", "1e+05 are not finite"],
+    ),
+    "a function that gives NaN": (
+        lambda: initialize(net(), {"head.bias": lambda array: array * torch.tensor([1.0, float("nan")])}),
+        SettingError,
+        ["of part('head.bias') gives 'head.bias', of shape (2,), NaN at (1,)", "Nothing was changed", "finite numbers"],
+    ),
+    "zeros without a direction": (
+        lambda: initialize(nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)), 0),
+        SettingError,
+        ["'weight' is made by WeightNorm", "of constant(0) numbers that are not finite", "Give it other values"],
+    ),
     "first values of no matrix": (
         lambda: initialize(net(), {"head.bias": "orthogonal"}),
         SettingError,

@@ -78,13 +78,24 @@ def load(state: Any) -> None:
     knobs({"p": times(linear(1, 0))}).load(state)
 
 
-def fp16_at_times() -> None:
-    trained(lambda progress: "fp16" if progress.step == 1 else "fp32", steps=5000, compile=True)
-
-
 KNOBS: dict[str, tuple[Callable[[], object], type[EtudeError], list[str]]] = {
     "knobs no dict": (lambda: read_knobs([("p", 1)]), SettingError, ["dict from attribute names", "knobs={'p'"]),
     "knob no name": (lambda: read_knobs({"a b": 1}), SettingError, ["'a b'", "no name of an attribute"]),
+    "knob a pair without a list": (
+        lambda: read_knobs({"strength": (Sealed(), 0.5)}),
+        SettingError,
+        ["neither a value nor a list of pairs", "Write {'strength': [(augment, linear(0, 1))]}"],
+    ),
+    "knob of a dict": (
+        lambda: knobs({"strength": [({"strength": 1.0}, 0.5)]}),
+        SettingError,
+        ["has entries, and a knob is an attribute", "types.SimpleNamespace"],
+    ),
+    "knob by a path": (
+        lambda: read_knobs({"encoder.*.drop.p": 0.1}),
+        SettingError,
+        ["'encoder.*.drop.p' is a path", "Write knobs={'p': {'encoder.*.drop': ...}}", "{'p': [(object, ...)]}"],
+    ),
     "knob training": (lambda: read_knobs({"training": True}), SettingError, ["the mode of a module", "To freeze"]),
     "knob private": (lambda: read_knobs({"_p": 1}), SettingError, ["'_p' is private"]),
     "knob without rules": (lambda: read_knobs({"p": {}}), SettingError, ["'p' has no rules", "nn.Dropout"]),
@@ -162,5 +173,4 @@ KNOBS: dict[str, tuple[Callable[[], object], type[EtudeError], list[str]]] = {
         SettingError,
         ["gives 'pf16'", "known are fp32, fp64, bf16, fp16"],
     ),
-    "precision fp16 at times, compiled": (fp16_at_times, PlanError, ["fp16 needs a loss scale", 'precision="bf16"']),
 }

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-import etude
 from etude import layers, linear
-from etude.errors import EtudeError, PlanError, SettingError
+from etude.errors import EtudeError, SettingError
 from etude.step.trainer import Trainer
 from nets import chain, give_gradients
 
@@ -170,10 +169,5 @@ LAYERS: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
         lazy,
         SettingError,
         ["'weight', 'bias' cannot be perturbed: no shape yet", "Call the net once before the first step"],
-    ),
-    "compiled noise": (
-        lambda: etude.train(chain(), (X, Y), loss="mse", steps=1, progress=False, compile=True, weight_noise=0.1),
-        PlanError,
-        ["compile=True: weight_noise= changes the arrays", "Leave weight_noise out, or leave compile out"],
     ),
 }

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from etude import following, limit, linear, newbob, no_improvement, plateau, reached
+from torch import nn
+
+from etude import Trainer, following, limit, linear, newbob, no_improvement, plateau, reached
 from etude.errors import EtudeError, ScheduleError, SettingError
 from etude.values.progress import Extent, Progress
+from etude.values.reactive import check_told
 from etude.values.spans import epochs, steps
 from etude.values.stopping import stopping
 
@@ -56,6 +59,26 @@ LISTENING: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
         ["True or False is needed, as at the start, not 1"],
     ),
     # scores
+    "a share of differences": (
+        lambda: bob(relative=False, relative_to="new"),
+        ScheduleError,
+        ["relative_to='new' says of which score", "relative=False takes the difference", "Leave one of them out"],
+    ),
+    "a score that is no number": (
+        lambda: Trainer(nn.Linear(2, 1), learning_rate=bob(start=1e-3)).see({"val.loss": "0.3"}),  # type: ignore[dict-item]
+        SettingError,
+        ["see({'val.loss': '0.3'}): a score is a number"],
+    ),
+    "a score of validation data without any": (
+        lambda: check_told([bob()], ("epoch.loss",)),
+        ScheduleError,
+        ["Measured are 'epoch.loss'. There are no validation data: write validation=0.2"],
+    ),
+    "a score that would be a metric": (
+        lambda: check_told([plateau("val.accuracy")], ("val.loss", "epoch.loss")),
+        ScheduleError,
+        ["Measured are 'val.loss', 'epoch.loss'. Write metrics='accuracy'"],
+    ),
     "names of a function's scores": (
         lambda: plateau(sum, "min"),  # type: ignore[arg-type]
         ScheduleError,

@@ -169,6 +169,41 @@ LOSSES: dict[str, tuple[Callable[[], Any], type[EtudeError], list[str]]] = {
         RuleError,
         ["'val.loss' is no steady measure", "'weight.size' (linear(1, 0)) changes", "best='kind'"],
     ),
+    "reaches no array": (
+        lambda: etude.Plan(losses.term("cross_entropy", reaches="1"), epochs=1).check(
+            nn.Sequential(nn.Linear(3, 2), nn.ReLU()), (X, KINDS)
+        ),
+        PartError,
+        ["reaches=part('1'): it has no parameter. Name a part that is trained"],
+    ),
+    "a pair of values and a mask": (
+        lambda: check(lambda output, target: (output.sum(1), target >= 0)),
+        SettingError,
+        ["a pair that is not of two numbers", "has shape (4,)", "return (losses * mask).sum(), mask.sum()"],
+    ),
+    "a count below 0": (
+        lambda: check({"a": "cross_entropy", "b": losses.error(lambda output, target: (3.0, -4))}),
+        SettingError,
+        ["The loss 'b' gave the pair (sum, -4): a count is at least 0"],
+    ),
+    "a count below 0 in validation alone": (
+        lambda: check(
+            {"a": "cross_entropy", "b": losses.term(lambda output: (output.sum(), -1), only="evaluation")},
+            validation=(X, KINDS),
+        ),
+        SettingError,
+        ["In the validation data", "The loss 'b' gave the pair (sum, -1)"],
+    ),
+    "no term for validation": (
+        lambda: check({"a": losses.term("cross_entropy", only="training")}, validation=(X, KINDS)),
+        SettingError,
+        ["every term is of training alone (only='training')", "add losses.term(..., only='evaluation')"],
+    ),
+    "a dict for one term": (
+        lambda: check(lambda net, batch: {"a": net(batch[0]).mean(), "b": net(batch[0]).mean()}),
+        SettingError,
+        ["gave a dict of 'a', 'b'", "as the dict does: loss={'a': function, 'b': function}"],
+    ),
     "reaches buffers": (
         lambda: check(losses.term("cross_entropy", reaches="1.running_mean")),
         PartError,

@@ -85,6 +85,22 @@ def failing(output: Tensor, target: Tensor) -> Tensor:
 
 Make = Callable[[], Any]
 MEASURES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
+    # looks
+    "other data without names": (
+        lambda: look("mae", also=[(X, Y)]),
+        SettingError,
+        ["data by name are needed, not list", 'Write also={"test": (x, y)}'],
+    ),
+    "a fraction beside": (
+        lambda: look("mae", also={"test": 0.1}),
+        SettingError,
+        ["Evaluate(also={'test': 0.1})", "for the first argument alone"],
+    ),
+    "other data called as a score": (
+        lambda: look("mae", also={"mae": (X, Y)}),
+        SettingError,
+        ["Evaluate(also={'mae': ...})", "'mae' is a score of the first data", "a name of their own"],
+    ),
     # metrics
     "metric by name": (
         lambda: Metrics("acuracy"),
@@ -221,6 +237,16 @@ MEASURES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
         SettingError,
         ["two are called '0.rms'", "Probe(..., name=...)"],
     ),
+    "a probe whose function fails": (
+        lambda: run(probes=[Probe("0", lambda x: x[99])]),
+        SettingError,
+        ["Probe('0', <lambda>): its function failed on a tensor of shape (8, 5)", "IndexError"],
+    ),
+    "a probe of what is not there": (
+        lambda: run(probes=[Probe("01")]),
+        PartError,
+        ["Probe('01'): part('01') matches nothing"],
+    ),
     "function of a probe": (
         lambda: run(probes=[Probe("0", lambda x: x)]),
         SettingError,
@@ -234,7 +260,7 @@ MEASURES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
     "probe of a compiled step": (
         lambda: run(compile=True, probes=[Probe("0")]),
         PlanError,
-        ["Probe('0') looks into the step", 'of="array" or of="update"', "metrics=[Probe('0')]"],
+        ["Probe('0') looks into the net", 'of="gradient" or of="array"', "metrics=[Probe('0')]"],
     ),
     "probe of a compiled net": (
         lambda: run(torch.compile(chain()), probes=[Probe("0")]),

@@ -70,6 +70,26 @@ RETURNN: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
     ),
     "stars in a file": (lambda: read("{**{}}"), DataError, ["line 1: {}: ** is not known here."]),
     # the options
+    "positions that are no numbers": (
+        lambda: piecewise_linear({"0": 1.0, 1000: 0.1}),  # type: ignore[dict-item]
+        SettingError,
+        ["a position is a number, not '0'", "Write {0: 1.0, 1000: 0.1}"],
+    ),
+    "a unit by its name": (
+        lambda: piecewise_linear({0: 1.0, 10: 0.1}, unit="epochs"),  # type: ignore[arg-type]
+        SettingError,
+        ["piecewise_linear(unit='epochs'): positions are counted in steps, epochs", "Write unit=epochs"],
+    ),
+    "a control that is a list": (
+        lambda: options(learning_rate_control=["newbob"]),
+        SettingError,
+        ["learning_rate_control=['newbob']: there is no such control"],
+    ),
+    "an epoch that is a truth": (
+        lambda: options(learning_rates={True: 0.1}),
+        SettingError,
+        ["learning_rates={True: 0.1}: epochs are whole numbers from 1"],
+    ),
     "points": (
         lambda: piecewise_linear({}),
         SettingError,

@@ -17,7 +17,7 @@ from torch import nn
 from calls import Call, Spot, calls, carried_out, renamed, spots, with_option
 from configurations import GOOD
 from findings import Finding
-from impossible import IMPOSSIBLE, SCENES, WRONG_TYPES, Scene
+from impossible import IMPOSSIBLE, SCENES, SEEN_LATER, WRONG_TYPES, Scene
 from misspelt import WAYS
 from seams import instead, nothing
 from subjects import alike, scratch
@@ -344,7 +344,8 @@ def _mixed(chance: Random) -> Mistake:
             value = chance.choice(WRONG_TYPES["Plan"][option])
             made = _mistake(config, {spot.number: (spot, wrong)})
             both = with_option(made.config, "train", option, value)
-            return Mistake(both, f"{made.what}; {option}={value!r}", (*made.told, (option,)))
+            told = () if (option, value) in SEEN_LATER else ((option, *_SAID.get(option, ())),)
+            return Mistake(both, f"{made.what}; {option}={value!r}", (*made.told, *told))
 
 
 def _scenes(count: int, chance: Random) -> Finding:

@@ -21,7 +21,7 @@ Values = dict[str, dict[str, tuple[Any, ...]]]
 _PLAN_TYPES: dict[str, tuple[Any, ...]] = {
     "loss": (3, 0.5, [], ("mse", "mse", 1), nn.MSELoss, True),
     "optimizer": (3, None, object(), ["adamw"], {}),
-    "learning_rate": ("1e-3", [1e-3], {"head": 1e-3}, True, 1e-3j, (1e-3, 1e-4)),
+    "learning_rate": ("1e-3", [1e-3], {"head": "1e-3"}, True, 1e-3j, (1e-3, 1e-4)),
     "learning_rate_multipliers": ("head", ["head", 2], {"head": "2"}, {"head": True}, {3.5: 1.0}, {"head"}),
     "rules": ("weight_decay", ["weight_decay"], 3, {"weight_decay": "head"}, {"weight_decay": {"head": "0"}}, {3: 0.1}),
     "update_schedule": (3.5, {"head": 1}, ["head", None], [3.5], True, b"head"),
@@ -47,9 +47,9 @@ _PLAN_TYPES: dict[str, tuple[Any, ...]] = {
     "ignore_stale_grad": ("yes", 1, None, [True]),
     "strict": ("no", 0, None, [True]),
     "updates": ("critic", 3, [3], {"critic": "mse"}, [None]),
-    "weight_decay": ("0.1", None, [0.1], {"head": 0.1}, True),
-    "clip_norm": ("1", None, [1.0], True),
-    "noise": ("0.1", [0.1], {"head": 0.1}),
+    "weight_decay": ("0.1", None, [0.1], {"head": "0.1"}, True),
+    "clip_norm": ("1", {"head": "1"}, [1.0], True),
+    "noise": ("0.1", [0.1], {"head": "0.1"}),
 }
 _TRAIN_TYPES: dict[str, tuple[Any, ...]] = {
     "progress": ("yes", 3, None, [True]),
@@ -58,6 +58,9 @@ _TRAIN_TYPES: dict[str, tuple[Any, ...]] = {
     "accept": (3, [3], {3: 4}, 0.5),
     "until": (30, "11h", True, 0.5),
 }
+SEEN_LATER = (("validation", [0.2, 0.8]),)
+"""Of these the ones that only the net and the data show to be wrong: told once all else is right."""
+
 WRONG_TYPES: Values = {
     "Plan": _PLAN_TYPES,
     "train": {**_PLAN_TYPES, **_TRAIN_TYPES},

@@ -15,11 +15,11 @@ from effort import examples
 from etude import Directory, PlanError, every, steps
 from etude.keep.names import Name
 from etude.run import going, run
+from etude.run.gatherer import Gatherer
 from etude.run.going import Going
 from etude.run.history import History
 from etude.run.keep_best import Best
-from etude.run.result import Gatherer
-from etude.step import compiled
+from etude.step import programs
 from etude.step.averaging import Averages
 from etude.step.optim.own import OwnOptimizer
 from etude.step.scale import LossScale
@@ -171,7 +171,7 @@ def test_compiled_runs(title: str, tmp_path: Path) -> None:
 @pytest.mark.soak
 def test_which_sets_are_compiled_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # There is room for few programs; which sets of arrays have one must not depend on where the run was cut.
-    monkeypatch.setattr(compiled, "PROGRAMS", 1)
+    monkeypatch.setattr(programs, "MOST_SETS", 1)
     whole, cuts = saved_everywhere(COMPILED["compiled, in turn"], tmp_path)
     assert interrupted(COMPILED["compiled, in turn"], whole, at(cuts, 1, 2)) == []
 
@@ -218,7 +218,7 @@ def _forget_best_arrays(best: Best) -> None:
 
 
 def _forget_turns(work: Work) -> None:
-    work._heard = work.update.turn.start() if work.listens and work.update.turn is not None else None
+    work.turns.load(work.update.turn.start() if work.turns.listens and work.update.turn is not None else None)
 
 
 def _late(progress: Progress) -> Progress:

@@ -1286,9 +1286,8 @@ def trained(case: Case, compile: bool, **more: Any) -> nn.Module:
     return net
 
 
-NOT_COMPILED = ("sgld", "conditioned", "rowwise_adagrad", "lazy_sgd", "lazy_adam")
-"""Rules of ours that draw, or take sparse gradients."""
-COMPILED = [case for case in CASES if case.own and not case.sparse and case.name not in NOT_COMPILED]
+COMPILED = [case for case in CASES if not case.closure and case.name != "sparseadam"]
+"""Rules that are in the program; or beside it: those that draw, take sparse gradients, or are not ours."""
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -1337,7 +1336,7 @@ def test_compiled_steps_are_plain_ones(case: Case) -> None:
     assert distance(trained(case, False), trained(case, True)) < 1e-5
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case not in COMPILED], ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if case.closure], ids=str)
 def test_what_is_not_compiled_says_so_before_anything_moves(case: Case) -> None:
     with pytest.raises(PlanError, match="compile=True"):
         trained(case, True)
