@@ -158,7 +158,7 @@ def test_a_probe_that_fails_in_a_look_is_named_and_the_run_goes_on() -> None:
         assert [value == value for value in result.history["val.late"].values][-1] is False
         assert all(value == value for value in result.history["val.accuracy"].values)
     calls.clear()
-    with pytest.raises(SettingError, match="late[.] Its value decides about the run"):
+    with pytest.raises(SettingError, match=r"ValueError: late.* Its value decides about the run"):
         trained(validation=Evaluate((X, Y), Probe("0", late, name="late"), best=("late", "min")), epochs=4)
 
 

@@ -232,6 +232,8 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: stopping([limit(steps(1))]), "Join conditions by | (either) or & (both)"),  # type: ignore[arg-type]
     (lambda: stopping(5), "5 is no condition for the end of a run"),  # type: ignore[arg-type]
     (lambda: stopping(read("linear(0, 1)")), "A schedule is no condition"),
+    (lambda: limit(steps(1)) and limit(steps(2)), "neither true nor false by itself"),
+    (lambda: stopping(no_improvement), "the function itself. Write stop=no_improvement"),  # type: ignore[arg-type]
     (lambda: limit(steps(1)) | 5, "5 is no condition for the end of a run"),  # type: ignore[operator]
 ]
 

@@ -218,6 +218,18 @@ def test_a_trainer_resumes_in_the_middle() -> None:
     assert again.learning_rate == made.learning_rate == pytest.approx(theirs(MAKERS["CosineAnnealingLR"])[13])
 
 
+def test_a_trainer_that_ends_nobody_knows_when_plays_it_forward_only_so_far() -> None:
+    class Counting(peers.ConstantLR):
+        called = 0
+
+        def step(self, *given: Any) -> None:
+            Counting.called += 1
+            super().step(*given)
+
+    etude.Trainer(nn.Linear(1, 1), "sgd", learning_rate=from_torch(lambda optimizer: Counting(optimizer), 0.5))
+    assert 1000 < Counting.called < 100_000
+
+
 def test_a_value_among_schedules() -> None:
     make = MAKERS["StepLR"]
     made = from_torch(make, 0.5)

@@ -56,6 +56,21 @@ def lazy() -> None:
 Make = Callable[[], Any]
 LAYERS: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
     # chances
+    "a chance that changes": (
+        lambda: layers.Dropout(linear(0, 0.1)),  # type: ignore[arg-type]
+        SettingError,
+        ["Dropout: p=linear(0, 0.1): a number is needed", "knobs={'p': linear(0, 0.1)}"],
+    ),
+    "a share that changes": (
+        lambda: spec(max_fraction=linear(0, 0.3)),
+        SettingError,
+        ["max_fraction=linear(0, 0.3): a number is needed", "knobs={'max_time_fraction': linear(0, 0.3)}"],
+    ),
+    "three shares": (
+        lambda: spec(max_fraction=(0.1, 0.2, 0.3)),
+        SettingError,
+        ["max_fraction=(0.1, 0.2, 0.3): a number from 0 to 1 is needed"],
+    ),
     "chance to drop": (
         lambda: layers.Dropout(10),
         SettingError,

@@ -273,6 +273,16 @@ LISTENING: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
         SettingError,
         ["is no condition", "Join conditions by | (either) or & (both)"],
     ),
+    "conditions joined by words": (
+        lambda: limit(steps(3)) or limit(steps(5)),
+        SettingError,
+        ["limit(steps(3)) is a condition", "would take one side and drop the other", "Write a | b (either) or a & b"],
+    ),
+    "the function that makes a condition": (
+        lambda: stopping(limit),
+        SettingError,
+        ["stop=limit: that is the function itself", "Write stop=limit(minutes(30))"],
+    ),
     "end by a schedule": (
         lambda: stopping(linear(0, 1)),
         SettingError,

@@ -382,7 +382,7 @@ def _faults() -> dict[str, Callable[[], AbstractContextManager[Any]]]:
     from etude import arguments, hints
     from etude.bind import resolve
     from etude.keep.retain import BestBy
-    from etude.run import check, heard, plan
+    from etude.run import check, heard, plan, updates
     from etude.step.optim.rule import Setting
 
     return {
@@ -390,13 +390,13 @@ def _faults() -> dict[str, Callable[[], AbstractContextManager[Any]]]:
         "no name is offered": lambda: instead(hints, "nearest", lambda *_: ""),
         "names are offered as they stand in the dictionary": lambda: instead(hints, "nearest", _sorted),
         "bare errors come through": lambda: instead(arguments, "_misfit", lambda *_: ""),
-        "one mistake at a time": lambda: instead(arguments.Faults, "take", lambda _, look, *given: look(*given)),
+        "one mistake at a time": lambda: instead(arguments.Faults, "take", _at_once),
         "whole numbers are taken as they come": lambda: instead(plan, "_whole", lambda _, value, least=1: value),
         "settings are taken as they come": lambda: instead(Setting, "check", nothing),
         "the option is not named": lambda: instead(plan, "_flag", _unnamed),
         "the place is not told": lambda: instead(resolve, "_matched", lambda tree, _, place, __: {*place.names(tree)}),
         "names of scores are not looked at": lambda: both(
-            instead(check, "check_told", nothing),
+            instead(updates, "check_told", nothing),
             instead(heard, "check_told", nothing),
             instead(BestBy, "check", lambda self, _: BestBy(self.score, self.count, self.direction or "max")),
         ),
@@ -413,6 +413,10 @@ def both(*plants: AbstractContextManager[Any]) -> Iterator[None]:
         for plant in plants:
             stack.enter_context(plant)
         yield
+
+
+def _at_once(_: object, look: Callable[..., Any], *given: Any, **options: Any) -> Any:
+    return look(*given, **options)
 
 
 def _dropped(plan: Any) -> None:

@@ -85,10 +85,10 @@ def planted(seed: int) -> Iterator[Finding]:
 def _faults() -> dict[str, Callable[[], AbstractContextManager[Any]]]:
     """What to plant, by name."""
     from etude.run import history
-    from etude.step import averaging, broken, kept, refusals, stepper, work
+    from etude.step import averaging, backward, broken, kept, refusals, stepper
 
     return {
-        "the loss is not looked at": lambda: instead(work, "isfinite", lambda _: True),
+        "the loss is not looked at": lambda: instead(backward, "isfinite", lambda _: True),
         "gradients are not looked at": lambda: instead(stepper, "all_finite", lambda _: True),
         "buffers are not put back": lambda: instead(kept.Kept, "restore", nothing),
         "memory is written before the look": lambda: instead(

@@ -113,15 +113,15 @@ def waves(o: Optimizer) -> lr_scheduler.LRScheduler:
 
 
 newbobs = st.builds(
-    newbob,
+    lambda *given, by, **options: newbob(*given, **options, **by),
     names | st.just(("loss", "score")),
     st.sampled_from(["min", "max"]),
     start=st.sampled_from([1e-3, 1.0, 2.0]),
     decay=st.sampled_from([0.1, 0.5, 1.0]),
     growth=st.sampled_from([1.0, 1.5]),
-    relative=st.booleans(),
     min_improvement=st.sampled_from([-0.1, 0.0, 0.01]),
-    relative_to=st.sampled_from(["old", "new"]),
+    # The difference of two scores is no share of one of them.
+    by=st.sampled_from([{"relative": False}, {"relative_to": "old"}, {"relative_to": "new"}]),
     grow_improvement=st.sampled_from([None, 0.01, 0.5]),
     window=st.integers(1, 3),
     every=st.integers(1, 3),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from etude.errors import SettingError
+from etude.values.schedule import Schedule
 
 _LEAST = 2.0**-14
 """Nothing is divided by less than this: the smallest normal number of float16."""
@@ -25,6 +26,10 @@ def chance_in(p: Any, said: str) -> float | Tensor:
     Raises:
         SettingError: it is neither.
     """
+    if isinstance(p, Schedule):
+        raise SettingError(
+            f"{said}: p={p!r}: a number is needed. Begin with one, and let a knob change it: knobs={{'p': {p!r}}}."
+        )
     number = _number(p)
     if not 0 <= number <= 1:
         hint = f" Write p={number / 100:g} for {number:g} percent." if 1 < number <= 100 else ""

@@ -86,7 +86,10 @@ class SpecAugment(nn.Module):
         self.time_width = _whole(time_width, "time_width", 1)
         self.feature_width = _whole(feature_width, "feature_width", 0)
         self.per_frames = None if per_frames is None else _pair(per_frames, "per_frames", 1)
-        time, feature = max_fraction if isinstance(max_fraction, tuple) else (max_fraction, max_fraction)
+        if isinstance(max_fraction, tuple) and len(max_fraction) == 2:
+            time, feature = max_fraction
+        else:
+            time = feature = max_fraction
         self.max_time_fraction = _share(time, f"max_fraction={max_fraction!r}")
         self.max_feature_fraction = _share(feature, f"max_fraction={max_fraction!r}")
         self.strength = _share(strength, f"strength={strength!r}")
@@ -221,6 +224,12 @@ def _whole(number: Any, name: str, least: int) -> int:
 
 
 def _share(number: Any, said: str) -> float:
+    if isinstance(number, Schedule):
+        knob = "max_time_fraction" if said.startswith("max_fraction") else "strength"
+        raise SettingError(
+            f"SpecAugment: {said}: a number is needed. Begin with one, and let a knob change it: knobs={{{knob!r}: "
+            f"{number!r}}}."
+        )
     if isinstance(number, bool) or not isinstance(number, Real) or not 0 <= float(number) <= 1:
         raise SettingError(f"SpecAugment: {said}: a number from 0 to 1 is needed.")
     return float(number)

@@ -168,7 +168,7 @@ class Given(Statistic):
                 raise
             raise SettingError(
                 f"{self.said}: its function failed on a tensor of shape {tuple(elements.shape)}: "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {str(error).rstrip('.')}. It gives one number, or a pair (sum, count)."
             ) from error
         if isinstance(made, tuple) and len(made) == 2:
             total, count = (self._scalar(one, x) for one in made)

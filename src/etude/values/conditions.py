@@ -69,8 +69,8 @@ class Stop(ABC):
 
     def __bool__(self) -> bool:
         raise SettingError(
-            f"{self!r} is a condition, and neither true nor false by itself: `or` and `and` would take one side and drop "
-            "the other. Write a | b (either) or a & b (both); and `is None` to ask whether there is one."
+            f"{self!r} is a condition, and neither true nor false by itself: `or` and `and` would take one side and "
+            "drop the other. Write a | b (either) or a & b (both); and `is None` to ask whether there is one."
         )
 
     def __or__(self, other: StopLike) -> Stop:
@@ -219,7 +219,7 @@ def stopping(literal: StopLike) -> Stop:
     if isinstance(literal, Span):
         return limit(literal)
     name = getattr(literal, "__name__", "")
-    if name in _CALLS and getattr(literal, "__module__", "").startswith("etude."):
+    if name in _CALLS and getattr(literal, "__module__", "").partition(".")[0] == __name__.partition(".")[0]:
         raise SettingError(f"stop={name}: that is the function itself. Write stop={_CALLS[name]}.")
     if callable(literal) and not isinstance(literal, type | Schedule):
         return Asked(literal)
