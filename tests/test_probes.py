@@ -515,6 +515,34 @@ def test_wrong_use_is_an_error(make: Callable[[], Any], text: str) -> None:
     assert text in str(told.value)
 
 
+@pytest.mark.parametrize("of", ["output", "array", "gradient", "update"])
+def test_a_function_that_fails_is_found_before_anything_moves(of: Any) -> None:
+    net = mlp()
+    before = arrays(net)
+    with pytest.raises(SettingError, match=r"its function failed on a tensor of shape .*IndexError"):
+        trained(net, probes=[Probe("0", lambda x: x.amax(7), of=of)])
+    assert same(arrays(net), before)
+
+
+@pytest.mark.parametrize("of", ["output", "array", "gradient", "update"])
+def test_a_function_that_fails_later_is_nan_and_the_run_goes_on(of: Any) -> None:
+    calls = [0]
+
+    def late(x: Tensor) -> Tensor:
+        calls[0] += 1
+        if calls[0] == 5:
+            raise ValueError("late")
+        return x.mean()
+
+    probe = Probe("0.weight" if of != "output" else "0", late, of=of, every=steps(1), name="p")
+    with pytest.warns(UserWarning, match=r"ValueError: late.* Its value at this step is NaN") as told:
+        result = trained(probes=[probe], epochs=3)
+    values = result.history["probe.p"].values
+    assert sum(value != value for value in values) == 1
+    assert len([one for one in told if "late" in str(one.message)]) == 1
+    assert same(arrays(result.final_net), arrays(trained(epochs=3).final_net))
+
+
 def test_a_part_that_is_not_there_is_an_error_before_anything_moves() -> None:
     net = mlp()
     before = arrays(net)

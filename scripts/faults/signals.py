@@ -372,7 +372,7 @@ def _waits_for_the_epoch() -> Iterator[None]:
     from etude.run.leaving import Leaving
 
     def requested(leaving: Leaving) -> str:
-        going = sys._getframe(1).f_locals["going"]
+        going = sys._getframe(2).f_locals["going"]
         if going.cursor.batch:
             return ""
         leaving._heard = True

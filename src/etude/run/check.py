@@ -69,13 +69,14 @@ def prove(plan: Plan, net: nn.Module, data: Any) -> Checked:
         knobs = _knobs(plan, works, extent, data)
         # Losses may keep statistics of their own.
         kept = same_buffers(nn.ModuleList([net, *(module for work in works for module in work.loss_modules)]))
+        probes = Probes(plan.probes, net, works, extent, plan.compile) if plan.probes else None
         with kept, nullcontext() if knobs is None else knobs.tried(Progress(extent=extent)):
-            _rehearse(plan, net, works, flow, training, first.values, extent)
+            with nullcontext() if probes is None else probes.tried(first.values):
+                _rehearse(plan, net, works, flow, training, first.values, extent)
             evaluator = _evaluator(plan, evaluate, aside, net, works, flow, device)
             # What has no tokens in its first batch has none.
             check_heard(plan, works, knobs, evaluator, extent, () if first.tokens else ("tokens",))
             check_meant(plan, works, knobs, evaluator, extent)
-        probes = Probes(plan.probes, net, works, extent, plan.compile) if plan.probes else None
     return Checked(
         plan,
         net,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from math import nan
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from etude.bind.table import Now
-from etude.errors import PlanError
+from etude.errors import PlanError, SettingError, warn
 from etude.run.outputs import Outputs
 from etude.run.probe import ARRAY, GRADIENT, OUTPUT, UPDATE, Probe, check_dues, check_labels, labels_of
 from etude.step.reading import Reader
@@ -63,6 +64,25 @@ class Probes:
         check_labels("probes", self.labels)
         self._due: tuple[Probe, ...] = ()
         self._values: dict[str, Tensor] = {}
+        self._told: set[str] = set()
+
+    @contextmanager
+    def tried(self, batch: Any) -> Iterator[None]:
+        """Around a look at a batch: everything is measured once, so that what fails is found before the first step.
+
+        Gradients are not there yet; what is asked of them is asked of their arrays.
+        """
+        with self._outputs.open():
+            self._outputs.batch(batch)
+            yield
+            self._outputs.values()
+        for arrays in self._arrays:
+            arrays.begin()
+            arrays.values()
+            arrays.end()
+        for gradients in self._gradients:
+            gradients.try_on_arrays()
+        self._outputs.strict = False
 
     def due(self, before: Progress, after: Progress) -> bool:
         """Whether something is measured in the step between these two clocks; `watching` then measures it."""
@@ -79,6 +99,7 @@ class Probes:
         if not self._due:
             yield
             return
+        failed: dict[str, str] = {}
         due = self._due
         outputs = [label for label, probe in self._of.items() if probe.of == OUTPUT and probe in due]
         arrays = [one for one in self._arrays if one.probe in due]
@@ -96,10 +117,16 @@ class Probes:
             try:
                 yield
                 self._values = self._outputs.values()
+                failed.update(self._outputs.failed)
                 for one in gradients:
                     self._values.update(one.values())
+                    failed.update(one.failed)
                 for each in arrays:
-                    self._values.update(each.values())
+                    try:
+                        self._values.update(each.values())
+                    except SettingError as error:
+                        failed.update(dict.fromkeys(each.labels, str(error)))
+                self._tell(failed)
             finally:
                 self._due = ()
                 for each in arrays:
@@ -108,6 +135,16 @@ class Probes:
     def values(self) -> dict[str, Tensor]:
         """What the last step that was watched gave: scalars on the device; of what did not move nothing."""
         return self._values
+
+    def _tell(self, failed: Mapping[str, str]) -> None:
+        """What could not be measured is NaN, and a warning names it, once: nothing of the run depends on it."""
+        for label, said in failed.items():
+            self._values[label] = torch.tensor(nan)
+            if label not in self._told:
+                self._told.add(label)
+                warn(
+                    f"{said.rstrip('.')}. Its value at this step is NaN, and at others where it fails; the run goes on."
+                )
 
 
 class Arrays:
@@ -153,6 +190,7 @@ class _Gradients:
         self._work = work
         self._of = {prefix + label: frozenset(names) for label, names in probe.places(tree).items()}
         self._found: dict[str, Tensor] = {}
+        self.failed: dict[str, str] = {}
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -160,7 +198,7 @@ class _Gradients:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        self._found = {}
+        self._found, self.failed = {}, {}
         stepper = self._work.stepper
         stepper.observers.append(self._see)
         try:
@@ -168,12 +206,23 @@ class _Gradients:
         finally:
             stepper.observers.remove(self._see)
 
+    @torch.no_grad()
+    def try_on_arrays(self) -> None:
+        """Measure the arrays in place of their gradients, which have the same shapes."""
+        arrays = self._work.stepper.table.tree.arrays
+        for wanted in self._of.values():
+            self.probe.statistic.value(self.probe.statistic.take_all([arrays[name].detach() for name in wanted]))
+
     def _see(self, now: Now, gradients: Sequence[Tensor], divisor: float) -> None:
         names, of = self._work.stepper.table.names, self.probe.statistic
         for label, wanted in self._of.items():
             own = [g for i, g in zip(now.moving.indices, gradients, strict=True) if names[i] in wanted]
-            if own:
+            if not own:
+                continue
+            try:
                 self._found[label] = of.value(of.take_all(own if divisor == 1 else [g / divisor for g in own]))
+            except SettingError as error:
+                self.failed[label] = str(error)
 
     def values(self) -> dict[str, Tensor]:
         return self._found
