@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -208,7 +209,11 @@ def test_a_turn_that_hears_nothing_is_refused() -> None:
 
 def test_a_setting_of_another_kind_is_refused_before_the_first_step() -> None:
     rules = {"weight_decay": {"0": "0.1"}}
-    with pytest.raises(SettingError, match=r"weight_decay='0.1': a number is needed. The default is 0"):
+    with pytest.raises(SettingError, match=r"weight_decay='0.1': a finite number is needed. The default is 0"):
         trained(optimizer="rmsprop", rules=rules)
     with pytest.raises(SettingError, match=r"centered=1: True or False is needed"):
         trained(optimizer="rmsprop", centered=1)
+    with pytest.raises(SettingError, match=r"weight_decay=inf: a finite number is needed"):
+        trained(optimizer="rmsprop", weight_decay=math.inf)
+    with pytest.raises(SettingError, match=r"weight_decay=-1.0: a number of at least 0 is needed"):
+        trained(optimizer="rmsprop", rules={"weight_decay": {"0": -1.0}})

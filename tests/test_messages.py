@@ -561,7 +561,7 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
     "option of torch of another kind": (
         lambda: trainer("rmsprop", rules={"weight_decay": {"0": "1"}}),
         SettingError,
-        ["the rule part('0') for weight_decay='1': a number is needed. The default is 0"],
+        ["the rule part('0') for weight_decay='1': a finite number is needed. The default is 0"],
     ),
     "bad option of torch": (
         lambda: trainer("rmsprop", alpha=-1),

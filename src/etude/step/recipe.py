@@ -273,7 +273,7 @@ class Recipe:
         for maker in self.makers.values():
             default = maker.defaults.get(key)
             if default is not None and maker.settings.get(key) is None and value != default:
-                check_like(said, value, default)
+                check_like(said, key, value, default)
 
     def _base_of_arrays(self, tree: Tree, owners: Mapping[str, Maker]) -> dict[str, dict[str, Schedule]]:
         """Base values of single arrays, by setting, where the call says nothing.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from math import inf, isfinite
 from numbers import Real
 from typing import Any
 
@@ -13,6 +14,9 @@ from etude.errors import SettingError, nearest
 
 WAYS = frozenset({"foreach", "fused", "capturable", "differentiable", "maximize"})
 """Ways of computing, not settings of the rule: given once, for all rows."""
+
+_NEVER_NEGATIVE = frozenset({"weight_decay", "eps", "momentum"})
+"""Settings that no class of torch takes below 0, which they say when they are made and not of a group."""
 
 
 def options_of(kind: type[torch.optim.Optimizer]) -> dict[str, Any]:
@@ -50,14 +54,24 @@ def check_options(kind: type[torch.optim.Optimizer], given: Mapping[str, Any]) -
         )
 
 
-def check_like(said: str, value: Any, default: Any) -> None:
-    """Raise SettingError unless a value is of the kind of the default: True or False, a number, several numbers."""
+def check_like(said: str, name: str, value: Any, default: Any) -> None:
+    """Raise SettingError unless a value is of the kind of the default: True or False, a number, several numbers.
+
+    Args:
+        said: how the message begins. name: of the setting.
+    """
     if isinstance(default, bool):
         fits, kind = isinstance(value, bool), "True or False is needed"
     elif isinstance(default, tuple):
-        fits, kind = isinstance(value, tuple | list) and all(map(_is_number, value)), "numbers are needed"
+        # A bound may be infinite where its default is.
+        free = inf in map(abs, filter(_is_number, default))
+        fits = isinstance(value, tuple | list) and all(_is_number(one) and (free or isfinite(one)) for one in value)
+        kind = "numbers are needed"
     else:
-        fits, kind = _is_number(value), "a number is needed"
+        free = _is_number(default) and abs(default) == inf
+        fits, kind = _is_number(value) and (free or isfinite(value)), "a finite number is needed"
+    if fits and name in _NEVER_NEGATIVE and value < 0:
+        fits, kind = False, "a number of at least 0 is needed"
     if not fits:
         raise SettingError(f"{said}={value!r}: {kind}. The default is {default!r}.")
 
