@@ -14,6 +14,7 @@ from etude.step.reading import Reader
 
 Early: TypeAlias = dict[int, Measured]
 """Terms by place."""
+_NONE: Early = {}
 
 
 @final
@@ -29,6 +30,7 @@ class Beside:
 
     def __init__(self, net: nn.Module, losses: Losses, read: Reader, precision: Precision) -> None:
         self._net, self._losses, self._read, self._precision = net, losses, read, precision
+        self._empty = not losses.apart
 
     @property
     def takes_output(self) -> bool:
@@ -36,13 +38,13 @@ class Beside:
 
     def before(self, values: Any, numbers: Now) -> Early:
         """The terms that call the net themselves: they are computed before anything moves."""
-        return self._measured(values, numbers, None, takes_net=True)
+        return _NONE if self._empty else self._measured(values, numbers, None, takes_net=True)
 
     def joined(
         self, early: Early, found: Sequence[Measured], values: Any, numbers: Now, output: Any
     ) -> tuple[Measured, ...]:
         """All terms in order, of those that came before, and those that the program gave."""
-        if not self._losses.apart:
+        if self._empty:
             return tuple(found)
         early = early | self._measured(values, numbers, output, takes_net=False)
         inside = iter(found)

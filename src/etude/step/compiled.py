@@ -43,18 +43,15 @@ def is_one_program(stepper: Stepper, precision: Precision) -> bool:
     return not any(has_shape(array) and (is_low(array) or array.is_complex()) for array in stepper.arrays)
 
 
-class _Asked(NamedTuple):
-    """What a program is made ready for; as long as it is the same, the program stays ready."""
+class _Last(NamedTuple):
+    """The program that is ready, and what it was made ready for: as long as that is the same, it stays ready."""
 
     now: Now
     numbers: Numbers
     precision: str
     fixed: tuple[Any, ...]
     age: int
-
-    def same(self, other: _Asked) -> bool:
-        # Compared one by one: what stays as it is is nearly always the very same object.
-        return self.now is other.now and self.numbers is other.numbers and self[2:] == other[2:]
+    ready: Ready
 
 
 class CompiledStep:
@@ -84,7 +81,7 @@ class CompiledStep:
         self._beside = Beside(net, losses, read, precision)
         self._looks, self._ignore_stale = looks, ignore_stale_grad
         self._buffers = tuple(net.buffers())
-        self._ready: tuple[_Asked, Ready] | None = None
+        self._last: _Last | None = None
         self._less: dict[Moving, Moving] = {}
         self._changing = _changing(stepper)
         self._constants: tuple[str, ...] = ()
@@ -105,16 +102,17 @@ class CompiledStep:
         early = self._beside.before(values, numbers)
         now = self._reached(now)
         # Memory is there once a program is ready for what moves.
-        self._prepared(now, numbers)
+        ready = self._prepared(now, numbers)
         self._optimizer.count(now, 1)
         # A step that is made again, without arrays that turn out not to be reached, draws the same numbers.
         chance = torch.default_generator.get_state() if self._ignore_stale else None
         try:
-            made: Made = self.programs.call(lambda: self._prepared(now, numbers), values)
+            made: Made = self.programs.call(ready, values, lambda: self._prepared(now, numbers))
         except BaseException:
             self._optimizer.count(now, -1)
             raise
-        self._tell_constants()
+        if self._constants:
+            self._tell_constants()
         loss, fine, means, counts, missing, output = made
         ok = bool(fine)
         if not ok:
@@ -131,7 +129,7 @@ class CompiledStep:
         less = self._less.get(now.moving)
         if less is None:
             return now
-        known = self._ready[0].now if self._ready is not None else None
+        known = self._last.now if self._last is not None else None
         return known if known and known.moving is less and known.columns is now.columns else Now(now.columns, less)
 
     def _again(
@@ -146,14 +144,21 @@ class CompiledStep:
 
     def _prepared(self, now: Now, numbers: Numbers) -> Ready:
         """The program for what moves now, and its inputs besides the batch."""
-        programs = self.programs
-        asked = _Asked(now, numbers, self._precision.name, programs.fixed, programs.age)
-        if self._ready is None or not self._ready[0].same(asked):
-            self._ready = asked, self._prepare(asked)
-        return self._ready[1]
+        last, precision, fixed, age = self._last, self._precision.name, self.programs.fixed, self.programs.age
+        # Compared one by one: what stays as it is is nearly always the very same object.
+        if (
+            last is None
+            or last.now is not now
+            or last.numbers is not numbers
+            or last.precision != precision
+            or last.fixed != fixed
+            or last.age != age
+        ):
+            ready = self._prepare(now, numbers, precision, fixed)
+            last = self._last = _Last(now, numbers, precision, fixed, self.programs.age, ready)
+        return last.ready
 
-    def _prepare(self, asked: _Asked) -> Ready:
-        now, numbers = asked.now, asked.numbers
+    def _prepare(self, now: Now, numbers: Numbers, precision: str, knobs: tuple[Any, ...]) -> Ready:
         bundles = self._optimizer.prepared(now)
         rates = [now.columns[RATE][bundle.row] for bundle in bundles]
         # A setting that changes is an input too, but for 0, of which formulas leave out what it is for.
@@ -165,7 +170,7 @@ class CompiledStep:
         climbs = tuple(rate < 0 for rate in rates)
         # A weight that changes is an input of the program; one that does not is part of it.
         scheduled = None if self._losses.constant else self.programs.inputs(numbers)
-        key = (now.moving, numbers if scheduled is None else None, fixed, climbs, asked.precision, asked.fixed)
+        key = (now.moving, numbers if scheduled is None else None, fixed, climbs, precision, knobs)
         program = self.programs.of(key, now.moving.indices, lambda: self._program(bundles, numbers, climbs, lifts))
         given = [b.settings[name] for b, lifted in zip(bundles, lifts, strict=True) for name in lifted]
         # In double precision, which a share such as 1 - 0.999 needs; arrays keep theirs.
@@ -182,13 +187,11 @@ class CompiledStep:
 
     def _tell_constants(self) -> None:
         """Warn, once that has worked, of settings that are part of the programs."""
-        if self._constants:
-            warn(
-                f"compile=True: {', '.join(self._constants)} cannot be an input of the program, as "
-                f"{self._stepper.name} is written: each value is compiled. Compare with a setting by torch.where, not "
-                "by if, or leave compile out."
-            )
-            self._constants = ()
+        names, self._constants = self._constants, ()
+        warn(
+            f"compile=True: {', '.join(names)} cannot be an input of the program, as {self._stepper.name} is written: "
+            "each value is compiled. Compare with a setting by torch.where, not by if, or leave compile out."
+        )
 
     def _program(self, bundles: Sequence[Bundle], numbers: Numbers, climbs: tuple[bool, ...], lifts: Lifts) -> Program:
         net, losses, read, precision = self._net, self._losses, self._read, self._precision

@@ -52,7 +52,8 @@ class CompiledGradients:
             PlanError: loss and gradients cannot be compiled as one program.
         """
         early = self._beside.before(values, numbers)
-        made: Made = self.programs.call(lambda: self._prepared(indices, numbers, changes), values)
+        ready = self._prepared(indices, numbers, changes)
+        made: Made = self.programs.call(ready, values, lambda: self._prepared(indices, numbers, changes))
         loss, means, counts, gradients, output = made
         found = [Measured(mean, count) for mean, count in zip(means or [loss], counts, strict=True)]
         return loss, self._beside.joined(early, found, values, numbers, output), _each_its_own(gradients)

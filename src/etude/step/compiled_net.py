@@ -37,7 +37,8 @@ class CompiledNet:
         """
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            return self.programs.call(lambda: self._prepared(indices, (args, kwargs)), (args, kwargs))
+            values = (args, kwargs)
+            return self.programs.call(self._prepared(indices, values), values, lambda: self._prepared(indices, values))
 
         return call
 

@@ -101,18 +101,17 @@ class Programs:
             self._made[key] = found
         return found
 
-    def call(self, prepare: Callable[[], Ready], values: Any) -> Any:
+    def call(self, ready: Ready, values: Any, prepare: Callable[[], Ready]) -> Any:
         """What the program that is ready gives for a batch.
 
-        With knobs, a program that turns out to read others as well is made anew, unused.
+        With knobs, a program that turns out to read others as well is made anew, unused: `prepare` makes it ready.
 
         Raises:
             PlanError: the step cannot be traced as one program.
         """
         knobs = self._knobs
         if knobs is None:
-            return self._call(prepare(), values)
-        ready = prepare()
+            return self._call(ready, values)
         try:
             with knobs.within():
                 return self._call(ready, values)
