@@ -235,6 +235,24 @@ def test_a_step_that_is_not_finite_is_refused_in_either_form(options: dict[str, 
     assert far(net, early.net) < 1e-5
 
 
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0, "accumulate": 2, "batch_size": 5}], ids=["one", "two"])
+def test_hooks_on_parameters_run_as_ever(options: dict[str, Any]) -> None:
+    def hooked() -> nn.Module:
+        net, calls = Net(), []
+
+        def change(array: Tensor) -> None:
+            calls.append(1)
+            assert array.grad is not None
+            array.grad.mul_(len(calls))
+
+        net.out.weight.register_post_accumulate_grad_hook(change)
+        return net
+
+    given = {"precision": "fp64", "optimizer": "sgd", "learning_rate": 0.02, **options}
+    plain, compiled = trained(hooked(), **given), trained(hooked(), compile=True, **given)
+    assert far(plain.net, compiled.net) < 1e-10
+
+
 class Tagger(nn.Module):
     """Five classes for each frame of a sequence."""
 

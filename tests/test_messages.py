@@ -243,6 +243,12 @@ def not_one_program() -> None:
     _explained(program, None, torch.ones(1), None)
 
 
+def hooked() -> nn.Module:
+    net = chain()
+    next(net.parameters()).register_hook(lambda gradient: gradient * 2)  # type: ignore[no-untyped-call]
+    return net
+
+
 class Plain(torch.optim.Optimizer):
     """Cannot climb."""
 
@@ -1180,6 +1186,11 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
         lambda: run(compile=True, optimizer="lbfgs"),
         PlanError,
         ["compile=True", "LBFGS computes them again and again", "Leave compile out"],
+    ),
+    "compiled hooks": (
+        lambda: run(net=hooked(), loss=lambda net, batch: net(batch[0]).sum(), compile=True),
+        PlanError,
+        ["compile=True: parameters have hooks", "a function of (output, target)", "leave compile out"],
     ),
     "scaled closure": (
         lambda: run(optimizer="lbfgs", precision="fp16"),

@@ -199,6 +199,11 @@ class Stepper:
         """Those of them that may have gradients: whose `requires_grad` nobody has switched off."""
         return tuple([i for i in self.taken() if self.arrays[i].requires_grad])
 
+    @property
+    def hooked(self) -> bool:
+        """Whether somebody has hooks on arrays, which backward alone runs."""
+        return any(array._backward_hooks or array._post_accumulate_grad_hooks for array in self.arrays)
+
     def add_gradients(self, indices: Sequence[int], gradients: Sequence[Tensor | None], factor: float = 1.0) -> None:
         """Add gradients, times a factor, to those that are there; where there is none yet, they are taken over."""
         for index, gradient in zip(indices, gradients, strict=True):

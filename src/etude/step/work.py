@@ -303,14 +303,19 @@ class Work:
             return losses.measure(self.net, self.read, values, losses.now(progress))
 
     def _compile(self) -> None:
-        """Let steps be programs: with their update where that is possible, otherwise up to the gradients."""
+        """Let steps be programs: with their update, or up to the gradients, or of the net alone."""
         stepper = self.stepper
         if stepper.optimizer.needs_closure:
             raise PlanError(
                 f"compile=True makes a program of a loss and its gradients, and {stepper.name} computes them again and "
                 'again in one step. Leave compile out, or write optimizer="adamw".'
             )
-        if not self.losses.compile_with_net():
+        if stepper.hooked and not self.losses.needs_output:
+            raise PlanError(
+                "compile=True: parameters have hooks, which backward runs, and a program of a loss that calls the net "
+                "itself has none. Write the loss as a function of (output, target), or leave compile out."
+            )
+        if stepper.hooked or not self.losses.compile_with_net():
             self._backward.forward = CompiledNet(self.net, self.losses, stepper, self._precision)
         elif is_one_program(stepper, self._precision):
             given = (self._precision, self._looks, self._ignore_stale)
