@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -233,6 +234,44 @@ def test_a_step_that_is_not_finite_is_refused_in_either_form(options: dict[str, 
     assert caught.value.step == 3
     early = trained(Net(), broken, round_length=4, batch_size=None, steps=2, epochs=None, optimizer="sgd", **options)
     assert far(net, early.net) < 1e-5
+
+
+class Scaled(nn.Linear):
+    """Has an array without dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__(6, 3)
+        self.size = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.size
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp64"])
+def test_an_array_without_dimensions(precision: str) -> None:
+    given = {"precision": precision, "optimizer": "adamw", "learning_rate": 0.02, "weight_decay": linear(0.1, 0)}
+    torch.manual_seed(0)
+    net = Scaled()
+    plain, compiled = trained(copy.deepcopy(net), **given), trained(net, compile=True, **given)
+    assert far(plain.net, compiled.net) < (1e-5 if precision == "fp32" else 1e-12)
+
+
+def test_many_shapes_of_batches() -> None:
+    def data() -> Iterator[tuple[Tensor, Tensor]]:
+        for size in range(2, 12):
+            yield X[:size], Y[:size]
+
+    given = {"data": data, "round_length": 10, "batch_size": None, "epochs": 1, "optimizer": "sgd"}
+    assert far(trained(nn.Linear(6, 3), compile=True, **given).net, nn.Linear(6, 3)) > 0
+
+
+def test_sparse_gradients() -> None:
+    def net() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Embedding(10, 6, sparse=True), nn.Linear(6, 3))
+
+    given = {"data": (torch.arange(20) % 10, Y), "optimizer": "torch.sgd", "learning_rate": 0.1}
+    assert far(trained(net(), **given).net, trained(net(), compile=True, **given).net) < 1e-5
 
 
 @pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0, "accumulate": 2, "batch_size": 5}], ids=["one", "two"])

@@ -324,6 +324,17 @@ def test_the_best_net_a_schedule_and_the_end_may_go_by_other_data() -> None:
     assert falls.history["rate"].values[-1] < falls.history["rate"].values[0]
 
 
+def test_a_metric_that_fails_on_other_data_names_them() -> None:
+    def picky(output: Tensor, target: Tensor) -> float:
+        if len(target) != 7:
+            raise ValueError("seven")
+        return 1.0
+
+    look = Evaluate(VALIDATION, {"m": picky}, also={"test": classified(9, seed=6)}, batch_size=20)
+    with pytest.raises(SettingError, match=r"In the validation data 'test': .*'m' failed.*seven"):
+        trained(validation=look)
+
+
 # ------------------------------------------------------------------------------------------------------ bad input
 
 

@@ -243,6 +243,15 @@ def not_one_program() -> None:
     _explained(program, None, torch.ones(1), None)
 
 
+def many_shapes() -> None:
+    import torch._dynamo as dynamo
+
+    def program(*given: Any) -> Any:
+        raise dynamo.exc.FailOnRecompileLimitHit("limit")
+
+    _explained(program, None)
+
+
 def hooked() -> nn.Module:
     net = chain()
     next(net.parameters()).register_hook(lambda gradient: gradient * 2)  # type: ignore[no-untyped-call]
@@ -1203,6 +1212,7 @@ CASES: dict[str, tuple[Make, type[EtudeError], list[str]]] = {
         ["Step 1", "'loss' does not depend on 'other.weight', 'other.bias'", "ignore_stale_grad=True"],
     ),
     "compiled by an old torch": (old_torch, PlanError, ["needs torch 2.11", torch.__version__, "Leave compile out"]),
+    "too many shapes": (many_shapes, PlanError, ["more than 128 shapes", "buckets=8", "leave compile out"]),
     "not one program": (not_one_program, PlanError, ["one program: generator in forward.", "Leave compile out"]),
 }
 CASES.update(AVERAGES)

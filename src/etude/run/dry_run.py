@@ -177,8 +177,11 @@ def prove_validation(
                         _check_output(work, net, batch, whole, evaluator.splits)
                     _check_looked(work, batch)
     others = {name: batch for name, batch in batches.items() if name}
-    with _in_validation("", net, batches[""]):
+    try:
         evaluator.prove(batches[""], others)
+    except Exception:
+        with _in_validation(evaluator.at, net, batches[evaluator.at]):
+            raise
 
 
 @contextmanager

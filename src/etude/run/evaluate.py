@@ -114,6 +114,7 @@ class Evaluator:
         cadence: when it is due.
         known: the names of all scores, once `prove` was called.
         tables: what of the last look is kept whole, such as a confusion, by name.
+        at: the name of the data that are looked at, or were last; "" for the first.
         first_batch: a digest of the first batch, by which other data are told from these.
     """
 
@@ -130,6 +131,7 @@ class Evaluator:
         self.cadence = evaluate.every
         self.flow = flow
         self.also = dict(also or {})
+        self.at = ""
         self._net = net
         self._works = tuple(works)
         self._read = Reader(net)
@@ -221,6 +223,7 @@ class Evaluator:
         scores: dict[str, float] = {}
         tables: dict[str, Tensor] = {}
         for before, batches in data.items():
+            self.at = before.removesuffix(".")
             scores |= {before + name: score for name, score in self._over(batches, progress, before).items()}
             tables |= {before + name: table for name, table in self.metrics.tables.items()}
         self.tables = tables
@@ -256,14 +259,15 @@ class Evaluator:
 
     def _tell_failed(self, before: str, failed: Mapping[str, str]) -> None:
         """Name what failed: in an error where something depends on it, else in a warning, once for each."""
+        where = f"In the validation data {self.at!r}: " if before else ""
         for name, text in failed.items():
             if self._needed.intersection(before + key for key in self.metrics.keys(name)):
                 raise SettingError(
-                    f"{text.rstrip('.')}. Its value decides about the run, which cannot go on without it."
+                    f"{where}{text.rstrip('.')}. Its value decides about the run, which cannot go on without it."
                 )
-        for name in [name for name in failed if name not in self._told]:
-            self._told.add(name)
-            said = failed[name].rstrip(".")
+        for name in [name for name in failed if before + name not in self._told]:
+            self._told.add(before + name)
+            said = where + failed[name].rstrip(".")
             warn(f"{said}. Its value at this look is NaN, and at others where it fails; the run goes on.")
 
     def _check_called(self) -> None:

@@ -196,7 +196,7 @@ class CompiledStep:
     def _program(self, bundles: Sequence[Bundle], numbers: Numbers, climbs: tuple[bool, ...], lifts: Lifts) -> Program:
         net, losses, read, precision = self._net, self._losses, self._read, self._precision
         rule, looks = self._optimizer.rule, self._looks
-        buffers = self._buffers if looks else ()
+        buffers = self._buffers
         gives = self._beside.takes_output
         arrays = [array for bundle in bundles for array in bundle.arrays]
 
@@ -225,13 +225,16 @@ class CompiledStep:
                         if gradient is None:
                             continue
                         kept = [array, *(tensors[i] for tensors in bundle.memory.values())]
+                        if not array.dim():
+                            kept, gradient = [_line(one) for one in kept], _line(gradient)
                         news = [old.clone() for old in kept]
                         memory = dict(zip(bundle.memory, news[1:], strict=True))
                         rule.formula(news[0], gradient, memory, bundle.counts[i].double(), settings, climbs[number])
                         for old, new in zip(kept, news, strict=True):
                             old.copy_(torch.where(fine, new, old))
-                for buffer, old in zip(buffers, before, strict=True):
-                    buffer.copy_(torch.where(fine, buffer, old))
+                # Where it is known that the step will be made, what was kept is left out of the program.
+                for buffer, old in zip(buffers, before, strict=True) if looks or missing else ():
+                    _line(buffer).copy_(torch.where(fine, _line(buffer), _line(old)))
             # A term that is the whole loss is not given twice: outputs that share memory cost extra at each call.
             whole = len(measured) == 1 and measured[0].mean is loss
             output = output if gives else None
@@ -240,6 +243,11 @@ class CompiledStep:
             return loss.detach(), fine, means, counts, missing, output
 
         return program
+
+
+def _line(tensor: Tensor) -> Tensor:
+    """A tensor without dimensions as one of one: torch's tracer loses what is written into such in float64."""
+    return tensor if tensor.dim() else tensor.view(1)
 
 
 def _changing(stepper: Stepper) -> tuple[str, ...]:

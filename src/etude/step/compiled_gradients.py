@@ -90,7 +90,7 @@ def _each_its_own(gradients: list[Tensor | None]) -> list[Tensor | None]:
     """Gradients that lie in one memory are made several: programs give what is equal once."""
     seen: set[int] = set()
     for place, gradient in enumerate(gradients):
-        if gradient is None:
+        if gradient is None or gradient.layout != torch.strided:
             continue
         start = gradient.untyped_storage().data_ptr()
         if start in seen and gradient.numel():

@@ -21,6 +21,9 @@ from etude.values.progress import Extent
 MOST_SETS = 16
 """Sets of moving arrays that get programs; what moves in further sets is stepped without."""
 
+MOST_SHAPES = 128
+"""Shapes of batches that get a program, for each set."""
+
 Program: TypeAlias = Callable[..., Any]
 Key: TypeAlias = tuple[Any, ...]
 
@@ -143,7 +146,7 @@ class Programs:
         if ready.key in self._traced:
             try:
                 return ready.program(values, *ready.given)
-            except torch._dynamo.exc.TorchDynamoException:
+            except (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit):
                 pass
         with _tracing():
             try:
@@ -198,7 +201,7 @@ def _tracing() -> Iterator[None]:
 
     if not hasattr(dynamo.config, "trace_autograd_ops"):
         raise PlanError(f"compile=True needs torch 2.11 or later, this is {torch.__version__}. Leave compile out.")
-    with dynamo.config.patch(trace_autograd_ops=True, recompile_limit=8 * MOST_SETS):
+    with dynamo.config.patch(trace_autograd_ops=True, recompile_limit=MOST_SHAPES):
         yield
 
 
@@ -206,6 +209,11 @@ def _explained(program: Program, *given: Any) -> Any:
     """The first call of a program, in which it is made."""
     try:
         return program(*given)
+    except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+        raise PlanError(
+            f"compile=True: more than {MOST_SHAPES} shapes of batches, each of which is compiled. Give Data(..., "
+            "buckets=8), which pads to a few, or leave compile out."
+        ) from error
     except torch._dynamo.exc.TorchDynamoException as error:
         reason = str(error).strip().splitlines()[0]
         raise PlanError(
