@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeAlias, final
 
-from torch import nn
+from torch import Tensor, nn
 
 from etude.step.loss import Losses, Measured
 from etude.step.loss_numbers import Now
@@ -14,7 +14,18 @@ from etude.step.reading import Reader
 
 Early: TypeAlias = dict[int, Measured]
 """Terms by place."""
+Given: TypeAlias = tuple[list[Tensor], list[Any]]
+"""What a program gives of its terms: means and counts."""
 _NONE: Early = {}
+
+
+def given(loss: Tensor, measured: Sequence[Measured]) -> Given:
+    """Of a program's terms their means and counts; no mean where the only term is the loss.
+
+    Outputs that share memory cost extra at each call.
+    """
+    whole = len(measured) == 1 and measured[0].mean is loss
+    return [] if whole else [one.mean.detach() for one in measured], [one.count for one in measured]
 
 
 @final
@@ -41,9 +52,11 @@ class Beside:
         return _NONE if self._empty else self._measured(values, numbers, None, takes_net=True)
 
     def joined(
-        self, early: Early, found: Sequence[Measured], values: Any, numbers: Now, output: Any
+        self, early: Early, given: Given, loss: Tensor, values: Any, numbers: Now, output: Any
     ) -> tuple[Measured, ...]:
-        """All terms in order, of those that came before, and those that the program gave."""
+        """All terms in order, of those that came before, and those that the program gave with its loss."""
+        means, counts = given
+        found = [Measured(mean, count) for mean, count in zip(means or [loss], counts, strict=True)]
         if self._empty:
             return tuple(found)
         early = early | self._measured(values, numbers, output, takes_net=False)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from etude.bind.table import RATE, Moving, Now
 from etude.errors import warn
-from etude.step.beside import Beside
+from etude.step.beside import Beside, Given, given
 from etude.step.loss import Losses, Measured
 from etude.step.loss_numbers import Now as Numbers
 from etude.step.optim.half import is_low
@@ -29,7 +29,7 @@ from etude.step.reading import Reader
 from etude.step.stepper import Stepper
 from etude.values.tree import has_shape
 
-Made: TypeAlias = tuple[Tensor, Tensor, list[Tensor], list[Any], list[int], Any]
+Made: TypeAlias = tuple[Tensor, Tensor, Given, list[int], Any]
 Lifts: TypeAlias = tuple[tuple[str, ...], ...]
 
 
@@ -113,7 +113,7 @@ class CompiledStep:
             raise
         if self._constants:
             self._tell_constants()
-        loss, fine, means, counts, missing, output = made
+        loss, fine, terms, missing, output = made
         ok = bool(fine)
         if not ok:
             self._optimizer.count(now, -1)
@@ -121,8 +121,7 @@ class CompiledStep:
             if chance is not None:
                 torch.default_generator.set_state(chance)
             return self._again(now, missing, values, numbers)
-        found = [Measured(mean, count) for mean, count in zip(means or [loss], counts, strict=True)]
-        return loss, ok, self._beside.joined(early, found, values, numbers, output)
+        return loss, ok, self._beside.joined(early, terms, loss, values, numbers, output)
 
     def _reached(self, now: Now) -> Now:
         """What moves now, without the arrays of which it is known that the loss does not reach them."""
@@ -172,9 +171,9 @@ class CompiledStep:
         scheduled = None if self._losses.constant else self.programs.inputs(numbers)
         key = (now.moving, numbers if scheduled is None else None, fixed, climbs, precision, knobs)
         program = self.programs.of(key, now.moving.indices, lambda: self._program(bundles, numbers, climbs, lifts))
-        given = [b.settings[name] for b, lifted in zip(bundles, lifts, strict=True) for name in lifted]
+        settings = [b.settings[name] for b, lifted in zip(bundles, lifts, strict=True) for name in lifted]
         # In double precision, which a share such as 1 - 0.999 needs; arrays keep theirs.
-        changing = torch.tensor(given, dtype=torch.float64) if given else None
+        changing = torch.tensor(settings, dtype=torch.float64) if settings else None
         sizes = torch.tensor([abs(rate) for rate in rates], dtype=torch.float64)
         otherwise = None if changing is None else lambda: self._with_constants(now, numbers)
         return Ready(key, program, (sizes, scheduled, changing), otherwise)
@@ -235,12 +234,7 @@ class CompiledStep:
                 # Where it is known that the step will be made, what was kept is left out of the program.
                 for buffer, old in zip(buffers, before, strict=True) if looks or missing else ():
                     _line(buffer).copy_(torch.where(fine, _line(buffer), _line(old)))
-            # A term that is the whole loss is not given twice: outputs that share memory cost extra at each call.
-            whole = len(measured) == 1 and measured[0].mean is loss
-            output = output if gives else None
-            means = [] if whole else [one.mean.detach() for one in measured]
-            counts = [one.count for one in measured]
-            return loss.detach(), fine, means, counts, missing, output
+            return loss.detach(), fine, given(loss, measured), missing, output if gives else None
 
         return program
 

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, final
 import torch
 from torch import Tensor, nn
 
-from etude.step.beside import Beside
+from etude.step.beside import Beside, Given, given
 from etude.step.loss import Losses, Measured
 from etude.step.loss_numbers import Now as Numbers
 from etude.step.precision import Precision
@@ -19,7 +19,7 @@ from etude.step.programs import Program, Programs, Ready
 from etude.step.reading import Reader
 from etude.step.stepper import Stepper
 
-Made: TypeAlias = tuple[Tensor, list[Tensor], list[Any], list[Tensor | None], Any]
+Made: TypeAlias = tuple[Tensor, Given, list[Tensor | None], Any]
 
 
 @final
@@ -54,9 +54,8 @@ class CompiledGradients:
         early = self._beside.before(values, numbers)
         ready = self._prepared(indices, numbers, changes)
         made: Made = self.programs.call(ready, values, lambda: self._prepared(indices, numbers, changes))
-        loss, means, counts, gradients, output = made
-        found = [Measured(mean, count) for mean, count in zip(means or [loss], counts, strict=True)]
-        return loss, self._beside.joined(early, found, values, numbers, output), _each_its_own(gradients)
+        loss, terms, gradients, output = made
+        return loss, self._beside.joined(early, terms, loss, values, numbers, output), _each_its_own(gradients)
 
     def _prepared(self, indices: tuple[int, ...], numbers: Numbers, changes: bool) -> Ready:
         scheduled = None if self._losses.constant and not changes else self.programs.inputs(numbers)
@@ -77,11 +76,7 @@ class CompiledGradients:
                 loss, measured, output = losses.measure_sum(net, read, values, now)
             scaled = loss if scale is None else loss * scale
             gradients: list[Tensor | None] = [*torch.autograd.grad(scaled, arrays, allow_unused=True)]
-            # A term that is the whole loss is not given twice: outputs that share memory cost extra at each call.
-            whole = len(measured) == 1 and measured[0].mean is loss
-            means = [] if whole else [one.mean.detach() for one in measured]
-            counts = [one.count for one in measured]
-            return loss.detach(), means, counts, gradients, output if gives else None
+            return loss.detach(), given(loss, measured), gradients, output if gives else None
 
         return program
 

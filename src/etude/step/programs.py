@@ -27,7 +27,8 @@ MOST_SHAPES = 128
 Program: TypeAlias = Callable[..., Any]
 Key: TypeAlias = tuple[Any, ...]
 
-_THEIRS = frozenset({"", "values", "net"})
+_GUARDED = frozenset({"", "net", "values", "rates", "scheduled", "changing", "scale"})
+"""The net, and the arguments of programs: what may be another at a call."""
 _numbers = count()
 
 
@@ -185,13 +186,9 @@ def _watched(knobs: Lifted) -> Callable[[Sequence[Any]], list[bool]]:
     return guarded
 
 
-INPUTS = ("rates", "scheduled", "changing", "scale")
-"""What programs call their arguments after the batch."""
-
-
 def _theirs(name: str) -> bool:
     root = name.replace("L['", "", 1).split(".")[0].split("[")[0].rstrip("']")
-    return root in _THEIRS or root in INPUTS or ".function" in name
+    return root in _GUARDED or ".function" in name
 
 
 @contextmanager
